@@ -1,0 +1,420 @@
+"""Every knob, as frozen dataclasses: the one source of defaults. Override, diff, fingerprint, JSON in and out.
+
+An experiment arm is a plain dict of dotted overrides, ``{"loss.gamma": 2.0}``, which JSON, a papermill parameter, a grid file,
+a widget and the command line can all carry. Unknown keys, wrong types and values out of range raise ``ConfigError`` with the
+nearest right name. Nothing is registered, injected or global.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from deim_lab.errors import ConfigError, nearest
+
+Json = Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The detector: backbone, hybrid encoder, decoder. Defaults are DEIM-D-FINE-N's."""
+
+    family: Literal["dfine"] = "dfine"
+    backbone: str = "hgnetv2_b0"  # a name of detector.hgnetv2.VARIANTS
+    backbone_stages: tuple[int, ...] = (2, 3)  # 0-based stages handed to the encoder; strides 4·2^stage
+    learnable_affine: bool = True  # HGNetV2's scalar scale and shift after each activation
+    freeze_backbone_norm: bool = False  # batch norm of the backbone as constants (plain D-FINE L and X)
+    freeze_stem: bool = False  # no gradient in the backbone's stem (plain D-FINE L and X)
+    hidden_dim: int = 128  # encoder channels
+    encoder_ffn_dim: int = 512
+    expansion: float = 0.34  # width of the encoder's fuse blocks
+    depth_mult: float = 0.5  # depth of the encoder's fuse blocks
+    num_heads: int = 8
+    decoder_dim: int = 128
+    decoder_ffn_dim: int = 512
+    decoder_layers: int = 3
+    decoder_points: tuple[int, ...] = (6, 6)  # sampling points a head takes on each level, fine to coarse
+    activation: Literal["silu", "relu"] = "silu"  # of the decoder: SiLU in DEIM, ReLU in plain D-FINE
+    num_queries: int = 300
+    num_denoising: int = 100  # denoising queries aimed at (0 switches denoising off)
+    max_denoising: int = 800  # hard cap on denoising queries: an image with more targets gets fewer of them denoised
+    label_noise_ratio: float = 0.5  # in [0, 1]
+    box_noise_scale: float = 1.0  # ≥ 0
+    reg_max: int = 32  # bins of an edge distribution, less one
+    reg_scale: float = 4.0  # curvature of W(n)
+    up: float = 0.5  # bound of W(n)
+
+    def _check(self) -> None:
+        _at_least("model.num_queries", self.num_queries, 1)
+        _at_least("model.num_denoising", self.num_denoising, 0)
+        _at_least("model.max_denoising", self.max_denoising, 2)
+        _at_least("model.decoder_layers", self.decoder_layers, 1)
+        _at_least("model.reg_max", self.reg_max, 4)
+        _within("model.label_noise_ratio", self.label_noise_ratio, 0, 1)
+        _at_least("model.box_noise_scale", self.box_noise_scale, 0)
+        _positive("model.reg_scale", self.reg_scale)
+        _positive("model.up", self.up)
+        if len(self.decoder_points) != len(self.backbone_stages):
+            raise ConfigError(f"model.decoder_points {list(self.decoder_points)} needs one entry a level, and model.backbone_stages "
+                              f"{list(self.backbone_stages)} makes {len(self.backbone_stages)}")
+        for name in ("hidden_dim", "decoder_dim"):
+            if getattr(self, name) % self.num_heads:
+                raise ConfigError(f"model.{name} {getattr(self, name)} is not a multiple of model.num_heads {self.num_heads}")
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Stride in pixels of each level, fine to coarse."""
+        return tuple(4 * 2**stage for stage in self.backbone_stages)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Which classification loss, its γ and α, and the weights of all terms (official values)."""
+
+    classification: Literal["mal", "vfl", "focal"] = "mal"
+    gamma: float | None = None  # ≥ 0; None: the recipe's own (mal 1.5, vfl 2.0, focal 2.0)
+    alpha: float | None = None  # weight of negatives, in [0, 1]; None: the recipe's own (mal none, vfl 0.75, focal 0.25)
+    weight_class: float = 1.0
+    weight_l1: float = 5.0
+    weight_giou: float = 2.0
+    weight_fgl: float = 0.15
+    weight_ddf: float = 1.5
+    ddf_temperature: float = 5.0
+    go_union: bool = True  # boxes and edges of all levels on the union of their matches (GO-LSD)
+    giou_weighting: Literal["none", "iou", "giou"] = "none"  # weight of each pair's GIoU loss
+
+    def _check(self) -> None:
+        if self.gamma is not None:
+            _within("loss.gamma", self.gamma, 0, 20)
+        if self.alpha is not None:
+            _within("loss.alpha", self.alpha, 0, 1)
+        for name in ("class", "l1", "giou", "fgl", "ddf"):
+            _at_least(f"loss.weight_{name}", getattr(self, f"weight_{name}"), 0)
+        _positive("loss.ddf_temperature", self.ddf_temperature)
+
+    @property
+    def effective_gamma(self) -> float:
+        """γ in force: the given one, or the classification loss's official value."""
+        return self.gamma if self.gamma is not None else {"mal": 1.5, "vfl": 2.0, "focal": 2.0}[self.classification]
+
+    @property
+    def effective_alpha(self) -> float | None:
+        """α in force: the given one, or the classification loss's official value (none for MAL)."""
+        return self.alpha if self.alpha is not None else {"mal": None, "vfl": 0.75, "focal": 0.25}[self.classification]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchConfig:
+    """Costs of one-to-one matching (official values)."""
+
+    kind: str = "hungarian"
+    cost_class: float = 2.0
+    cost_l1: float = 5.0
+    cost_giou: float = 2.0
+    alpha: float = 0.25  # focal cost
+    gamma: float = 2.0  # focal cost
+
+    def _check(self) -> None:
+        if self.kind != "hungarian":
+            raise ConfigError(f"match.kind {self.kind!r} is unknown; known: hungarian{nearest(self.kind, ['hungarian'])}")
+        for name in ("cost_class", "cost_l1", "cost_giou"):
+            _at_least(f"match.{name}", getattr(self, name), 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """Probabilities and strengths of augmentation; *when* each is on is the schedule's business."""
+
+    mosaic_prob: float = 0.5  # a sample, in the DENSE phase
+    mixup_prob: float = 0.5  # a batch, in the DENSE phase
+    mosaic_tile_px: int | None = None  # shorter side of a tile; None: half the input's shorter side (320 at 640)
+    mosaic_rotation_deg: float = 10.0
+    mosaic_translate: float = 0.1  # share of the canvas
+    mosaic_scale: tuple[float, float] = (0.5, 1.5)
+    mixup_ratio: tuple[float, float] = (0.45, 0.55)  # range of the weight of the own image
+    photometric_prob: float = 0.5
+    zoom_out_prob: float = 0.5
+    zoom_out_max: float = 4.0  # largest side ratio, ≥ 1
+    iou_crop_prob: float = 0.8
+    flip_prob: float = 0.5
+    min_box_px: float = 1.0  # smaller boxes are dropped after a transform
+    multiscale_repeat: int | None = None  # times the base size stands among the multi-scale sizes; None: one fixed size
+
+    def _check(self) -> None:
+        for name in ("mosaic_prob", "mixup_prob", "photometric_prob", "zoom_out_prob", "iou_crop_prob", "flip_prob"):
+            _within(f"augment.{name}", getattr(self, name), 0, 1)
+        _at_least("augment.zoom_out_max", self.zoom_out_max, 1)
+        _at_least("augment.min_box_px", self.min_box_px, 0)
+        _within("augment.mosaic_translate", self.mosaic_translate, 0, 1)
+        _ordered("augment.mosaic_scale", self.mosaic_scale, 0.01, 10)
+        _ordered("augment.mixup_ratio", self.mixup_ratio, 0, 1)
+        if self.mosaic_tile_px is not None:
+            _at_least("augment.mosaic_tile_px", self.mosaic_tile_px, 8)
+        if self.multiscale_repeat is not None:
+            _at_least("augment.multiscale_repeat", self.multiscale_repeat, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Batches. The data set itself is named beside the config (``--data``)."""
+
+    batch_size: int = 32  # images a step and process
+    eval_batch_size: int | None = None  # None: twice batch_size
+    input_size: tuple[int, int] = (640, 640)  # height, width; multiples of 32 (one number means a square)
+    workers: int = 4  # loader processes; 0 loads in the training process
+    cache: bool = False  # keep decoded images in memory
+
+    def _check(self) -> None:
+        _at_least("data.batch_size", self.batch_size, 1)
+        if self.eval_batch_size is not None:
+            _at_least("data.eval_batch_size", self.eval_batch_size, 1)
+        _at_least("data.workers", self.workers, 0)
+        for side in self.input_size:
+            if side < 32 or side % 32:
+                lower = max(32, side // 32 * 32)
+                raise ConfigError(f"data.input_size {list(self.input_size)}: {side} is not a multiple of 32; "
+                                  f"nearest: {lower} or {lower + 32}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """The few numbers from which ``schedule.py`` derives every switch in time."""
+
+    warmup_epochs: int = 4  # epochs without strong augmentation at the start
+    dense_share: float = 0.5  # Dense O2O lasts this share of (epochs − clean tail), after the warm-up
+    clean_epochs: int = 12  # epochs without strong augmentation at the end
+    lr_warmup_steps: int = 2000  # quadratic learning-rate warm-up
+    lr_final_ratio: float = 0.5  # last learning rate / base; 1.0: constant after the warm-up
+    unscaled: bool = False  # True: take the numbers as they are, also where the run is too short for them
+    restart_from_best: bool = True  # enter the clean tail from the best weights so far, as the official recipe does
+
+    def _check(self) -> None:
+        _at_least("schedule.warmup_epochs", self.warmup_epochs, 0)
+        _at_least("schedule.clean_epochs", self.clean_epochs, 0)
+        _at_least("schedule.lr_warmup_steps", self.lr_warmup_steps, 0)
+        _within("schedule.dense_share", self.dense_share, 0, 1)
+        _within("schedule.lr_final_ratio", self.lr_final_ratio, 0, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW and its parameter groups as the official recipes make them (docs/architecture.md, "quirks")."""
+
+    lr: float = 8e-4
+    backbone_lr: float = 4e-4
+    weight_decay: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    backbone_norm: Literal["backbone", "base"] = "backbone"  # backbone's batch norm: with the backbone (decayed) or at lr, no decay
+    decay_bias: bool = False  # weight decay on the biases of encoder and decoder
+    clip_norm: float = 0.1  # total gradient norm; 0: no clipping
+    recipe_batch: int = 128  # total batch that lr was chosen for; another one is noted in the log
+
+    def _check(self) -> None:
+        _positive("optim.lr", self.lr)
+        _at_least("optim.backbone_lr", self.backbone_lr, 0)
+        _at_least("optim.weight_decay", self.weight_decay, 0)
+        _at_least("optim.clip_norm", self.clip_norm, 0)
+        for beta in self.betas:
+            _within("optim.betas", beta, 0, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmaConfig:
+    """Exponential moving average of the weights: d(k) = decay·(1 − exp(−k / warmup_updates))."""
+
+    decay: float = 0.9999
+    warmup_updates: int = 1000
+
+    def _check(self) -> None:
+        _within("ema.decay", self.decay, 0, 1)
+        _at_least("ema.warmup_updates", self.warmup_updates, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The loop: how long, on what, in which precision, how often it saves and evaluates."""
+
+    epochs: int = 160
+    device: str = "auto"  # auto | cpu | cuda | cuda:N
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # of the model's forward; matching and losses are float32. auto: bf16 on CUDA
+    accumulate: int = 1  # batches an optimisation step
+    eval_every: int = 1  # epochs; the last one is always evaluated
+    checkpoint_every: int = 1  # epochs; the last one is always saved
+    log_every: int = 20  # steps between lines of the step log
+    threads: int | None = None  # CPU threads of torch; None: leave as it is
+
+    def _check(self) -> None:
+        for name in ("epochs", "accumulate", "eval_every", "checkpoint_every", "log_every"):
+            _at_least(f"train.{name}", getattr(self, name), 1)
+        if self.threads is not None:
+            _at_least("train.threads", self.threads, 1)
+        kind = self.device.split(":")[0]
+        if kind not in ("auto", "cpu", "cuda"):
+            raise ConfigError(f"train.device {self.device!r} is unknown; known: auto, cpu, cuda, cuda:N"
+                              f"{nearest(kind, ['auto', 'cpu', 'cuda'])}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """Evaluation: EMA weights, squash to ``data.input_size``, the best ``top_k`` of queries × classes."""
+
+    top_k: int = 300
+    backend: Literal["auto", "pycocotools", "hotcoco"] = "auto"  # auto: hotcoco where installed (same numbers, faster)
+
+    def _check(self) -> None:
+        _at_least("eval.top_k", self.top_k, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One whole experiment but for its data set and seed. Build from a preset (``presets.preset``), change with ``override``."""
+
+    preset: str = "deim_dfine_n"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    match: MatchConfig = field(default_factory=MatchConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    ema: EmaConfig = field(default_factory=EmaConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+
+    def __post_init__(self) -> None:
+        for item in dataclasses.fields(self):
+            part = getattr(self, item.name)
+            if dataclasses.is_dataclass(part):
+                part._check()  # type: ignore[attr-defined]
+
+
+# Where a run happens, not what it computes: outside the fingerprint.
+_NOT_IDENTITY = ("train.device", "train.threads", "train.log_every", "train.checkpoint_every", "data.workers", "data.cache", "eval.backend")
+
+
+def override(config: Config, overrides: Mapping[str, Json]) -> Config:
+    """``config`` with dotted keys replaced, e.g. ``{"loss.gamma": 2.0, "data.input_size": [384, 640]}``.
+
+    Raises ``ConfigError`` for an unknown key (with the nearest right name), a wrong type or a value out of range.
+    """
+    parts: dict[str, dict[str, Json]] = {}
+    known = keys()
+    for key, value in overrides.items():
+        if key not in known:
+            raise ConfigError(f"unknown config key {key!r}{nearest(key, known)}")
+        section, name = key.split(".")
+        kind = typing.get_type_hints(type(getattr(config, section)))[name]
+        parts.setdefault(section, {})[name] = _coerce(key, value, kind)
+    return dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **values)
+                                          for section, values in parts.items()})
+
+
+def keys() -> tuple[str, ...]:
+    """Every dotted key that ``override`` takes."""
+    return tuple(flatten(Config()))
+
+
+def flatten(config: Config) -> dict[str, Json]:
+    """``{"loss.gamma": …}`` for every knob, values as JSON."""
+    return {f"{section}.{name}": value for section, part in to_dict(config).items() if isinstance(part, dict)
+            for name, value in part.items()}
+
+
+def diff(base: Config, other: Config) -> dict[str, Json]:
+    """The overrides that turn ``base`` into ``other``."""
+    before, after = flatten(base), flatten(other)
+    return {key: value for key, value in after.items() if before[key] != value}
+
+
+def fingerprint(config: Config, *extra: Json) -> str:
+    """Eight hex digits of what the run computes: equal for equal experiments, whatever device or loader they run on."""
+    flat = {key: value for key, value in flatten(config).items() if key not in _NOT_IDENTITY}
+    text = json.dumps([flat, *extra], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def to_dict(config: Config) -> dict[str, Json]:
+    """The resolved whole as JSON values (tuples become lists)."""
+    plain: dict[str, Json] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return plain
+
+
+def from_dict(values: Mapping[str, Json]) -> Config:
+    """Inverse of ``to_dict``: equal to the config that was written. Unknown sections and keys raise ``ConfigError``."""
+    sections = {item.name for item in dataclasses.fields(Config)}
+    for section in values:
+        if section not in sections:
+            raise ConfigError(f"unknown config section {section!r}{nearest(section, sections)}")
+    flat = {f"{section}.{name}": value for section, part in values.items() if isinstance(part, Mapping) for name, value in part.items()}
+    return override(Config(preset=str(values.get("preset", Config.preset))), flat)
+
+
+def parse_assignments(assignments: typing.Iterable[str]) -> dict[str, Json]:
+    """``["loss.gamma=2.0", "data.input_size=[384, 640]"]`` → overrides; values are JSON, else taken as a plain string."""
+    result: dict[str, Json] = {}
+    for item in assignments:
+        key, separator, text = item.partition("=")
+        if not separator:
+            raise ConfigError(f"{item!r} is not KEY=VALUE")
+        try:
+            value = json.loads({"None": "null", "True": "true", "False": "false"}.get(text, text))
+        except json.JSONDecodeError:
+            value = text
+        result[key.strip()] = value
+    return result
+
+
+def _coerce(key: str, value: Json, kind: Any) -> Any:
+    """``value`` as ``kind``: int → float and one number → a square are the only conversions; all else must fit."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in arguments:
+            return None
+        return _coerce(key, value, next(item for item in arguments if item is not type(None)))
+    if origin is Literal:
+        if value not in arguments:
+            raise ConfigError(f"{key}: {value!r} is not one of {', '.join(map(repr, arguments))}{nearest(str(value), map(str, arguments))}")
+        return value
+    if origin is tuple:
+        if key == "data.input_size" and isinstance(value, int):
+            value = [value, value]
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{key}: expected a list, got {value!r} ({type(value).__name__})")
+        item_kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
+        if len(item_kinds) != len(value):
+            raise ConfigError(f"{key}: expected {len(item_kinds)} values, got {len(value)}: {value!r}")
+        return tuple(_coerce(key, item, item_kind) for item, item_kind in zip(value, item_kinds, strict=True))
+    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise ConfigError(f"{key}: {value!r} is not finite")
+        return float(value)
+    if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+        return value
+    raise ConfigError(f"{key}: expected {getattr(kind, '__name__', kind)}, got {value!r} ({type(value).__name__})")
+
+
+def _within(key: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ConfigError(f"{key} {value!r} is outside [{low}, {high}]")
+
+
+def _at_least(key: str, value: float, low: float) -> None:
+    if value < low:
+        raise ConfigError(f"{key} {value!r} is below {low}")
+
+
+def _positive(key: str, value: float) -> None:
+    if value <= 0:
+        raise ConfigError(f"{key} {value!r} must be above 0")
+
+
+def _ordered(key: str, pair: tuple[float, float], low: float, high: float) -> None:
+    if not low <= pair[0] <= pair[1] <= high:
+        raise ConfigError(f"{key} {list(pair)} must be ordered and inside [{low}, {high}]")

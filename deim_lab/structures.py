@@ -1,0 +1,175 @@
+"""The named values that travel between rooms: Targets, Prediction, Matches, DetectorOutput.
+
+A batch's targets are flat: one row a target and the index of its image, never a list of dicts. Matches are three
+index tensors. So a matched pair is gathered by one indexing expression, for all images and all decoder levels at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from deim_lab.errors import TargetsError
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The targets of a batch, flat and ordered by image.
+
+    Attributes:
+        boxes_cxcywh: ``[T, 4]`` float, centre and size relative to the image, in [0, 1].
+        labels: ``[T]`` int64, contiguous class index in ``[0, num_classes)``.
+        image_index: ``[T]`` int64, position in the batch of each target's image, not decreasing.
+        batch_size: number of images, those without targets included.
+        image_ids: the data set's own id of each image (a mixed image: of its first part), for error messages.
+    """
+
+    boxes_cxcywh: Tensor
+    labels: Tensor
+    image_index: Tensor
+    batch_size: int
+    image_ids: tuple[int, ...] = ()
+
+    @classmethod
+    def from_lists(cls, boxes_cxcywh: Sequence[Tensor], labels: Sequence[Tensor], image_ids: Sequence[int] = ()) -> Targets:
+        """Build from one ``[n, 4]`` box tensor and one ``[n]`` label tensor an image."""
+        counts = torch.tensor([len(item) for item in labels], dtype=torch.int64)
+        return cls(
+            boxes_cxcywh=torch.cat([item.reshape(-1, 4) for item in boxes_cxcywh]) if boxes_cxcywh else torch.zeros(0, 4),
+            labels=torch.cat([item.reshape(-1) for item in labels]).long() if labels else torch.zeros(0, dtype=torch.int64),
+            image_index=torch.repeat_interleave(torch.arange(len(counts)), counts),
+            batch_size=len(counts),
+            image_ids=tuple(image_ids),
+        )
+
+    def __len__(self) -> int:
+        return int(self.labels.shape[0])
+
+    @property
+    def counts(self) -> Tensor:
+        """``[B]`` int64: targets of each image."""
+        return torch.bincount(self.image_index, minlength=self.batch_size)
+
+    @property
+    def offsets(self) -> Tensor:
+        """``[B]`` int64: row of each image's first target."""
+        counts = self.counts
+        return counts.cumsum(0) - counts
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Targets:
+        """The same targets on another device."""
+        boxes, labels, index = (item.to(device, non_blocking=non_blocking)
+                                for item in (self.boxes_cxcywh, self.labels, self.image_index))
+        return Targets(boxes, labels, index, self.batch_size, self.image_ids)
+
+    def of_image(self, index: int) -> tuple[Tensor, Tensor]:
+        """Boxes ``[n, 4]`` and labels ``[n]`` of one image."""
+        mask = self.image_index == index
+        return self.boxes_cxcywh[mask], self.labels[mask]
+
+    def check(self, num_classes: int) -> None:
+        """Raise ``TargetsError`` naming image and value for a label or a box that training can't use.
+
+        Meant for CPU tensors, before the first CUDA call, where a bad label would be an unreadable device assert.
+        """
+        bad = ((self.labels < 0) | (self.labels >= num_classes)).nonzero().flatten()
+        if len(bad):
+            row = int(bad[0])
+            raise TargetsError(f"label {int(self.labels[row])} of image {self._name(row)} is outside [0, {num_classes}): "
+                               f"the model has {num_classes} classes")
+        finite = self.boxes_cxcywh.isfinite().all(-1)
+        inside = ((self.boxes_cxcywh >= -1e-4) & (self.boxes_cxcywh <= 1 + 1e-4)).all(-1)
+        positive = (self.boxes_cxcywh[:, 2:] > 0).all(-1)
+        bad = (~(finite & inside & positive)).nonzero().flatten()
+        if len(bad):
+            row = int(bad[0])
+            raise TargetsError(f"box {[round(v, 5) for v in self.boxes_cxcywh[row].tolist()]} (cxcywh) of image {self._name(row)} "
+                               "is no box: expected finite values in [0, 1] with width and height above 0")
+
+    def _name(self, row: int) -> str:
+        index = int(self.image_index[row])
+        return str(self.image_ids[index]) if index < len(self.image_ids) else f"at position {index} of the batch"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a detector says of a batch: ``logits [B, Q, C]`` (before the sigmoid) and ``boxes_cxcywh [B, Q, 4]`` in [0, 1]."""
+
+    logits: Tensor
+    boxes_cxcywh: Tensor
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Pairs of a query and a target: three int64 tensors of one length ``M``.
+
+    ``target`` is the row in the flat ``Targets``. ``level`` (also ``[M]``) is the index on the level axis of
+    ``DecoderOutput`` where the pairs of several levels are kept together, else ``None``.
+    """
+
+    image: Tensor
+    query: Tensor
+    target: Tensor
+    level: Tensor | None = None
+
+    def __len__(self) -> int:
+        return int(self.image.shape[0])
+
+    def of_level(self, index: int) -> Matches:
+        """The pairs of one level, without the level axis."""
+        if self.level is None:
+            raise ValueError("these matches have no level axis")
+        mask = self.level == index
+        return Matches(self.image[mask], self.query[mask], self.target[mask])
+
+
+@dataclass(frozen=True)
+class DecoderOutput:
+    """One set of queries (the matching ones, or the denoising ones) at every supervised level.
+
+    Levels are an axis, coarse to fine; ``levels`` names them: ``encoder`` (query selection), ``pre`` (D-FINE's first plain
+    regression), ``layer_0`` … ``layer_{L-1}``. The last level is the one that inference uses.
+
+    Attributes:
+        levels: ``K`` names.
+        logits: ``[K, B, Q, C]``.
+        boxes_cxcywh: ``[K, B, Q, 4]``.
+        corners: ``[L, B, Q, 4 * (reg_max + 1)]`` edge-distribution logits of the ``L`` decoder layers (the last ``L`` of the ``K``
+            levels; edges l, t, r, b, each ``reg_max + 1`` bins), or ``None`` for a detector without them (RT-DETRv2).
+        reference_cxcywh: ``[B, Q, 4]`` the boxes from which edge distances are measured (detached), or ``None``.
+    """
+
+    levels: tuple[str, ...]
+    logits: Tensor
+    boxes_cxcywh: Tensor
+    corners: Tensor | None = None
+    reference_cxcywh: Tensor | None = None
+
+    @property
+    def num_layers(self) -> int:
+        return sum(name.startswith("layer_") for name in self.levels)
+
+
+@dataclass(frozen=True)
+class DetectorOutput:
+    """What a detector returns in training: the matching queries, and the denoising queries with their known matches.
+
+    ``up`` and ``reg_scale`` shape the bins' distances W(n) (``detector/edges.py``); ``None`` for RT-DETRv2.
+    ``denoising`` is ``None`` when there was nothing to denoise; ``dn_matches`` are its positives, ``dn_groups`` the
+    number of denoising groups (their losses are divided by targets × groups).
+    """
+
+    matching: DecoderOutput
+    denoising: DecoderOutput | None = None
+    dn_matches: Matches | None = None
+    dn_groups: int = 0
+    up: Tensor | None = None
+    reg_scale: Tensor | None = None
+
+    @property
+    def prediction(self) -> Prediction:
+        """The finest level, as inference would return it."""
+        return Prediction(self.matching.logits[-1], self.matching.boxes_cxcywh[-1])
