@@ -20,7 +20,9 @@ _LAZY = {
 _ROOMS = ("boxes", "structures", "config", "presets", "schedule", "data", "augment", "detector", "matcher", "losses",
           "criterion", "training", "evaluate", "runs", "figures", "widgets")
 
-__all__ = ["__version__", *_LAZY, *_ROOMS]
+__all__ = ["PRESETS", "__version__", "augment", "boxes", "build_detector", "config", "criterion", "data", "detector", "evaluate",
+           "figures", "load_official", "losses", "matcher", "preset", "presets", "runs", "schedule", "structures", "train",
+           "training", "widgets"]
 
 if TYPE_CHECKING:
     from deim_lab.detector.detector import build_detector

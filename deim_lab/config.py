@@ -243,16 +243,19 @@ class TrainConfig:
 
     epochs: int = 160
     device: str = "auto"  # auto | cpu | cuda | cuda:N
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # of the model's forward; matching and losses are float32. auto: bf16 on CUDA
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # of the forward (matching and losses: float32); auto: bf16 on CUDA
     accumulate: int = 1  # batches an optimisation step
     eval_every: int = 1  # epochs; the last one is always evaluated
     checkpoint_every: int = 1  # epochs; the last one is always saved
+    checkpoint_steps: int | None = None  # optimisation steps between further checkpoints inside an epoch; None: none
     log_every: int = 20  # steps between lines of the step log
     threads: int | None = None  # CPU threads of torch; None: leave as it is
 
     def _check(self) -> None:
         for name in ("epochs", "accumulate", "eval_every", "checkpoint_every", "log_every"):
             _at_least(f"train.{name}", getattr(self, name), 1)
+        if self.checkpoint_steps is not None:
+            _at_least("train.checkpoint_steps", self.checkpoint_steps, 1)
         if self.threads is not None:
             _at_least("train.threads", self.threads, 1)
         kind = self.device.split(":")[0]
@@ -290,13 +293,14 @@ class Config:
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
-            part = getattr(self, item.name)
-            if dataclasses.is_dataclass(part):
-                part._check()  # type: ignore[attr-defined]
+            check = getattr(getattr(self, item.name), "_check", None)
+            if check is not None:
+                check()
 
 
 # Where a run happens, not what it computes: outside the fingerprint.
-_NOT_IDENTITY = ("train.device", "train.threads", "train.log_every", "train.checkpoint_every", "data.workers", "data.cache", "eval.backend")
+_NOT_IDENTITY = ("train.device", "train.threads", "train.log_every", "train.checkpoint_every", "train.checkpoint_steps",
+                 "data.workers", "data.cache", "eval.backend")
 
 
 def override(config: Config, overrides: Mapping[str, Json]) -> Config:

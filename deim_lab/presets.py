@@ -6,7 +6,8 @@ number there follows from others (flat epochs = end of Dense O2O), only the othe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from deim_lab.config import (
@@ -25,10 +26,10 @@ from deim_lab.errors import ConfigError, nearest
 
 Json = Any
 
-_THREE_LEVELS: dict[str, Any] = dict(backbone_stages=(1, 2, 3), decoder_points=(3, 6, 3), hidden_dim=256, encoder_ffn_dim=1024,
-                                     decoder_dim=256, decoder_ffn_dim=1024)
+_THREE_LEVELS: dict[str, Any] = {"backbone_stages": (1, 2, 3), "decoder_points": (3, 6, 3), "hidden_dim": 256, "encoder_ffn_dim": 1024,
+                                 "decoder_dim": 256, "decoder_ffn_dim": 1024}
 _MODELS: dict[str, dict[str, Any]] = {
-    "n": dict(),
+    "n": {},
     "s": dict(_THREE_LEVELS, backbone="hgnetv2_b0", expansion=0.5, depth_mult=0.34, decoder_layers=3),
     "m": dict(_THREE_LEVELS, backbone="hgnetv2_b2", expansion=1.0, depth_mult=0.67, decoder_layers=4),
     "l": dict(_THREE_LEVELS, backbone="hgnetv2_b4", expansion=1.0, depth_mult=1.0, decoder_layers=6, learnable_affine=False),
@@ -97,9 +98,9 @@ def _smoke() -> Config:
     return Config(**{**{item: getattr(small, item) for item in small.__dataclass_fields__}, "preset": "smoke"})
 
 
-_BUILDERS = {
-    **{f"deim_dfine_{size}": (lambda size=size: _dfine(size, deim=True)) for size in _MODELS},
-    **{f"dfine_{size}": (lambda size=size: _dfine(size, deim=False)) for size in _MODELS},
+_BUILDERS: dict[str, Callable[[], Config]] = {
+    **{f"deim_dfine_{size}": partial(_dfine, size, deim=True) for size in _MODELS},
+    **{f"dfine_{size}": partial(_dfine, size, deim=False) for size in _MODELS},
     "cpu_demo": _cpu_demo,
     "smoke": _smoke,
 }

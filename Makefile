@@ -1,0 +1,49 @@
+# The same commands for people and CI. On a fresh machine: Python ≥ 3.11, git and make; everything else is set up here.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo lab test test-fast lint types check bench lock clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## a virtual environment with the pinned packages
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.9"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
+	touch $(READY)
+
+demo: $(READY)  ## train plain D-FINE and DEIM on the embedded set (CPU), compare them, run notebook 01
+	$(BIN)/deim-lab demo --runs runs
+
+lab: $(READY)  ## JupyterLab on the loopback, at notebook 01
+	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 notebooks/01_dense_o2o.ipynb
+
+test: $(READY)  ## every test (the slow ones too)
+	$(BIN)/python -m pytest
+
+test-fast: $(READY)  ## the tests without those marked slow
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(READY)
+	$(BIN)/ruff check .
+
+types: $(READY)
+	$(BIN)/python -m mypy
+
+check: lint types test  ## lint, types, tests: what CI runs
+
+bench: $(READY)  ## speed, as ratios measured side by side
+	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+
+lock: $(READY)  ## pin anew what is tested
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --no-header --no-annotate --upgrade -o requirements.lock
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,72 @@
+"""What an epoch of training leaves in the log: means of the steps, and the proof that each factor was active."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deim_lab.training.compute import Compute
+
+IOU_BINS = 20  # of the matched-IoU histogram over [0, 1]
+
+
+class Tally:
+    """Sums over the steps of one epoch; plain numbers, so that a checkpoint inside an epoch can carry it."""
+
+    def __init__(self, state: dict[str, Any] | None = None) -> None:
+        state = state or {}
+        self.steps: int = state.get("steps", 0)
+        self.sums: defaultdict[str, float] = defaultdict(float, state.get("sums", {}))
+        self.counts: defaultdict[str, int] = defaultdict(int, state.get("counts", {}))
+        self._histogram = torch.tensor(state.get("iou_histogram", [0.0] * IOU_BINS))
+
+    def add(self, **values: float) -> None:
+        """Add one observation of each named value."""
+        for name, value in values.items():
+            self.sums[name] += float(value)
+            self.counts[name] += 1
+
+    def add_all(self, values: dict[str, float], prefix: str) -> None:
+        """Add one observation of each value of a dict, under ``prefix/name``."""
+        self.add(**{f"{prefix}/{name}": value for name, value in values.items()})
+
+    def add_matched_iou(self, matched_iou: Tensor) -> None:
+        """Count matched pairs by IoU (``[M]``, in [0, 1])."""
+        counts = torch.histc(matched_iou.detach().float(), bins=IOU_BINS, min=0.0, max=1.0)
+        self._histogram = self._histogram.to(counts.device) + counts  # stays on the device until someone asks
+
+    @property
+    def iou_histogram(self) -> list[float]:
+        """Matched pairs in each of ``IOU_BINS`` equal bins of IoU."""
+        return [float(value) for value in self._histogram.tolist()]
+
+    def means(self) -> dict[str, float]:
+        return {name: total / self.counts[name] for name, total in self.sums.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps, "sums": dict(self.sums), "counts": dict(self.counts), "iou_histogram": self.iou_histogram}
+
+
+class Stopwatch:
+    """Seconds by stage of one step. On CUDA it waits for the device at each lap, so it is used on logged steps only."""
+
+    def __init__(self, compute: Compute, *, on: bool) -> None:
+        self.compute = compute
+        self.on = on
+        self.seconds: dict[str, float] = {}
+        self._last = self._now() if on else 0.0
+
+    def lap(self, stage: str) -> None:
+        """Book the time since the last lap to ``stage``."""
+        if self.on:
+            now = self._now()
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
+            self._last = now
+
+    def _now(self) -> float:
+        self.compute.synchronize()
+        return time.perf_counter()
