@@ -47,5 +47,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
         tail = difflib.SequenceMatcher(None, str(name).rpartition(".")[2], candidate.rpartition(".")[2]).ratio()
         return max(whole, tail)
 
-    best = max(map(str, known), key=likeness, default=None)
-    return f" (did you mean {best!r}?)" if best is not None and likeness(best) >= 0.6 else ""
+    ranked = sorted({str(item) for item in known}, key=likeness, reverse=True)
+    if not ranked or likeness(ranked[0]) < 0.6:
+        return ""
+    best = [item for item in ranked if likeness(item) > likeness(ranked[0]) - 1e-9][:3]
+    return f" (did you mean {' or '.join(map(repr, sorted(best)))}?)"

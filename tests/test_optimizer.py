@@ -1,0 +1,77 @@
+"""The optimiser's groups, the EMA, and their parity with the official numbers."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from deim_lab.detector.detector import build_detector
+from deim_lab.presets import preset
+from deim_lab.training.ema import Ema
+from deim_lab.training.optimizer import build_optimizer, parameter_groups, set_learning_rate
+
+REFERENCE = Path(__file__).parent / "reference"
+NAMES = [f"{flavour}dfine_{size}" for flavour in ("deim_", "") for size in "nsmlx"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_groups_are_the_official_ones(name: str) -> None:
+    with gzip.open(REFERENCE / "param_groups.json.gz", "rt") as file:
+        official = json.load(file)[name]["groups"]
+    config = preset(name)
+    with torch.device("meta"):
+        model = build_detector(config, num_classes=80)
+    expected = {n: (group["lr"], group["weight_decay"]) for group in official for n in group["names"]}
+    actual = {n: (group["lr"], group["weight_decay"]) for group in parameter_groups(model, config.optim) for n in group["names"]}
+    assert actual == expected
+
+
+def test_every_trainable_parameter_is_in_one_group() -> None:
+    config = preset("smoke")
+    model = build_detector(config, num_classes=3)
+    names = [n for group in parameter_groups(model, config.optim) for n in group["names"]]
+    assert sorted(names) == sorted(n for n, p in model.named_parameters() if p.requires_grad)
+
+
+def test_the_schedule_scales_each_group_from_its_own_base() -> None:
+    config = preset("smoke", {"optim.backbone_lr": 1e-4, "optim.lr": 1e-3})
+    optimizer = build_optimizer(build_detector(config, num_classes=3), config.optim)
+    set_learning_rate(optimizer, 0.1)
+    highest = set_learning_rate(optimizer, 0.5)
+    assert highest == 5e-4
+    assert {group["name"]: group["lr"] for group in optimizer.param_groups}["backbone"] == 5e-5
+
+
+def test_ema_follows_the_official_trace_and_counts() -> None:
+    reference = json.loads((REFERENCE / "schedules.json").read_text())
+    trace = reference["ema_trace"]
+    model = nn.Linear(3, 2)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor(trace["init_weight"], dtype=torch.float32))
+        model.bias.copy_(torch.tensor(trace["init_bias"], dtype=torch.float32))
+    ema = Ema(model, decay=trace["decay"], warmup_updates=trace["warmups"])
+    for expected in trace["after_each_update"]:
+        with torch.no_grad():
+            model.weight += 1
+            model.bias -= 0.5
+        ema.update(model)
+        torch.testing.assert_close(ema.module.weight, torch.tensor(expected["weight"]), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(ema.module.bias, torch.tensor(expected["bias"]), rtol=1e-5, atol=1e-6)
+    for case in reference["ema"]:
+        other = Ema(model, decay=case["decay"], warmup_updates=case["warmups"])
+        assert [other.decay_at(k) for k in case["updates"]] == pytest.approx(case["d"], rel=1e-12)
+
+
+def test_ema_state_carries_its_counter() -> None:
+    model = nn.Linear(3, 2)
+    ema = Ema(model, decay=0.9, warmup_updates=10)
+    ema.update(model)
+    fresh = Ema(nn.Linear(3, 2), decay=0.9, warmup_updates=10)
+    fresh.load_state_dict(ema.state_dict())
+    assert fresh.updates == 1
+    torch.testing.assert_close(fresh.module.weight, ema.module.weight)
