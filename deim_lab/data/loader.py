@@ -1,0 +1,224 @@
+"""Batches for training and evaluation: shuffled, sharded, composed; the same stream whatever the number of workers.
+
+A worker builds whole batches, and each image's randomness depends on ``(seed, epoch, position)`` alone. So the stream is the same with
+no worker or many, and can start at any batch of an epoch: what an exact resume needs.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Generic, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from deim_lab.augment import mixup, single
+from deim_lab.augment.mosaic import SceneSource
+from deim_lab.augment.pipeline import Pipeline, generator_of
+from deim_lab.config import Config
+from deim_lab.errors import DataError
+from deim_lab.schedule import Phase, Schedule
+from deim_lab.structures import Targets
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A training batch on the CPU.
+
+    Attributes:
+        images: ``[B, 3, H, W]`` float32 in [0, 1].
+        targets: flat targets with the image ids.
+        mosaic_share: share of the images that are Mosaics.
+        mixed: whether MixUp was applied.
+        epoch, index: the epoch, and the position of the batch in it (both from 0).
+    """
+
+    images: Tensor
+    targets: Targets
+    mosaic_share: float
+    mixed: bool
+    epoch: int
+    index: int
+
+    def pin_memory(self) -> Batch:
+        """The batch in page-locked memory, from where the copy to the GPU needn't be waited for."""
+        boxes, labels, image_index = self.targets.boxes_cxcywh, self.targets.labels, self.targets.image_index
+        targets = replace(self.targets, boxes_cxcywh=boxes.pin_memory(), labels=labels.pin_memory(), image_index=image_index.pin_memory())
+        return replace(self, images=self.images.pin_memory(), targets=targets)
+
+
+@dataclass(frozen=True)
+class EvalBatch:
+    """Images to score: ``images [B, 3, H, W]`` float32 in [0, 1], their ids, and ``sizes_wh [B, 2]`` int64, original width and height."""
+
+    images: Tensor
+    image_ids: tuple[int, ...]
+    sizes_wh: Tensor
+
+    def pin_memory(self) -> EvalBatch:
+        """The batch in page-locked memory."""
+        return replace(self, images=self.images.pin_memory())
+
+
+class Samples(SceneSource, Protocol):
+    """A data set as the loader sees it: scenes by position (``data.coco.CocoDataset``)."""
+
+
+def train_batches(dataset: Samples, config: Config, schedule: Schedule, epoch: int, *, seed: int, rank: int = 0, world_size: int = 1,
+                  start_batch: int = 0, workers: int | None = None) -> Iterator[Batch]:
+    """The training batches of one epoch, from ``start_batch`` on, for process ``rank`` of ``world_size``.
+
+    Shuffled by (seed, epoch), augmented by the epoch's phase. What doesn't fill a batch in all processes is left out of the epoch,
+    but for a set smaller than one batch: that makes one smaller batch. ``workers``: loader processes; None: ``config.data.workers``.
+
+    Raises:
+        DataError: an empty set, fewer images than processes, or an image that can't be read (also from a worker, with its own message).
+    """
+    plan = _split(len(dataset), config.data.batch_size, world_size)
+    phase = schedule.phase(epoch)
+    if plan.batch_size < config.data.batch_size:
+        _note_small_set(len(dataset), plan.batch_size, config.data.batch_size, world_size)
+    if plan.batch_size == 1 and phase is Phase.DENSE and config.augment.mixup_prob > 0:
+        mixup.note_single_image()
+    pipeline = Pipeline(augment=config.augment, input_size=config.data.input_size)
+    batches = _TrainBatches(dataset, pipeline, plan, phase, epoch, seed, rank)
+    return _iterate(batches, range(start_batch, plan.batches), config, workers)
+
+
+def eval_batches(dataset: Samples, config: Config, *, limit: int | None = None, batch_size: int | None = None,
+                 workers: int | None = None) -> Iterator[EvalBatch]:
+    """The images in order, squashed to the input size; the last batch may be smaller. ``limit``: the first so many images only.
+
+    ``batch_size``: None takes ``data.eval_batch_size``, or twice ``data.batch_size`` where that is None. Raises ``DataError`` as above.
+    """
+    size = batch_size or config.data.eval_batch_size or 2 * config.data.batch_size
+    count = len(dataset) if limit is None else min(limit, len(dataset))
+    batches = _EvalBatches(dataset, config.data.input_size, size, count)
+    return _iterate(batches, range(len(batches)), config, workers)
+
+
+def steps_per_epoch(dataset: Samples, config: Config, *, world_size: int = 1) -> int:
+    """Batches that each process gets in an epoch (``train.accumulate`` of them make one optimisation step).
+
+    Raises ``DataError`` for a set that makes none.
+    """
+    return _split(len(dataset), config.data.batch_size, world_size).batches
+
+
+@dataclass(frozen=True)
+class _Split:
+    """How an epoch falls into batches: ``batch_size`` images for each of ``world_size`` processes, ``batches`` times."""
+
+    batch_size: int
+    batches: int
+    world_size: int
+
+    def positions(self, index: int, rank: int) -> range:
+        """Places in the epoch's order of the images of batch ``index`` in process ``rank``."""
+        start = (index * self.world_size + rank) * self.batch_size
+        return range(start, start + self.batch_size)
+
+
+def _split(images: int, batch_size: int, world_size: int) -> _Split:
+    if images < 1:
+        raise DataError("the training set is empty: there is no image to train on")
+    if images < world_size:
+        raise DataError(f"{images} images can't be shared by {world_size} processes: at least one each is needed")
+    size = min(batch_size, images // world_size)
+    return _Split(size, images // (size * world_size) if size == batch_size else 1, world_size)
+
+
+@functools.cache
+def _note_small_set(images: int, size: int, wanted: int, world_size: int) -> None:
+    shared = f" for each of {world_size} processes" if world_size > 1 else ""
+    logger.warning("the training set of %d images is smaller than one batch (data.batch_size %d): one batch of %d%s an epoch",
+                   images, wanted, size, shared)
+
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class _Batches(Protocol[T_co]):
+    """Whole batches by index: what a worker builds."""
+
+    def __getitem__(self, index: int, /) -> T_co: ...
+
+
+@dataclass(frozen=True)
+class _TrainBatches:
+    dataset: Samples
+    pipeline: Pipeline
+    split: _Split
+    phase: Phase
+    epoch: int
+    seed: int
+    rank: int
+
+    def __getitem__(self, index: int, /) -> Batch:
+        positions = self.split.positions(index, self.rank)
+        composed = self.pipeline.batch(self.dataset, [self._order[position] for position in positions], self.phase,
+                                       [generator_of(self.seed, self.epoch, position) for position in positions],
+                                       generator_of(self.seed, self.epoch, "batch", positions.start))
+        return Batch(composed.images, composed.targets, sum(composed.mosaics) / len(composed.mosaics), composed.mixed, self.epoch, index)
+
+    @functools.cached_property
+    def _order(self) -> list[int]:
+        order: list[int] = torch.randperm(len(self.dataset), generator=generator_of(self.seed, self.epoch, "order")).tolist()
+        return order
+
+
+@dataclass(frozen=True)
+class _EvalBatches:
+    dataset: Samples
+    input_size: tuple[int, int]
+    batch_size: int
+    count: int
+
+    def __len__(self) -> int:
+        return -(-self.count // self.batch_size)
+
+    def __getitem__(self, index: int, /) -> EvalBatch:
+        items = [self.dataset[item] for item in range(index * self.batch_size, min((index + 1) * self.batch_size, self.count))]
+        images = torch.stack([single.resize_pixels(item.image, self.input_size).contiguous() for item in items]).float() / 255
+        return EvalBatch(images, tuple(item.image_id for item in items), torch.tensor([item.image.shape[:0:-1] for item in items]))
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """A ``DataError`` on its way out of a worker: torch would bury its message in a traceback."""
+
+    message: str
+
+
+class _Guarded(Dataset[T_co], Generic[T_co]):
+    def __init__(self, batches: _Batches[T_co]) -> None:
+        self.batches = batches
+
+    def __getitem__(self, index: int) -> T_co | _Failure:  # type: ignore[override]
+        try:
+            return self.batches[index]
+        except DataError as error:
+            return _Failure(str(error))
+
+
+def _iterate(batches: _Batches[T_co], indices: range, config: Config, workers: int | None) -> Iterator[T_co]:
+    """The batches in order, built here (0 workers) or ahead of time in worker processes."""
+    workers = config.data.workers if workers is None else workers
+    if workers == 0:
+        for index in indices:
+            yield batches[index]
+        return
+    on_cuda = config.train.device != "cpu" and torch.cuda.is_available()
+    # A generator of its own: DataLoader would draw its base seed from the global state, and so change what a run computes.
+    loader = DataLoader(_Guarded(batches), batch_size=None, sampler=indices, num_workers=min(workers, max(1, len(indices))),
+                        pin_memory=on_cuda, generator=torch.Generator())
+    for batch in loader:
+        if isinstance(batch, _Failure):
+            raise DataError(batch.message)
+        yield batch
