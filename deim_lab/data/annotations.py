@@ -1,0 +1,244 @@
+"""A COCO annotation file, read and checked: json on disk → flat arrays, or a DataError that names file, id, value and remedy.
+
+Nothing here opens a picture. What depends on pictures (sizes, clipping, EXIF) is ``data/coco.py``'s.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deim_lab.errors import DataError, nearest
+
+Json = Any
+
+
+@dataclass(frozen=True)
+class Categories:
+    """The contiguous class index of each category id: ascending id of the *training* file, whatever ids it uses.
+
+    Saved in every checkpoint (``as_list``) and inverted in predictions (``ids[label]``).
+    """
+
+    ids: tuple[int, ...]
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def index(self, category_id: int) -> int:
+        """Class index in ``[0, len)`` of a category id; ``DataError`` for an unknown one."""
+        if category_id not in self._index:
+            raise DataError(f"category id {category_id!r} is unknown; known ids: {_some(self.ids)}")
+        return self._index[category_id]
+
+    def as_list(self) -> list[dict[str, Json]]:
+        """``[{"id": …, "name": …}]`` in class order, as JSON."""
+        return [{"id": category_id, "name": name} for category_id, name in zip(self.ids, self.names, strict=True)]
+
+    @classmethod
+    def from_list(cls, items: Iterable[Mapping[str, Json]], *, source: str = "categories") -> Categories:
+        """Inverse of ``as_list``; takes a COCO ``categories`` list in any order. ``source`` names it in errors."""
+        pairs: dict[int, str] = {}
+        for position, item in enumerate(items):
+            where = f"{source}: category at position {position}"
+            category_id = _integer(_get(item, "id", where), "id", where)
+            if category_id in pairs:
+                raise DataError(f"{source}: category id {category_id} stands twice ({pairs[category_id]!r} and {item.get('name')!r}); "
+                                "give every category its own id")
+            pairs[category_id] = str(_get(item, "name", where))
+        if not pairs:
+            raise DataError(f"{source}: the list of categories is empty; a detector needs at least one class")
+        ids = tuple(sorted(pairs))
+        return cls(ids, tuple(pairs[category_id] for category_id in ids))
+
+    @property
+    def count(self) -> int:
+        """Number of classes."""
+        return len(self.ids)
+
+    @cached_property
+    def _index(self) -> dict[int, int]:
+        return {category_id: index for index, category_id in enumerate(self.ids)}
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """A checked annotation file: ``N`` images, ``A`` annotations in the order of the file.
+
+    Attributes:
+        path: the json file.
+        sha256: of its bytes.
+        image_ids: ``[N]`` int64, unique.
+        file_names: ``N`` names, relative to the image folder.
+        sizes_wh: ``[N, 2]`` int64 width and height as the json states them; 0 where it doesn't.
+        ids: ``[A]`` int64 annotation ids, unique.
+        image_index: ``[A]`` int64 position of each annotation's image.
+        category_ids: ``[A]`` int64.
+        boxes_xywh: ``[A, 4]`` float64 pixels, finite, otherwise as they stand.
+        crowd: ``[A]`` bool.
+        categories: of this file.
+    """
+
+    path: Path
+    sha256: str
+    image_ids: np.ndarray
+    file_names: tuple[str, ...]
+    sizes_wh: np.ndarray
+    ids: np.ndarray
+    image_index: np.ndarray
+    category_ids: np.ndarray
+    boxes_xywh: np.ndarray
+    crowd: np.ndarray
+    categories: Categories
+
+    def labels(self, categories: Categories) -> np.ndarray:
+        """``[A]`` int64 class indices in ``categories`` (the training file's).
+
+        Raises ``DataError`` for a category that ``categories`` doesn't know, or knows under another name.
+        """
+        for category_id, name in zip(self.categories.ids, self.categories.names, strict=True):
+            if category_id in categories.ids:
+                trained = categories.names[categories.index(category_id)]
+                if trained.strip().casefold() != name.strip().casefold():
+                    raise DataError(f"{self.path}: category id {category_id} is {name!r} here and {trained!r} in the training file; "
+                                    "the same id must name the same class in both")
+        unknown = ~np.isin(self.category_ids, categories.ids)
+        if unknown.any():
+            raise DataError(self._unknown_category(int(np.flatnonzero(unknown)[0]), int(unknown.sum()), categories))
+        lookup = np.asarray(categories.ids)
+        return np.searchsorted(lookup, self.category_ids).astype(np.int64)
+
+    def _unknown_category(self, row: int, count: int, categories: Categories) -> str:
+        category_id = int(self.category_ids[row])
+        names = dict(zip(self.categories.ids, self.categories.names, strict=True))
+        image = self.image_index[row]
+        same_name = [known for known, name in zip(categories.ids, categories.names, strict=True) if name == names.get(category_id)]
+        hint = f"; the training file has that name under id {same_name[0]}" if same_name else ""
+        return (f"{self.path}: category id {category_id} ({names.get(category_id, 'no name')!r}) of annotation {self.ids[row]} in image "
+                f"{self.image_ids[image]} ({self.file_names[image]}) is unknown to the training categories {_some(categories.ids)}{hint}. "
+                f"{count} annotations are of such categories: remove them, or add the category to the training file")
+
+
+def read(path: str | Path) -> Annotations:
+    """Read a COCO ``instances`` json. Raises ``DataError`` for anything that can be known to be wrong without the pictures.
+
+    Needed keys: ``images`` (``id``, ``file_name``), ``annotations`` (``id``, ``image_id``, ``category_id``, ``bbox``) and
+    ``categories`` (``id``, ``name``). ``iscrowd`` defaults to 0; ``area``, ``segmentation`` and the rest aren't looked at.
+    """
+    path = Path(path)
+    content, sha256 = _load(path)
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content.get(key), list):
+            found = f"is a {type(content[key]).__name__}, not a list" if key in content else f"is missing{nearest(key, content)}"
+            raise DataError(f"{path}: key {key!r} {found}; a COCO file has the lists images, annotations and categories")
+    image_ids, file_names, sizes_wh = _images(path, content["images"])
+    rows = _rows(path, content["annotations"], {image_id: index for index, image_id in enumerate(image_ids)})
+    categories = Categories.from_list(content["categories"], source=str(path))
+    return Annotations(
+        path=path, sha256=sha256,
+        image_ids=np.asarray(image_ids, dtype=np.int64), file_names=tuple(file_names),
+        sizes_wh=np.asarray(sizes_wh, dtype=np.int64).reshape(-1, 2),
+        ids=np.asarray([row[0] for row in rows], dtype=np.int64),
+        image_index=np.asarray([row[1] for row in rows], dtype=np.int64),
+        category_ids=np.asarray([row[2] for row in rows], dtype=np.int64),
+        boxes_xywh=np.asarray([row[3] for row in rows], dtype=np.float64).reshape(-1, 4),
+        crowd=np.asarray([row[4] for row in rows], dtype=bool),
+        categories=categories,
+    )
+
+
+def _load(path: Path) -> tuple[dict[str, Json], str]:
+    if not path.is_file():
+        beside = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise DataError(f"{path}: no such annotation file{nearest(path.name, beside)}")
+    raw = path.read_bytes()
+    try:
+        content = json.loads(raw.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text (byte {error.start}); expected a COCO json file") from error
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}: malformed json at line {error.lineno}, column {error.colno} (character {error.pos} of {len(raw)} bytes): "
+                        f"{error.msg}; is the file complete?") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: expected a json object with images, annotations and categories, got a {type(content).__name__}")
+    return content, hashlib.sha256(raw).hexdigest()
+
+
+def _images(path: Path, items: list[Json]) -> tuple[list[int], list[str], list[tuple[int, int]]]:
+    seen: dict[int, str] = {}
+    sizes_wh: list[tuple[int, int]] = []
+    if not items:
+        raise DataError(f"{path}: the list of images is empty; at least one image is needed")
+    for position, item in enumerate(items):
+        where = f"{path}: image at position {position}"
+        image_id = _integer(_get(item, "id", where), "id", where)
+        file_name = _get(item, "file_name", where)
+        if not isinstance(file_name, str) or not file_name:
+            raise DataError(f"{where} (id {image_id}): file_name {file_name!r} is not a name")
+        if image_id in seen:
+            raise DataError(f"{path}: image id {image_id} stands twice ({seen[image_id]!r} and {file_name!r}); give every image its own id")
+        seen[image_id] = file_name
+        sizes_wh.append((_side(item, "width", where), _side(item, "height", where)))
+    return list(seen), list(seen.values()), sizes_wh
+
+
+def _rows(path: Path, items: list[Json], image_index: Mapping[int, int]) -> list[tuple[int, int, int, list[float], bool]]:
+    """(annotation id, image position, category id, box xywh, crowd) of each annotation."""
+    rows, seen = [], set()
+    for position, item in enumerate(items):
+        where = f"{path}: annotation at position {position}"
+        annotation_id = _integer(_get(item, "id", where), "id", where)
+        where = f"{path}: annotation {annotation_id}"
+        if annotation_id in seen:
+            raise DataError(f"{where} stands twice; give every annotation its own id (the evaluator would count only one)")
+        seen.add(annotation_id)
+        image_id = _integer(_get(item, "image_id", where), "image_id", where)
+        if image_id not in image_index:
+            raise DataError(f"{where} is of image {image_id}, which the list of images doesn't have; remove it or add the image")
+        box = _get(item, "bbox", where)
+        if not (isinstance(box, list) and len(box) == 4 and all(_is_number(value) for value in box)):
+            raise DataError(f"{where} of image {image_id}: bbox {box!r} is not [x, y, width, height] in finite pixels")
+        rows.append((annotation_id, image_index[image_id], _integer(_get(item, "category_id", where), "category_id", where), box,
+                     bool(item.get("iscrowd", 0))))
+    return rows
+
+
+def _get(item: Json, key: str, where: str) -> Json:
+    if not isinstance(item, Mapping):
+        raise DataError(f"{where} is {item!r}, expected an object")
+    if key not in item:
+        raise DataError(f"{where}: key {key!r} is missing{nearest(key, item)}; it has {', '.join(map(str, item)) or 'no key'}")
+    return item[key]
+
+
+def _integer(value: Json, key: str, where: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise DataError(f"{where}: {key} {value!r} ({type(value).__name__}) is not an integer")
+    return value
+
+
+def _side(item: Mapping[str, Json], key: str, where: str) -> int:
+    """A stated width or height; 0 where it is missing, null or 0, as some exporters write."""
+    value = item.get(key) or 0
+    if not _is_number(value) or value < 0 or value != int(value):
+        raise DataError(f"{where}: {key} {value!r} is not a whole number of pixels")
+    return int(value)
+
+
+def _is_number(value: Json) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _some(values: Iterable[object], limit: int = 12) -> str:
+    """The first few of many, for a message."""
+    items = [str(value) for value in values]
+    return "[" + ", ".join(items[:limit]) + (f", … {len(items)} in all" if len(items) > limit else "") + "]"
