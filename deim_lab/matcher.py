@@ -1,0 +1,120 @@
+"""Costs → Matches: one-to-one Hungarian matching of queries and targets, and the union of the matches of all levels (GO-LSD).
+
+Costs are computed on the device, of each target with the queries of its own image only. They come to the host in one copy, where
+scipy solves each image and level apart. Matches are therefore CPU tensors; ``Matches`` that index device tensors can be moved.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deim_lab.boxes import cxcywh_to_xyxy, paired_giou
+from deim_lab.structures import Matches, Targets
+
+logger = logging.getLogger(__name__)
+
+NON_FINITE_COST = 1.0  # of a query whose logits or box are not finite (official value)
+_EPS = 1e-8  # inside the logarithms of the focal cost
+
+
+@torch.no_grad()
+def match(logits: Tensor, boxes_cxcywh: Tensor, targets: Targets, *, cost_class: float = 2.0, cost_l1: float = 5.0,
+          cost_giou: float = 2.0, alpha: float = 0.25, gamma: float = 2.0) -> Matches:
+    """The cheapest one-to-one assignment of queries to targets, for each image (and level) apart.
+
+    Args:
+        logits: ``[B, Q, C]``, or ``[K, B, Q, C]`` for ``K`` levels at once.
+        boxes_cxcywh: ``[B, Q, 4]`` or ``[K, B, Q, 4]``.
+        targets: of the batch. An image with more than ``Q`` targets has ``Q`` of them matched, so ``K · T − len(matches)`` tells how
+            many were left out.
+        cost_class, cost_l1, cost_giou, alpha, gamma: see ``costs``.
+
+    Returns:
+        Matches on the CPU, ordered by level, image, query; with a level axis if the input has one.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        cost = costs(logits, boxes_cxcywh, targets, cost_class=cost_class, cost_l1=cost_l1, cost_giou=cost_giou, alpha=alpha, gamma=gamma)
+        # The image index travels with the costs: one device-to-host copy in all.
+        packed = torch.cat([cost.flatten(), targets.image_index.to(cost.dtype)]).cpu().numpy()
+    num_levels = logits.shape[0] if logits.ndim == 4 else 1
+    host_cost = packed[: cost.numel()].reshape(num_levels, len(targets), logits.shape[-2])
+    counts = np.bincount(packed[cost.numel():].astype(np.int64), minlength=targets.batch_size)
+    non_finite = ~np.isfinite(host_cost)
+    if non_finite.any():
+        host_cost[non_finite] = NON_FINITE_COST
+        logger.warning("%d of %d matching costs are not finite; each counts as %g", int(non_finite.sum()), non_finite.size, NON_FINITE_COST)
+    level, image, query, target = _assign(host_cost, counts)
+    return Matches(image, query, target, level if logits.ndim == 4 else None)
+
+
+def costs(logits: Tensor, boxes_cxcywh: Tensor, targets: Targets, *, cost_class: float = 2.0, cost_l1: float = 5.0,
+          cost_giou: float = 2.0, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """Cost of each target with every query of its image: the weighted sum of ``cost_parts``.
+
+    ``[..., B, Q, C]``, ``[..., B, Q, 4]``, ``T`` targets → ``[..., T, Q]``, in float32 (float64 stays).
+    """
+    by_class, by_l1, by_giou = cost_parts(logits, boxes_cxcywh, targets, alpha=alpha, gamma=gamma)
+    return cost_class * by_class + cost_l1 * by_l1 + cost_giou * by_giou
+
+
+def cost_parts(logits: Tensor, boxes_cxcywh: Tensor, targets: Targets, *, alpha: float = 0.25,
+               gamma: float = 2.0) -> tuple[Tensor, Tensor, Tensor]:
+    """The three unweighted costs, each ``[..., T, Q]``.
+
+    Class: what focal loss would gain, ``α (1−p)^γ (−log p) − (1−α) p^γ (−log(1−p))`` with ``p`` the score of the target's class. Box:
+    L1 distance of cxcywh, and −GIoU (DETR, eq. 1, with the focal cost of Deformable DETR).
+    """
+    image = targets.image_index
+    score = _single(logits[..., image, :, targets.labels]).sigmoid().movedim(0, -2)  # [T, ..., Q] → [..., T, Q]
+    found = alpha * (1 - score) ** gamma * -(score + _EPS).log()
+    missed = (1 - alpha) * score**gamma * -(1 - score + _EPS).log()
+    predicted = _single(boxes_cxcywh).index_select(-3, image)  # [..., T, Q, 4]
+    wanted = targets.boxes_cxcywh.to(predicted.dtype)[:, None]  # [T, 1, 4]
+    by_l1 = (predicted - wanted).abs().sum(-1)
+    by_giou = -paired_giou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(wanted))
+    return found - missed, by_l1, by_giou
+
+
+def union(matches: Matches) -> Matches:
+    """One match a query from those of all levels: the global optimal set of GO-LSD (D-FINE).
+
+    Identical (query, target) pairs are counted over the levels; a query keeps its most frequent target, of equally frequent ones
+    the first. A target may be matched by several queries. Ordered by image and query; no level axis; on the CPU.
+    """
+    image, query, target = (item.cpu().numpy() for item in (matches.image, matches.query, matches.target))
+    num_targets = int(target.max(initial=0)) + 1
+    num_queries = int(query.max(initial=0)) + 1
+    pair, count = np.unique((image * num_queries + query) * num_targets + target, return_counts=True)
+    slot = pair // num_targets
+    order = np.lexsort((pair, -count, slot))
+    slot, pair = slot[order], pair[order]
+    first = np.ones(len(slot), dtype=bool)
+    first[1:] = slot[1:] != slot[:-1]
+    slot, pair = slot[first], pair[first]
+    return Matches(*(torch.from_numpy(item) for item in (slot // num_queries, slot % num_queries, pair % num_targets)))
+
+
+def _assign(cost: np.ndarray, counts: np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``cost [K, T, Q]``, targets of each image ``[B]`` → level, image, query, target, each ``[M]``."""
+    from scipy.optimize import linear_sum_assignment  # slow to import, and only training needs it
+
+    ends = counts.cumsum()
+    rows: list[np.ndarray] = []
+    for level, cost_of_level in enumerate(cost):
+        for image in counts.nonzero()[0]:
+            start = ends[image] - counts[image]
+            target, query = linear_sum_assignment(cost_of_level[start:ends[image]])
+            order = query.argsort()
+            rows.append(np.stack([np.full(len(query), level), np.full(len(query), image), query[order], target[order] + start]))
+    pairs = np.concatenate(rows, axis=1) if rows else np.zeros((4, 0), dtype=np.int64)
+    level_index, image_index, query_index, target_index = torch.from_numpy(pairs.astype(np.int64))
+    return level_index, image_index, query_index, target_index
+
+
+def _single(values: Tensor) -> Tensor:
+    """At least float32: half precision would make ties of different costs."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
