@@ -99,6 +99,14 @@ def test_seed_and_epoch_change_order_and_augmentation() -> None:
     assert ids[0, 0] != sorted(ids[0, 0])
 
 
+def test_one_image_is_augmented_anew_in_every_epoch() -> None:
+    config, plan = build(augment__multiscale_repeat=None, augment__photometric_prob=1.0)
+    images = [next(train_batches(Made(1), config, plan, epoch, seed=0)).images for epoch in range(3)]
+    assert {plan.phase(epoch) for epoch in range(3)} == {Phase.DENSE}
+    assert not torch.equal(images[0], images[1])
+    assert not torch.equal(images[1], images[2])
+
+
 def test_images_and_targets_are_ready_for_the_detector() -> None:
     config, plan = build(data__input_size=[64, 96])
     for epoch in range(plan.epochs):
