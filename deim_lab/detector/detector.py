@@ -1,0 +1,98 @@
+"""The assembly: preset or Config → backbone, encoder and decoder as one module."""
+
+from __future__ import annotations
+
+import copy
+
+from torch import Tensor, nn
+
+from deim_lab.config import Config
+from deim_lab.detector.dfine import Denoising, DFineDecoder
+from deim_lab.detector.encoder import HybridEncoder
+from deim_lab.detector.hgnetv2 import HGNetV2
+from deim_lab.errors import ConfigError
+from deim_lab.presets import preset
+from deim_lab.structures import DetectorOutput, Prediction, Targets
+
+
+def build_detector(preset_or_config: str | Config, num_classes: int) -> Detector:
+    """An untrained detector.
+
+    Args:
+        preset_or_config: a name of ``PRESETS`` or a ``Config``, of which only ``model`` is used.
+        num_classes: classes are ``[0, num_classes)``.
+
+    Raises:
+        ConfigError: unknown preset or backbone, or ``num_classes`` below 1.
+    """
+    config = preset(preset_or_config) if isinstance(preset_or_config, str) else preset_or_config
+    if num_classes < 1:
+        raise ConfigError(f"num_classes {num_classes} is below 1: the training annotations need at least one category")
+    model = config.model
+    backbone = HGNetV2(model.backbone, model.backbone_stages, learnable_affine=model.learnable_affine,
+                       freeze_norm=model.freeze_backbone_norm, freeze_stem=model.freeze_stem)
+    encoder = HybridEncoder(backbone.channels, hidden_dim=model.hidden_dim, ffn_dim=model.encoder_ffn_dim, num_heads=model.num_heads,
+                            expansion=model.expansion, depth_mult=model.depth_mult)
+    denoising = Denoising(model.num_denoising, model.max_denoising, model.label_noise_ratio, model.box_noise_scale)
+    decoder = DFineDecoder(model.hidden_dim, num_classes=num_classes, dim=model.decoder_dim, ffn_dim=model.decoder_ffn_dim,
+                           num_layers=model.decoder_layers, num_heads=model.num_heads, points=model.decoder_points,
+                           num_queries=model.num_queries, act=model.activation, reg_max=model.reg_max, reg_scale=model.reg_scale,
+                           up=model.up, denoising=denoising if model.num_denoising else None)
+    return Detector(backbone, encoder, decoder, strides=model.strides)
+
+
+class Detector(nn.Module):
+    """Images → boxes and class logits of a fixed number of queries.
+
+    Attributes:
+        strides: of the levels, finest first; both sides of an image must be multiples of the coarsest.
+        deployed: whether this is the deploy form, which can't be trained.
+    """
+
+    def __init__(self, backbone: HGNetV2, encoder: HybridEncoder, decoder: DFineDecoder, *, strides: tuple[int, ...]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.decoder = decoder
+        self.encoder = encoder
+        self.strides = strides
+        self.deployed = False
+
+    @property
+    def num_classes(self) -> int:
+        return self.decoder.num_classes
+
+    def forward(self, images: Tensor, targets: Targets | None = None) -> Prediction | DetectorOutput:
+        """``images [B, 3, H, W]`` float in [0, 1] → ``Prediction`` in eval mode, ``DetectorOutput`` in train mode.
+
+        Args:
+            targets: only for denoising queries, in train mode; ``None`` makes none.
+
+        Raises:
+            ValueError: images of another kind, a side that is no multiple of the coarsest stride, or too few anchors for the queries.
+        """
+        self._check(images, targets)
+        return self.decoder(self.encoder(self.backbone(images)), targets)
+
+    def train(self, mode: bool = True) -> Detector:
+        if mode and self.deployed:
+            raise ValueError("the deploy form can't be trained: parts that only training needs are gone; train the model it was made from")
+        super().train(mode)
+        return self
+
+    def deploy(self) -> Detector:
+        """A copy for inference, with equal outputs: norms folded into convolutions, unused heads left out. In eval mode for good."""
+        model = copy.deepcopy(self).eval()
+        model.encoder.fuse()
+        model.decoder.drop_unused_heads()
+        model.deployed = True
+        return model.requires_grad_(False)
+
+    def _check(self, images: Tensor, targets: Targets | None) -> None:
+        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+            raise ValueError(f"images are {images.dtype} of shape {list(images.shape)}; expected float in [0, 1] of shape [B, 3, H, W]")
+        height, width = images.shape[-2:]
+        coarsest = self.strides[-1]
+        if height % coarsest or width % coarsest or not height or not width:
+            raise ValueError(f"image size {height} × {width} (height × width): both must be multiples of {coarsest}")
+        if targets is not None and targets.batch_size != images.shape[0]:
+            raise ValueError(f"targets of {targets.batch_size} images for a batch of {images.shape[0]}")

@@ -1,0 +1,187 @@
+"""The hybrid encoder of D-FINE: self-attention on the coarsest map, then fusion top-down and bottom-up.
+
+RT-DETR's encoder (Zhao et al. 2024, section 4.2) with D-FINE's fuse blocks (GELAN with re-parametrised convolutions) and depth-wise
+down-sampling. Every fused map has ``hidden_dim`` channels and the size of the backbone map it stems from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from deim_lab.detector.layers import ACTIVATIONS, ConvNorm
+
+TEMPERATURE = 10000.0  # of the position embedding
+
+
+class HybridEncoder(nn.Module):
+    """Backbone maps ``[B, C_i, h_i, w_i]``, finest first, each half the one before → maps ``[B, hidden_dim, h_i, w_i]``.
+
+    Args:
+        in_channels: channels of each map.
+        expansion: width of the fuse blocks' inner convolutions.
+        depth_mult: number of those convolutions, in units of 3.
+    """
+
+    def __init__(self, in_channels: Sequence[int], *, hidden_dim: int, ffn_dim: int, num_heads: int, expansion: float,
+                 depth_mult: float) -> None:
+        super().__init__()
+        steps = len(in_channels) - 1
+        self.input_proj = nn.ModuleList(ConvNorm(channels, hidden_dim, 1) for channels in in_channels)
+        self.encoder = nn.ModuleList([_TransformerEncoder(hidden_dim, ffn_dim, num_heads)])
+        self.lateral_convs = nn.ModuleList(ConvNorm(hidden_dim, hidden_dim, 1) for _ in range(steps))
+        # Python rounds halves to even here, as the official layouts do.
+        inner, depth = round(expansion * hidden_dim // 2), round(3 * depth_mult)
+        self.fpn_blocks = nn.ModuleList(_FuseBlock(hidden_dim, inner, depth) for _ in range(steps))
+        self.downsample_convs = nn.ModuleList(nn.Sequential(_Downsample(hidden_dim)) for _ in range(steps))
+        self.pan_blocks = nn.ModuleList(_FuseBlock(hidden_dim, inner, depth) for _ in range(steps))
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        maps = [project(feature) for project, feature in zip(self.input_proj, features, strict=True)]
+        maps[-1] = self.encoder[0](maps[-1])
+
+        for step, (lateral, fuse) in enumerate(zip(self.lateral_convs, self.fpn_blocks, strict=True)):
+            coarse = len(maps) - 1 - step
+            maps[coarse] = lateral(maps[coarse])  # the way back up uses the lateral map, too
+            enlarged = F.interpolate(maps[coarse], scale_factor=2.0, mode="nearest")
+            maps[coarse - 1] = fuse(torch.cat([enlarged, maps[coarse - 1]], dim=1))
+
+        for fine, (shrink, fuse) in enumerate(zip(self.downsample_convs, self.pan_blocks, strict=True)):
+            maps[fine + 1] = fuse(torch.cat([shrink(maps[fine]), maps[fine + 1]], dim=1))
+        return maps
+
+    def fuse(self) -> None:
+        """Fold the norms of the fusion part into their convolutions (deploy form). The input projections stay as they are."""
+        for part in (self.lateral_convs, self.fpn_blocks, self.downsample_convs, self.pan_blocks):
+            blocks = list(part.modules())
+            for block in blocks:
+                if isinstance(block, _RepConv):
+                    block.fuse()
+            for block in blocks:
+                if isinstance(block, ConvNorm):
+                    block.fuse()
+
+
+def position_embedding(width: int, height: int, dim: int, *, device: torch.device | None = None) -> Tensor:
+    """Sines and cosines of a cell's x and y: ``[1, height · width, dim]`` float32, in the official order.
+
+    Row p of the table belongs to x = p // height, y = p % height, whereas the map it is added to is flattened row by row. On square
+    maps this swaps x and y, on others it scrambles them; trained checkpoints depend on it, so it is kept (docs/architecture.md).
+    """
+    quarter = dim // 4
+    frequency = 1.0 / TEMPERATURE ** (torch.arange(quarter, dtype=torch.float32, device=device) / quarter)
+    x, y = torch.meshgrid(torch.arange(width, dtype=torch.float32, device=device), torch.arange(height, dtype=torch.float32, device=device),
+                          indexing="ij")
+    phase_x, phase_y = (item.flatten()[:, None] * frequency for item in (x, y))
+    return torch.cat([phase_x.sin(), phase_x.cos(), phase_y.sin(), phase_y.cos()], dim=1)[None]
+
+
+class _TransformerEncoder(nn.Module):
+    """One transformer layer over the cells of a map ("AIFI")."""
+
+    def __init__(self, dim: int, ffn_dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([_TransformerLayer(dim, ffn_dim, num_heads)])
+        self._positions: dict[tuple[int, int, torch.device], Tensor] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.flatten(2).transpose(1, 2)
+        positions = self._position(x).to(tokens.dtype)
+        for layer in self.layers:
+            tokens = layer(tokens, positions)
+        return tokens.transpose(1, 2).reshape(x.shape)
+
+    def _position(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        if torch.compiler.is_compiling():
+            return position_embedding(width, height, x.shape[1], device=x.device)
+        key = (height, width, x.device)
+        if key not in self._positions:
+            with torch.inference_mode(False):  # an inference tensor could never take part in training
+                self._positions[key] = position_embedding(width, height, x.shape[1], device=x.device)
+        return self._positions[key]
+
+
+class _TransformerLayer(nn.Module):
+    """Self-attention and feed-forward network, norms after each; positions are added to queries and keys only."""
+
+    def __init__(self, dim: int, ffn_dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.self_attn = nn.MultiheadAttention(dim, num_heads, batch_first=True)
+        self.linear1 = nn.Linear(dim, ffn_dim)
+        self.linear2 = nn.Linear(ffn_dim, dim)
+        self.norm1 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim)
+
+    def forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        placed = tokens + positions
+        tokens = self.norm1(tokens + self.self_attn(placed, placed, tokens, need_weights=False)[0])
+        return self.norm2(tokens + self.linear2(F.gelu(self.linear1(tokens))))
+
+
+class _Downsample(nn.Module):
+    """1×1 convolution, then a depth-wise one of stride 2; no activation."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.cv1 = ConvNorm(dim, dim, 1)
+        self.cv2 = ConvNorm(dim, dim, 3, 2, groups=dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.cv2(self.cv1(x))
+
+
+class _FuseBlock(nn.Module):
+    """Two maps side by side ``[B, 2·dim, h, w]`` → one ``[B, dim, h, w]`` ("RepNCSPELAN4")."""
+
+    def __init__(self, dim: int, inner: int, depth: int) -> None:
+        super().__init__()
+        self.cv1 = ConvNorm(2 * dim, 2 * dim, 1, act="silu")
+        self.cv2 = nn.Sequential(_CspLayer(dim, inner, depth), ConvNorm(inner, inner, 3, act="silu"))
+        self.cv3 = nn.Sequential(_CspLayer(inner, inner, depth), ConvNorm(inner, inner, 3, act="silu"))
+        self.cv4 = ConvNorm(2 * dim + 2 * inner, dim, 1, act="silu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.cv1(x)
+        second = self.cv2(x.chunk(2, dim=1)[1])
+        return self.cv4(torch.cat([x, second, self.cv3(second)], dim=1))
+
+
+class _CspLayer(nn.Module):
+    """Two 1×1 branches, one of them through ``depth`` re-parametrised convolutions, added."""
+
+    def __init__(self, in_channels: int, out_channels: int, depth: int) -> None:
+        super().__init__()
+        self.conv1 = ConvNorm(in_channels, out_channels, 1, act="silu")
+        self.conv2 = ConvNorm(in_channels, out_channels, 1, act="silu")
+        self.bottlenecks = nn.Sequential(*(_RepConv(out_channels) for _ in range(depth)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bottlenecks(self.conv1(x)) + self.conv2(x)
+
+
+class _RepConv(nn.Module):
+    """3×3 plus 1×1 convolution, each with norm, then SiLU; ``fuse`` makes one 3×3 of them (RepVGG, Ding et al. 2021)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1: ConvNorm | None = ConvNorm(channels, channels, 3)
+        self.conv2: ConvNorm | None = ConvNorm(channels, channels, 1)
+        self.act = ACTIVATIONS["silu"]
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.conv1 is None or self.conv2 is None:
+            return self.act(self.conv(x))
+        return self.act(self.conv1(x) + self.conv2(x))
+
+    def fuse(self) -> None:
+        if self.conv1 is None or self.conv2 is None:
+            return
+        self.conv, point = self.conv1.fused(), self.conv2.fused()
+        with torch.no_grad():
+            self.conv.weight += F.pad(point.weight, (1, 1, 1, 1))
+            self.conv.bias += point.bias  # type: ignore[operator]
+        self.conv1 = self.conv2 = None

@@ -1,0 +1,205 @@
+"""HGNetV2, the backbone of D-FINE and DEIM: a stem of stride 4, then stages of densely aggregated convolutions.
+
+The architecture is PaddleDetection's PP-HGNetV2 (Cui et al.); the sizes B0 to B5 are those of the official checkpoints, and
+``hgnetv2_tiny`` is this project's own for learning on a CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from deim_lab.detector.layers import FrozenBatchNorm2d
+from deim_lab.errors import ConfigError, nearest
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: ``blocks`` blocks of ``layers`` chained layers of ``mid`` channels, their outputs aggregated to ``out`` channels."""
+
+    mid: int
+    out: int
+    blocks: int
+    layers: int
+    downsample: bool = True  # halve the resolution first
+    light: bool = False  # layers are 1×1 + depth-wise convolutions
+    kernel: int = 3
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A backbone: channels inside and after the stem, and the stages."""
+
+    stem: tuple[int, int]
+    stages: tuple[Stage, ...]
+
+
+def _standard(stem: tuple[int, int], layers: int, mid: Sequence[int], out: Sequence[int], blocks: Sequence[int]) -> Variant:
+    kinds = ({"downsample": False}, {}, {"light": True, "kernel": 5}, {"light": True, "kernel": 5})
+    return Variant(stem, tuple(Stage(m, o, b, layers, **kind)  # type: ignore[arg-type]
+                               for m, o, b, kind in zip(mid, out, blocks, kinds, strict=True)))
+
+
+VARIANTS: dict[str, Variant] = {
+    "hgnetv2_b0": _standard((16, 16), 3, (16, 32, 64, 128), (64, 256, 512, 1024), (1, 1, 2, 1)),
+    "hgnetv2_b1": _standard((24, 32), 3, (32, 48, 96, 192), (64, 256, 512, 1024), (1, 1, 2, 1)),
+    "hgnetv2_b2": _standard((24, 32), 4, (32, 64, 128, 256), (96, 384, 768, 1536), (1, 1, 3, 1)),
+    "hgnetv2_b3": _standard((24, 32), 5, (32, 64, 128, 256), (128, 512, 1024, 2048), (1, 1, 3, 1)),
+    "hgnetv2_b4": _standard((32, 48), 6, (48, 96, 192, 384), (128, 512, 1024, 2048), (1, 1, 3, 1)),
+    "hgnetv2_b5": _standard((32, 64), 6, (64, 128, 256, 512), (128, 512, 1024, 2048), (1, 2, 5, 2)),
+    "hgnetv2_tiny": Variant((16, 16), (Stage(16, 32, 1, 2, downsample=False), Stage(24, 96, 1, 2), Stage(48, 192, 1, 2))),
+}
+
+
+class HGNetV2(nn.Module):
+    """``[B, 3, H, W]`` → the feature maps of ``stages`` (0-based), finest first, of stride 4·2^stage and ``channels`` channels.
+
+    Args:
+        variant: a name of ``VARIANTS``.
+        stages: stages to return; deeper ones are built all the same, as official checkpoints hold them.
+        learnable_affine: a scalar scale and shift after each activation.
+        freeze_norm: batch norms as constants.
+        freeze_stem: the stem takes no gradient.
+
+    Raises:
+        ConfigError: unknown variant, or a stage that it has not.
+    """
+
+    def __init__(self, variant: str, stages: Sequence[int], *, learnable_affine: bool, freeze_norm: bool = False,
+                 freeze_stem: bool = False) -> None:
+        super().__init__()
+        if variant not in VARIANTS:
+            raise ConfigError(f"unknown model.backbone {variant!r}{nearest(variant, VARIANTS)}; known: {', '.join(VARIANTS)}")
+        spec = VARIANTS[variant]
+        wanted = tuple(stages)
+        if not wanted or sorted(set(wanted)) != list(wanted) or not 0 <= wanted[0] <= wanted[-1] < len(spec.stages):
+            raise ConfigError(f"model.backbone_stages {list(wanted)}: {variant} has the stages 0 to {len(spec.stages) - 1}, "
+                              "to be named in increasing order")
+        if any(b - a != 1 for a, b in pairwise(wanted)):
+            raise ConfigError(f"model.backbone_stages {list(wanted)} must follow each other: the encoder doubles sizes from level to level")
+        self.returned = wanted
+        self.channels = tuple(spec.stages[i].out for i in wanted)
+        inner, outer = spec.stem
+        self.stem = _Stem(inner, outer, learnable_affine)
+        widths = [outer, *(stage.out for stage in spec.stages)]
+        self.stages = nn.ModuleList(_Stage(width, stage, learnable_affine) for width, stage in zip(widths[:-1], spec.stages, strict=True))
+        if freeze_norm:
+            _freeze_norms(self)
+        if freeze_stem:
+            self.stem.requires_grad_(False)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x = self.stem(images)
+        features = []
+        for index, stage in enumerate(self.stages):
+            x = stage(x)
+            if index in self.returned:
+                features.append(x)
+        return features
+
+
+class _Affine(nn.Module):
+    """x · scale + bias with two learnt scalars ("learnable affine block")."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * x + self.bias
+
+
+class _Conv(nn.Module):
+    """Convolution, batch norm, and (``act``) ReLU with the optional learnt affine."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, *, groups: int = 1, act: bool = True,
+                 affine: bool = False) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False)
+        self.bn: nn.Module = nn.BatchNorm2d(out_channels)
+        self.act = nn.ReLU() if act else nn.Identity()
+        self.lab = _Affine() if act and affine else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.lab(self.act(self.bn(self.conv(x))))
+
+
+class _LightConv(nn.Module):
+    """1×1 convolution without activation, then a depth-wise one."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, affine: bool) -> None:
+        super().__init__()
+        self.conv1 = _Conv(in_channels, out_channels, 1, act=False)
+        self.conv2 = _Conv(out_channels, out_channels, kernel, groups=out_channels, affine=affine)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv2(self.conv1(x))
+
+
+class _Stem(nn.Module):
+    """Stride 4: a convolution, then a convolved and a pooled branch side by side."""
+
+    def __init__(self, inner: int, outer: int, affine: bool) -> None:
+        super().__init__()
+        self.stem1 = _Conv(3, inner, 3, 2, affine=affine)
+        self.stem2a = _Conv(inner, inner // 2, 2, affine=affine)
+        self.stem2b = _Conv(inner // 2, inner, 2, affine=affine)
+        self.stem3 = _Conv(2 * inner, inner, 3, 2, affine=affine)
+        self.stem4 = _Conv(inner, outer, 1, affine=affine)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = _pad_far_edges(self.stem1(x))
+        convolved = self.stem2b(_pad_far_edges(self.stem2a(x)))
+        pooled = F.max_pool2d(x, 2, 1)
+        return self.stem4(self.stem3(torch.cat([pooled, convolved], dim=1)))
+
+
+class _Block(nn.Module):
+    """Layers in a chain; the input and all their outputs are concatenated and squeezed to ``out`` channels."""
+
+    def __init__(self, in_channels: int, stage: Stage, affine: bool, *, residual: bool) -> None:
+        super().__init__()
+        self.residual = residual
+        widths = [in_channels, *[stage.mid] * stage.layers]
+        self.layers = nn.ModuleList(
+            _LightConv(width, stage.mid, stage.kernel, affine) if stage.light else _Conv(width, stage.mid, stage.kernel, affine=affine)
+            for width in widths[:-1])
+        self.aggregation = nn.Sequential(_Conv(sum(widths), stage.out // 2, 1, affine=affine),
+                                         _Conv(stage.out // 2, stage.out, 1, affine=affine))
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs = [x]
+        for layer in self.layers:
+            outputs.append(layer(outputs[-1]))
+        result = self.aggregation(torch.cat(outputs, dim=1))
+        return result + x if self.residual else result
+
+
+class _Stage(nn.Module):
+    def __init__(self, in_channels: int, stage: Stage, affine: bool) -> None:
+        super().__init__()
+        self.downsample = _Conv(in_channels, in_channels, 3, 2, groups=in_channels, act=False) if stage.downsample else nn.Identity()
+        self.blocks = nn.Sequential(*(_Block(stage.out if index else in_channels, stage, affine, residual=index > 0)
+                                      for index in range(stage.blocks)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blocks(self.downsample(x))
+
+
+def _pad_far_edges(x: Tensor) -> Tensor:
+    """One row and column of zeros at the right and the bottom: what "same" means for the stem's 2×2 kernels."""
+    return F.pad(x, (0, 1, 0, 1))
+
+
+def _freeze_norms(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, FrozenBatchNorm2d(child.num_features, child.eps))
+        else:
+            _freeze_norms(child)

@@ -1,0 +1,85 @@
+"""The layers that backbone, encoder and decoder share: convolution with norm, constant norm, MLP, inverse sigmoid, float32 floor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+Activation = Callable[[Tensor], Tensor]
+
+ACTIVATIONS: dict[str, Activation] = {"silu": F.silu, "relu": F.relu, "gelu": F.gelu}
+
+
+def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
+    """log(x / (1 - x)) of ``x`` in [0, 1], both parts clipped from below at ``eps``."""
+    x = x.clamp(0, 1)
+    return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half-precision results of autocast as float32; float32 and float64 as they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+class ConvNorm(nn.Module):
+    """Convolution without bias, batch norm and an optional activation; "same" padding. The encoder's building block.
+
+    ``fuse`` folds the norm into the convolution, for inference.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, *, groups: int = 1,
+                 act: str | None = None) -> None:
+        super().__init__()
+        self.conv: nn.Conv2d | None = nn.Conv2d(in_channels, out_channels, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False)
+        self.norm: nn.BatchNorm2d | None = nn.BatchNorm2d(out_channels)
+        self.act = ACTIVATIONS[act] if act else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_bn_fused(x) if self.conv is None else self.norm(self.conv(x))  # type: ignore[misc]
+        return x if self.act is None else self.act(x)
+
+    def fused(self) -> nn.Conv2d:
+        """One convolution with bias that does what convolution and norm do in eval mode."""
+        if self.conv is None or self.norm is None:
+            return self.conv_bn_fused
+        return fuse_conv_bn_eval(self.conv, self.norm)
+
+    def fuse(self) -> None:
+        if self.conv is not None:
+            self.conv_bn_fused = self.fused()
+            self.conv = self.norm = None
+
+
+class FrozenBatchNorm2d(nn.Module):
+    """Batch norm whose statistics and affine are buffers: constants that are saved, but neither trained nor updated."""
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.register_buffer("weight", torch.ones(channels))
+        self.register_buffer("bias", torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps)  # type: ignore[arg-type]
+
+
+class Mlp(nn.Module):
+    """``depth`` linear layers, an activation between each two: ``[..., in] → [..., out]``."""
+
+    def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, depth: int, act: str) -> None:
+        super().__init__()
+        widths = [in_dim, *[hidden_dim] * (depth - 1), out_dim]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        self.act = ACTIVATIONS[act]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers[:-1]:
+            x = self.act(layer(x))
+        return self.layers[-1](x)

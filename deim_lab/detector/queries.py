@@ -1,0 +1,71 @@
+"""Anchors on the feature maps, and the choice of the best of them as the decoder's first queries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from deim_lab.detector.layers import at_least_float32
+
+ANCHOR_SIZE = 0.05  # side of an anchor on the finest level, relative to the image; doubles from level to level
+MARGIN = 0.01  # an anchor with a coordinate nearer than this to 0 or 1 is not used
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The chosen anchors of each image, best first.
+
+    Attributes:
+        index: ``[B, Q]`` int64 anchors, counted level by level and row by row.
+        features: ``[B, Q, dim]``.
+        logits: ``[B, Q, C]`` their class logits.
+        boxes_logit: ``[B, Q, 4]`` their refined boxes before the sigmoid, float32 at least.
+    """
+
+    index: Tensor
+    features: Tensor
+    logits: Tensor
+    boxes_logit: Tensor
+
+
+def make_anchors(shapes: Sequence[tuple[int, int]], *, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+    """One square anchor a cell: boxes before the sigmoid ``[1, A, 4]`` float32 (+inf where not valid) and valid ``[1, A, 1]`` bool.
+
+    Args:
+        shapes: height and width of each level, finest first.
+    """
+    levels = []
+    for level, (height, width) in enumerate(shapes):
+        y, x = torch.meshgrid(torch.arange(height, dtype=torch.float32, device=device),
+                              torch.arange(width, dtype=torch.float32, device=device), indexing="ij")
+        centre = (torch.stack([x, y], dim=-1) + 0.5) / torch.tensor([width, height], dtype=torch.float32, device=device)
+        levels.append(torch.cat([centre, torch.full_like(centre, ANCHOR_SIZE * 2.0**level)], dim=-1).flatten(0, 1))
+    anchors_cxcywh = torch.cat(levels)[None]
+    valid = ((anchors_cxcywh > MARGIN) & (anchors_cxcywh < 1 - MARGIN)).all(-1, keepdim=True)
+    logit = torch.log(anchors_cxcywh / (1 - anchors_cxcywh))
+    return logit.masked_fill(~valid, torch.inf), valid
+
+
+def select_queries(memory: Tensor, anchors_logit: Tensor, valid: Tensor, num_queries: int, *, project: nn.Module, score: nn.Module,
+                   box: nn.Module) -> Selection:
+    """The ``num_queries`` cells of ``memory [B, A, dim]`` with the highest class logit, their boxes refined from their anchors.
+
+    Raises:
+        ValueError: there are fewer anchors than queries.
+    """
+    if memory.shape[1] < num_queries:
+        raise ValueError(f"{memory.shape[1]} anchors can't give {num_queries} queries: use larger images or a smaller model.num_queries")
+    projected = project(memory * valid.to(memory.dtype))
+    logits = score(projected)
+    index = logits.amax(-1).topk(num_queries, dim=1).indices
+    features = _take(projected, index)
+    boxes_logit = at_least_float32(box(features)) + _take(anchors_logit.expand(memory.shape[0], -1, -1), index)
+    return Selection(index, features, _take(logits, index), boxes_logit)
+
+
+def _take(x: Tensor, index: Tensor) -> Tensor:
+    """Rows ``index [B, Q]`` of ``x [B, A, n]``."""
+    return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
