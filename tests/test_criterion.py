@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from deim_lab import criterion
+from deim_lab import criterion, losses, matcher
 from deim_lab.config import LossConfig, MatchConfig
 from deim_lab.criterion import LossTable
 from deim_lab.structures import DecoderOutput, DetectorOutput, Matches, Targets
@@ -200,7 +200,12 @@ def test_one_decoder_layer_has_nobody_to_distil_from() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_outputs_and_autocast_give_single_precision_losses(dtype: torch.dtype) -> None:
+def test_half_precision_outputs_and_autocast_give_single_precision_losses(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    states: list[bool] = []
+    for room, name in ((losses, "l1"), (matcher, "costs")):
+        function = getattr(room, name)
+        monkeypatch.setattr(room, name, lambda *args, _of=function, **options: (states.append(torch.is_autocast_enabled("cpu")),
+                                                                                  _of(*args, **options))[1])
     output, targets = random_batch([3, 2])
     rounded = replace(output, matching=replace(output.matching, logits=output.matching.logits.to(dtype).float(),
                                                corners=output.matching.corners.to(dtype).float()))
@@ -209,6 +214,7 @@ def test_half_precision_outputs_and_autocast_give_single_precision_losses(dtype:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = score(half, targets)
     assert inside.total.dtype == torch.float32
+    assert states == [False, False]
     assert inside.as_dict() == pytest.approx(score(rounded, targets).as_dict(), rel=1e-6)
 
 
@@ -217,6 +223,9 @@ def test_the_normaliser_can_be_given() -> None:
     plain, other = score(output, targets).as_dict(), score(output, targets, num_targets=10.0).as_dict()
     assert other["class/pre"] == pytest.approx(plain["class/pre"] / 2)
     assert other["l1/pre"] == pytest.approx(plain["l1/pre"])  # by pairs of the union
+    no_union = LossConfig(go_union=False)
+    plain, other = score(output, targets, no_union).as_dict(), score(output, targets, no_union, num_targets=10.0).as_dict()
+    assert other["l1/pre"] == pytest.approx(plain["l1/pre"] / 2)
 
 
 def test_weights_scale_their_terms_and_temperature_matters() -> None:

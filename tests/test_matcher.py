@@ -110,8 +110,8 @@ def test_non_finite_predictions_are_counted_and_still_matched(value: float, capl
 
 def test_half_precision_is_matched_in_single() -> None:
     logits, boxes, targets = random_inputs([3, 4])
-    half = matcher.costs(logits.bfloat16(), boxes, targets)
-    assert half.dtype == torch.float32
+    half = matcher.costs(logits.bfloat16(), boxes.bfloat16(), targets)
+    torch.testing.assert_close(half, matcher.costs(logits.bfloat16().float(), boxes.bfloat16().float(), targets))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = matcher.match(logits, boxes, targets)
     outside = matcher.match(logits, boxes, targets)
