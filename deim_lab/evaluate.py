@@ -187,7 +187,8 @@ def resolve_backend(backend: str = "auto") -> str:
     if backend == "auto":
         return "hotcoco" if installed else "pycocotools"
     if backend not in BACKENDS:
-        raise ConfigError(f"unknown evaluation backend {backend!r}{nearest(backend, ('auto', *BACKENDS))}; known: auto, {', '.join(BACKENDS)}")
+        raise ConfigError(f"unknown evaluation backend {backend!r}{nearest(backend, ('auto', *BACKENDS))}; "
+                          f"known: auto, {', '.join(BACKENDS)}")
     if backend == "hotcoco" and not installed:
         raise ConfigError("evaluation backend 'hotcoco' is not installed; install deim-lab[fast], or take eval.backend=auto")
     return backend

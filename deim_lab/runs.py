@@ -1,0 +1,418 @@
+"""A run folder: start, log, finish, read; and many runs as one tidy table. Its schema is in ``runs/README.md``.
+
+Only the run folder crosses from training to tables and figures. JSON is written under a temporary name and renamed, the log only
+grows, and nothing of another run is overwritten; so whatever moment a process is killed at, what is on disk can be read.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import logging
+import math
+import os
+import platform
+import re
+import subprocess
+import tempfile
+import time
+import traceback
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import pandas as pd
+
+from deim_lab import config as configs
+from deim_lab.config import Config
+from deim_lab.errors import ConfigError, DataError, nearest
+
+Json = Any
+Status = Literal["running", "done", "failed"]
+
+_log = logging.getLogger(__name__)
+
+STATUSES: tuple[Status, ...] = ("running", "done", "failed")
+SUBFOLDERS = ("eval", "predictions", "checkpoints", "figures")
+_CONFIG, _INFO, _LOG, _LOCK = "config.json", "run.json", "metrics.jsonl", ".lock"
+
+# Columns that a table always has, runs or not.
+BASE_COLUMNS = ("run", "status", "preset", "seed", "data", "fingerprint", "kind", "epoch", "step", "AP", "AP50", "AP75", "APs", "APm",
+                "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl", "targets_per_image")
+
+
+class Run:
+    """One run folder. ``start`` makes one, ``open`` reads one, ``reopen`` goes on writing into one that was cut.
+
+    Attributes:
+        folder: where it lies.
+        info: the content of ``run.json``.
+    """
+
+    def __init__(self, folder: Path, info: dict[str, Json]) -> None:
+        self.folder = folder
+        self.info = info
+        self._events: IO[str] | None = None
+        self._lock: IO[str] | None = None
+        self._since = time.monotonic()
+
+    @classmethod
+    def start(cls, runs_dir: str | Path, config: Config, *, seed: int, data: Mapping[str, Json],
+              overrides: Mapping[str, Json] | None = None, what: str | None = None, device: str | None = None) -> Run:
+        """Make ``<runs_dir>/<time>_<preset>_<what differs>_s<seed>_<fingerprint>/`` and open it for writing.
+
+        Args:
+            data: at least ``name`` and ``fingerprint`` of the data set.
+            overrides: what makes this run differ from its preset; None: nothing.
+            what: the part of the name that says so; None: made from ``overrides``.
+            device: where it runs, as it was resolved (``cuda:0``).
+        """
+        for key in ("name", "fingerprint"):
+            if key not in data:
+                raise ConfigError(f"data {dict(data)!r} of a run lacks {key!r}")
+        overrides, fingerprint = dict(overrides or {}), configs.fingerprint(config)
+        differs = _slug(what or _differs(overrides)).replace("_", "-") or "base"  # "_" stands between the parts
+        name = f"{_now():%Y%m%d-%H%M%S}_{config.preset}_{differs}_s{seed}_{fingerprint}"
+        run = cls(_make_folder(Path(runs_dir), name), {
+            "status": "running", "preset": config.preset, "seed": seed, "fingerprint": fingerprint, "overrides": overrides,
+            "data": dict(data), "device": device, "started": _stamp(), "resumed": [], "finished": None, "seconds": 0.0,
+            "error": None, "versions": _versions(), "git": _git_commit(), "platform": platform.platform(),
+        })
+        for subfolder in SUBFOLDERS:
+            (run.folder / subfolder).mkdir()
+        write_json(run.folder / _CONFIG, configs.to_dict(config))
+        run._write_info()
+        run._open_log()
+        return run
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Run:
+        """Read a run folder. Raises ``DataError`` for one that isn't, or that is damaged."""
+        path = Path(folder)
+        if not path.is_dir():
+            beside = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
+            raise DataError(f"run folder {path} does not exist{nearest(path.name, beside)}")
+        info = _read_json(path / _INFO)
+        missing = [key for key in ("status", "preset", "seed", "fingerprint", "overrides", "data") if key not in info]
+        if missing:
+            raise DataError(f"{path / _INFO} lacks {', '.join(missing)}: it is not the record of a run")
+        return cls(path, info)
+
+    def reopen(self, *, device: str | None = None) -> Run:
+        """Go on writing into this folder: the torn last line of a killed run is cut off, the status is ``running`` again.
+
+        Raises ``ConfigError`` when another process is writing into it.
+        """
+        self._open_log()
+        if self.info["status"] == "running":  # killed: nobody wrote down how long it had run
+            times = [event["time"] for event in self.events() if "time" in event]
+            begun = datetime.datetime.fromisoformat([self.info["started"], *self.info["resumed"]][-1]).timestamp()
+            self.info["seconds"] += max(0.0, times[-1] - begun) if times else 0.0
+        self.info |= {"status": "running", "error": None, "finished": None, "resumed": [*self.info["resumed"], _stamp()]}
+        if device is not None:
+            self.info["device"] = device
+        self._since = time.monotonic()
+        self._write_info()
+        return self
+
+    def log(self, kind: str, *, epoch: int, step: int, **values: Json) -> None:
+        """Append one event; numbers that are not finite become null."""
+        if self._events is None:
+            raise ConfigError(f"{self.folder.name} is not open for writing (status {self.status}); Run.reopen opens it")
+        event = {"kind": kind, "epoch": epoch, "step": step, "time": round(time.time(), 3), **values}
+        self._events.write(_dumps(event) + "\n")
+
+    def finish(self) -> None:
+        """Mark it done and close it."""
+        self._close("done")
+
+    def fail(self, error: BaseException) -> None:
+        """Mark it failed by ``error``, with its traceback, and close it. It can be reopened."""
+        self.info["error"] = {"type": type(error).__name__, "message": str(error),
+                              "traceback": "".join(traceback.format_exception(error))}
+        self._close("failed")
+
+    @property
+    def status(self) -> Status:
+        """``running`` (also: killed before it could say so), ``done`` or ``failed``."""
+        return self.info["status"]
+
+    @property
+    def identity(self) -> dict[str, Json]:
+        """What makes two runs the same experiment: ``fingerprint, seed, data_fingerprint``, as ``find`` takes them."""
+        return {"fingerprint": self.info["fingerprint"], "seed": self.info["seed"], "data_fingerprint": self.info["data"]["fingerprint"]}
+
+    @property
+    def config(self) -> Config:
+        """The resolved whole, equal to the one that it was started with."""
+        return configs.from_dict(_read_json(self.folder / _CONFIG))
+
+    def events(self) -> Iterator[dict[str, Json]]:
+        """Every event in the order of the log. A torn last line is left out; another broken line raises ``DataError``."""
+        path = self.folder / _LOG
+        try:
+            lines = path.read_bytes().split(b"\n")
+        except FileNotFoundError as error:
+            raise DataError(f"{path} does not exist") from error
+        for number, line in enumerate(lines[:-1], start=1):  # after the last newline: nothing, or a torn line
+            try:
+                event = json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{path}: line {number} is no JSON: {error}") from error
+            if not isinstance(event, dict) or "kind" not in event:
+                raise DataError(f"{path}: line {number} is no event: {line[:80]!r}")
+            yield event
+
+    def metrics(self, kinds: Collection[str] | None = None) -> pd.DataFrame:
+        """One row an event: ``kind, epoch, step, time`` and its values, dicts flattened with ``/``, lists as they are.
+
+        Where a resumed run repeated an epoch or step, the later event stands. ``kinds``: those only; None: all.
+        """
+        return _frame(self._rows(kinds), ("kind", "epoch", "step", "time"))
+
+    def save_detections(self, name: str, rows: Sequence[Mapping[str, Json]]) -> Path:
+        """Write ``predictions/<name>.json`` (COCO result rows). A resumed run that repeats an epoch replaces that epoch's file."""
+        return write_json(self.folder / "predictions" / f"{_slug(name)}.json", list(rows))
+
+    def save_evaluation(self, name: str, values: Mapping[str, Json]) -> Path:
+        """Write ``eval/<name>.json``, with a number behind the name where that is taken."""
+        return write_json(_free(self.folder / "eval" / f"{_slug(name)}.json"), values)
+
+    def _rows(self, kinds: Collection[str] | None) -> list[dict[str, Json]]:
+        latest: dict[tuple[Json, ...], dict[str, Json]] = {}
+        for number, event in enumerate(self.events()):
+            if kinds is None or event["kind"] in kinds:
+                own = number if event["kind"] == "event" else None  # two events of one step are two things that happened
+                latest[(event["kind"], event.get("epoch"), event.get("step"), own)] = _flatten(event)
+        return list(latest.values())
+
+    def _open_log(self) -> None:
+        self._take_lock()
+        path = self.folder / _LOG
+        if path.exists():
+            content = path.read_bytes()
+            whole = content.rfind(b"\n") + 1
+            if whole < len(content):
+                _log.warning("%s: the last line was torn off by the end of the process; dropped", path)
+                os.truncate(path, whole)
+        self._events = path.open("a", buffering=1, encoding="utf-8")
+
+    def _take_lock(self) -> None:
+        """Let no second process write into this folder. The system lets go of the lock when this process ends, however it ends."""
+        try:
+            import fcntl
+        except ImportError:  # a system without POSIX locks: two writers are the user's to avoid
+            return
+        handle = (self.folder / _LOCK).open("w")
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            handle.close()
+            raise ConfigError(f"{self.folder} is being written by another process: wait for it, or start another run with resume='never'"
+                              ) from error
+        except OSError:  # a file system without locks
+            handle.close()
+            return
+        self._lock = handle
+
+    def _close(self, status: Status) -> None:
+        now = time.monotonic()
+        self.info |= {"status": status, "finished": _stamp(), "seconds": round(self.info["seconds"] + now - self._since, 3)}
+        self._since = now
+        self._write_info()
+        for handle in (self._events, self._lock):
+            if handle is not None:
+                handle.close()
+        self._events = self._lock = None
+
+    def _write_info(self) -> None:
+        write_json(self.folder / _INFO, self.info)
+
+    def __repr__(self) -> str:
+        return f"Run({self.folder.name!r}, {self.status})"
+
+
+def find(runs_dir: str | Path, *, fingerprint: str, seed: int, data_fingerprint: str,
+         statuses: Collection[str] = STATUSES) -> Run | None:
+    """The run of this experiment: a finished one before one that was cut, the latest of several; None where there is none."""
+    wanted = {"fingerprint": fingerprint, "seed": seed, "data_fingerprint": data_fingerprint}
+    matching = [run for run in all_runs(runs_dir, status=statuses) if run.identity == wanted] if Path(runs_dir).is_dir() else []
+    return max(matching, key=lambda run: (run.status == "done", run.info.get("started", ""), run.folder.name), default=None)
+
+
+def all_runs(runs_dir: str | Path, *, status: str | Collection[str] | None = None) -> list[Run]:
+    """The runs in a folder by time; ``status`` None: all. Damaged run folders are left out with a warning that names them."""
+    wanted = _statuses(status)
+    root = Path(runs_dir)
+    if not root.is_dir():
+        beside = [item.name for item in root.parent.iterdir()] if root.parent.is_dir() else []
+        raise DataError(f"folder of runs {root} does not exist{nearest(root.name, beside)}")
+    found = []
+    for folder in sorted(item for item in root.iterdir() if any((item / name).exists() for name in (_INFO, _CONFIG, _LOG))):
+        try:
+            run = Run.open(folder)
+        except DataError as error:
+            _log.warning("run %s is skipped: %s", folder.name, error)
+            continue
+        if run.status in wanted:
+            found.append(run)
+    return found
+
+
+def table(runs_dir: str | Path, *, status: str | Collection[str] | None = ("done",),
+          kinds: Collection[str] = ("train", "val")) -> pd.DataFrame:
+    """All runs of a folder as one tidy frame: a row for each run's each ``train`` or ``val`` event.
+
+    Columns: ``BASE_COLUMNS``, every value that was logged (dicts flattened with ``/``, lists as they are), and every key that any of
+    these runs overrode, with the value that each run had (lists as tuples, to group by). ``status``: one, several, or None for all.
+    Damaged run folders are left out with a warning that names them.
+    """
+    readable: list[tuple[Run, list[dict[str, Json]], dict[str, Json]]] = []
+    for run in all_runs(runs_dir, status=status):
+        try:
+            readable.append((run, run._rows(kinds), _flat_config(run)))
+        except DataError as error:
+            _log.warning("run %s is skipped: %s", run.folder.name, error)
+    overridden = dict.fromkeys(key for run, _, _ in readable for key in run.info["overrides"])
+    rows = []
+    for run, events, flat in readable:
+        info = {key: run.info[key] for key in ("status", "preset", "seed", "fingerprint")}
+        values = {key: tuple(flat[key]) if isinstance(flat.get(key), list) else flat.get(key) for key in overridden}
+        rows += [event | info | {"run": run.folder.name, "data": run.info["data"].get("name")} | values for event in events]
+    return _frame(rows, (*BASE_COLUMNS, *overridden))
+
+
+def _frame(rows: list[dict[str, Json]], first: Collection[str]) -> pd.DataFrame:
+    """Rows as a frame that has the ``first`` columns in any case, then the others in order of appearance."""
+    return pd.DataFrame(rows, columns=list(dict.fromkeys([*first, *(key for row in rows for key in row)])))
+
+
+def write_json(path: Path, value: Json) -> Path:
+    """Write JSON under a temporary name in the same folder, then rename: a reader finds the old file or the new, never a part."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(_dumps(value, indent=None if isinstance(value, list) else 1) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp's own 0600 would hide runs from a group that shares them
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def _make_folder(root: Path, name: str) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    for number in range(1, 10_000):
+        folder = root / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir()
+        except FileExistsError:  # two runs of one second: take the next name
+            continue
+        return folder
+    raise DataError(f"{root} has 9999 runs named {name}")
+
+
+def _free(path: Path) -> Path:
+    numbered = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in range(2, 10_000))
+    return path if not path.exists() else next(item for item in numbered if not item.exists())
+
+
+def _differs(overrides: Mapping[str, Json]) -> str:
+    """``gamma-2.0+mosaic-prob-0.0``: the last parts of the overridden keys and their values."""
+    return "+".join(f"{key.rpartition('.')[2]}-{value}" for key, value in overrides.items())
+
+
+def _slug(text: str) -> str:
+    """``text`` as a part of a file name on any system."""
+    return re.sub(r"(?:[^A-Za-z0-9._+-]|-)+", "-", text)[:60].strip("-.+")
+
+
+def _statuses(status: str | Collection[str] | None) -> Collection[str]:
+    wanted = STATUSES if status is None else (status,) if isinstance(status, str) else status
+    for item in wanted:
+        if item not in STATUSES:
+            raise ConfigError(f"unknown status {item!r}{nearest(item, STATUSES)}; known: {', '.join(STATUSES)}")
+    return wanted
+
+
+def _flat_config(run: Run) -> dict[str, Json]:
+    """As ``config.flatten``, but of the bare JSON, so that a run of another version of the lab can be tabulated too."""
+    return {f"{section}.{name}": value for section, part in _read_json(run.folder / _CONFIG).items() if isinstance(part, dict)
+            for name, value in part.items()}
+
+
+def _read_json(path: Path) -> dict[str, Json]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path} does not exist") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is no readable JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} holds a {type(content).__name__}, expected an object")
+    return content
+
+
+def _flatten(values: Mapping[str, Json], prefix: str = "") -> dict[str, Json]:
+    flat: dict[str, Json] = {}
+    for key, value in values.items():
+        flat |= _flatten(value, f"{prefix}{key}/") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _dumps(value: Json, indent: int | None = None) -> str:
+    try:
+        return json.dumps(value, indent=indent, allow_nan=False)
+    except (TypeError, ValueError):  # something in it is no JSON: worth a slower walk
+        return json.dumps(_plain(value), indent=indent, allow_nan=False)
+
+
+def _plain(value: Json) -> Json:
+    """``value`` as JSON: tensors and arrays as lists, paths as text, what is not finite as null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):  # tensors, arrays and their scalars
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
+def _stamp() -> str:
+    return _now().isoformat(timespec="milliseconds")
+
+
+def _versions() -> dict[str, str | None]:
+    def version(name: str) -> str | None:
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            return None
+
+    names = {"torch": "torch", "torchvision": "torchvision", "numpy": "numpy", "deim_lab": "deim-lab"}
+    return {"python": platform.python_version(), **{key: version(name) for key, name in names.items()}}
+
+
+def _git_commit() -> dict[str, Json] | None:
+    """Commit of this source, and whether tracked files differ from it; None where it is no checkout (or lies ignored in another's)."""
+    here = Path(__file__)
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", here.name)
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
