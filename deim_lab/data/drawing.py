@@ -19,9 +19,9 @@ CLASSES = ("disc", "triangle", "cross", "ring", "star")
 Array = NDArray[np.float32]
 
 _SUPERSAMPLE = 3  # drawn at this multiple of the final size, then averaged
-_THINGS_SHARE = (0.08, 0.12, 0.24, 0.28, 0.18, 0.10)  # scenes with 0, 1, … 5 things: 2.7 on average
+_THINGS_SHARE = (0.07, 0.10, 0.22, 0.28, 0.20, 0.13)  # scenes with 0, 1, … 5 things: 2.8 on average
 _SIZE_SHARE = (0.15, 0.50)  # longer extent of a thing / shorter side of the scene
-_MIN_VISIBLE = 0.25  # of a thing's full area, the part outside the frame included
+_MIN_VISIBLE = 0.4  # of a thing's full area, the part outside the frame included
 _VIVID = ((0.45, 0.95), (0.4, 1.0))  # saturation and value of things
 _MIN_CONTRAST = 80.0  # Euclidean RGB distance between a thing and the ground around it
 
@@ -48,7 +48,7 @@ class _Canvas:
 def scene(generator: Generator, size_hw: tuple[int, int]) -> tuple[Image.Image, list[Thing]]:
     """One RGB picture of ``size_hw`` pixels and the things in it."""
     height, width = (side * _SUPERSAMPLE for side in size_hw)
-    canvas = _Canvas(_ground(generator, height, width))
+    canvas = _Canvas(_ground(generator, *size_hw).resize((width, height), Image.Resampling.BICUBIC))
     _clutter(generator, canvas, count=int(generator.integers(2, 9)))
     labels: list[int] = []
     boxes: list[tuple[float, float, float, float]] = []
@@ -75,15 +75,15 @@ def _place(generator: Generator, canvas: _Canvas, label: int) -> tuple[float, fl
     low, high = _SIZE_SHARE
     extent = min(width, height) * low * (high / low) ** generator.beta(1.2, 1.0)
     stamp = _stamp(generator, label, extent)
-    left = int(generator.uniform(-0.25, 1.25) * (width - stamp.width))
-    top = int(generator.uniform(-0.25, 1.25) * (height - stamp.height))
+    left = int(generator.uniform(-0.12, 1.12) * (width - stamp.width))
+    top = int(generator.uniform(-0.12, 1.12) * (height - stamp.height))
     mask = Image.new("L", (width, height))
     mask.paste(stamp, (left, top))
     full_px, inside_px = _count(stamp), _count(mask)
     if inside_px < 0.65 * full_px:
         return None
     remaining = [ImageChops.subtract(other, mask) for other in canvas.masks]
-    if any(_count(other) < (_MIN_VISIBLE + 0.1) * full for other, full in zip(remaining, canvas.full_px, strict=True)):
+    if any(_count(other) < _MIN_VISIBLE * full for other, full in zip(remaining, canvas.full_px, strict=True)):
         return None
     _paint(generator, canvas.image, mask, stamp, (left, top))
     canvas.masks = [*remaining, mask]
@@ -211,8 +211,9 @@ def _clutter(generator: Generator, canvas: _Canvas, *, count: int, occluding: bo
                      width=max(2, int(side * generator.uniform(0.008, 0.03))))
         else:
             for _ in range(int(generator.integers(3, 9))):
-                at, radius = (x, y) + generator.normal(0, side * 0.06, 2), side * generator.uniform(0.006, 0.018)
-                draw.ellipse([at[0] - radius, at[1] - radius, at[0] + radius, at[1] + radius], fill=255)
+                left, top = generator.normal((x, y), side * 0.06)
+                radius = side * generator.uniform(0.006, 0.018)
+                draw.ellipse([left - radius, top - radius, left + radius, top + radius], fill=255)
         remaining = [ImageChops.subtract(other, mask) for other in canvas.masks]
         if all(_count(other) >= _MIN_VISIBLE * full for other, full in zip(remaining, canvas.full_px, strict=True)):
             canvas.masks = remaining

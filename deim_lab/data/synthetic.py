@@ -37,12 +37,13 @@ def make(folder: str | Path, *, train_images: int = 300, val_images: int = 100, 
     """
     folder = Path(folder)
     spec = {"version": _VERSION, "train_images": train_images, "val_images": val_images, "size_px": list(size_px), "seed": seed}
-    for name, value, least in (("train_images", train_images, 1), ("val_images", val_images, 1), ("size_px", min(size_px), 32), ("seed", seed, 0)):
+    bounds = {"train_images": (train_images, 1), "val_images": (val_images, 1), "size_px": (min(size_px), 32), "seed": (seed, 0)}
+    for name, (value, least) in bounds.items():
         if value < least:
             raise DataError(f"embedded data set: {name} {value!r} is below {least}")
     if _is_complete(folder, spec):
         return folder
-    if folder.exists() and not folder.is_dir() or (folder.is_dir() and any(folder.iterdir()) and not (folder / _MARKER).is_file()):
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / _MARKER).is_file())):
         raise DataError(f"{folder} exists and is not an embedded data set; name another folder, or remove it")
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
