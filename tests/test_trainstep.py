@@ -1,0 +1,152 @@
+"""One whole optimisation step of DEIM-D-FINE-N against the official one: losses, gradients, AdamW deltas, batch norm."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from deim_lab import criterion
+from deim_lab.criterion import LossTable
+from deim_lab.detector.detector import build_detector
+from deim_lab.presets import preset
+from deim_lab.structures import DetectorOutput, Targets
+from deim_lab.training.optimizer import build_optimizer
+
+REFERENCE = Path(__file__).parent / "reference"
+CASE = json.loads(gzip.decompress((REFERENCE / "trainstep_deim_dfine_n.json.gz").read_bytes()))
+ARRAYS = np.load(REFERENCE / "trainstep_deim_dfine_n.npz")
+CONFIG = preset("deim_dfine_n", {"model.num_denoising": CASE["num_denoising"], "model.num_queries": CASE["num_queries"],
+                                 "data.input_size": CASE["input_size"]})
+LEVELS = {"encoder": "enc_aux_outputs.0.", "pre": "pre_outputs.", "layer_0": "aux_outputs.0.", "layer_1": "aux_outputs.1.", "layer_2": ""}
+AS_BUILT = {"anchors", "valid_mask", "num_points_scale", "up", "reg_scale", "num_batches_tracked", "project"}
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step left behind; ``before`` are the parameters before it, ``gradients`` those before clipping."""
+
+    model: nn.Module
+    output: DetectorOutput
+    table: LossTable
+    before: dict[str, Tensor]
+    gradients: dict[str, Tensor | None]
+    norm: float
+
+
+def fill(model: nn.Module) -> None:
+    """Deterministic weights: a normal stream seeded by each key, scaled by the kind of tensor."""
+    for key, tensor in model.state_dict().items():
+        last, shape = key.rpartition(".")[2], tuple(tensor.shape)
+        if last in AS_BUILT:
+            continue
+        x = np.random.default_rng(zlib.crc32((CASE["salt"] + key).encode())).standard_normal(shape)
+        if last == "running_var":
+            x = np.exp(0.2 * x)
+        elif last == "running_mean":
+            x = 0.1 * x
+        elif len(shape) == 4:
+            x = x * CASE["conv_gain"] / np.sqrt(np.prod(shape[1:]))
+        elif len(shape) == 2:
+            x = x * CASE["lin_gain"] / np.sqrt(shape[1])
+        else:
+            x = 1 + 0.1 * x if last in ("weight", "scale") else 0.1 * x
+        tensor.copy_(torch.from_numpy(x.astype(np.float32)))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "score_head" in name and name.endswith(".bias"):
+                parameter += CASE["score_bias_shift"]
+
+
+def picture(batch: int, size: int) -> Tensor:
+    b, c, y, x = np.meshgrid(np.arange(batch), np.arange(3), np.arange(size), np.arange(size), indexing="ij")
+    u, v, turn = x / size, y / size, 2 * np.pi
+    waves = np.sin(turn * ((3 + c + b) * u + (2 + b) * v) + c) + np.cos(turn * (4 * (5 + b) * u * v + 7 * (1 + c) * v) + b)
+    return torch.from_numpy((0.5 + 0.25 * waves).astype(np.float32))
+
+
+def take_step(dtype: torch.dtype) -> Step:
+    model = build_detector(CONFIG, num_classes=80)
+    fill(model)
+    model = model.to(dtype).train()
+    targets = Targets.from_lists([torch.tensor(item["boxes"], dtype=dtype).reshape(-1, 4) for item in CASE["targets"]],
+                                 [torch.tensor(item["labels"], dtype=torch.int64) for item in CASE["targets"]])
+    optimizer = build_optimizer(model, CONFIG.optim)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    output = model(picture(CASE["batch"], CASE["input_size"]).to(dtype), targets)
+    table = criterion.compute(output, targets, loss=CONFIG.loss, match=CONFIG.match)
+    table.total.backward()
+    gradients = {name: None if p.grad is None else p.grad.clone() for name, p in model.named_parameters()}
+    norm = nn.utils.clip_grad_norm_(model.parameters(), CONFIG.optim.clip_norm)
+    optimizer.step()
+    return Step(model, output, table, before, gradients, float(norm))
+
+
+@pytest.fixture(scope="module")
+def double() -> Step:
+    return take_step(torch.float64)
+
+
+@pytest.fixture(scope="module")
+def single() -> Step:
+    return take_step(torch.float32)
+
+
+def test_outputs_of_every_level(double: Step) -> None:
+    assert double.output.matching.levels == tuple(LEVELS)
+    for level, path in enumerate(LEVELS.values()):
+        boxes, logits = (values[level].detach().numpy() for values in (double.output.matching.boxes_cxcywh, double.output.matching.logits))
+        np.testing.assert_allclose(boxes, ARRAYS[path + "pred_boxes"], atol=2e-6, rtol=0)
+        np.testing.assert_allclose(logits, ARRAYS[path + "pred_logits"], atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("double", 1e-6), ("single", 1e-4)])
+def test_losses(precision: str, tolerance: float, request: pytest.FixtureRequest) -> None:
+    table: LossTable = request.getfixturevalue(precision).table
+    values = table.as_dict()
+    found = {official: values[mine] for official, mine in table.official_names("mal").items()}
+    assert found == pytest.approx(CASE["losses_fp64"], rel=tolerance)
+
+
+def test_totals_and_gradient_norm(double: Step, single: Step) -> None:
+    assert float(double.table.total.detach()) == pytest.approx(CASE["total_fp64"], rel=1e-6)
+    assert float(single.table.total.detach()) == pytest.approx(CASE["total_fp32"], rel=1e-5)
+    assert double.norm == pytest.approx(CASE["grad_norm_fp64"], rel=1e-5)
+    assert single.norm == pytest.approx(CASE["grad_norm_fp32"], rel=1e-3)
+
+
+def test_gradients(double: Step) -> None:
+    assert double.gradients.keys() == CASE["grad_l2_fp64"].keys()
+    for name, expected in CASE["grad_l2_fp64"].items():
+        gradient = double.gradients[name]
+        if expected is None:
+            assert gradient is None, name
+            continue
+        assert gradient is not None, name
+        assert float(gradient.norm()) == pytest.approx(expected, rel=1e-5, abs=1e-9), name
+
+
+def test_adamw_deltas(double: Step) -> None:
+    after = dict(double.model.named_parameters())
+    rates = {name: group["lr"] for group in build_optimizer(double.model, CONFIG.optim).param_groups for name in group["names"]}
+    checked = 0
+    for name, expected in CASE["adamw_delta_first4_fp64"].items():
+        if (CASE["grad_l2_fp64"][name] or 0.0) > 1e-6:
+            delta = (after[name] - double.before[name]).detach().flatten()[:4]
+            np.testing.assert_allclose(delta.numpy(), expected, atol=1e-4 * rates[name], rtol=0, err_msg=name)
+            checked += 1
+    assert checked > 200
+
+
+def test_batch_norm_statistics(double: Step) -> None:
+    buffers = {name: value.double() for name, value in double.model.state_dict().items()}
+    for name, expected in CASE["bn_after_fp64"].items():
+        assert float(buffers[name].mean()) == pytest.approx(expected["mean"], rel=1e-6, abs=1e-9), name
+        np.testing.assert_allclose(buffers[name].flatten()[:4].numpy(), expected["first4"], rtol=1e-6, atol=1e-9, err_msg=name)
