@@ -150,3 +150,20 @@ def test_batch_norm_statistics(double: Step) -> None:
     for name, expected in CASE["bn_after_fp64"].items():
         assert float(buffers[name].mean()) == pytest.approx(expected["mean"], rel=1e-6, abs=1e-9), name
         np.testing.assert_allclose(buffers[name].flatten()[:4].numpy(), expected["first4"], rtol=1e-6, atol=1e-9, err_msg=name)
+
+
+@pytest.mark.parametrize("counts", [[0, 0], [0, 3], [50, 1]], ids=["no target at all", "an empty image", "more targets than queries"])
+def test_awkward_batches_give_every_parameter_a_finite_gradient(counts: list[int]) -> None:
+    config = preset("smoke")
+    model = build_detector(config, num_classes=5).train()
+    generator = torch.Generator().manual_seed(0)
+    targets = Targets.from_lists([0.2 + 0.3 * torch.rand(n, 4, generator=generator) for n in counts],
+                                 [torch.randint(5, (n,), generator=generator) for n in counts])
+    table = criterion.compute(model(torch.rand(2, 3, 96, 96, generator=generator), targets), targets, loss=config.loss, match=config.match)
+    table.total.backward()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+    assert table.unmatched_targets == sum(max(n - config.model.num_queries, 0) for n in counts)
+    assert ("dn_class" in table.terms) == (sum(counts) > 0)
