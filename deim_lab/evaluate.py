@@ -255,6 +255,7 @@ def _with_categories(truth: dict[str, Json], dataset: CocoDataset) -> dict[str, 
 
 def _matched(truth: dict[str, Json], rows: list[dict[str, Json]], backend: str, *, only_iou50: bool = False) -> Any:
     """A COCOeval of either backend after ``evaluate()``."""
+    evaluator: Any
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports progress by print
         if backend == "hotcoco":
             import hotcoco
@@ -316,7 +317,8 @@ def _read_truth(source: Source, image_ids: Iterable[int] | None) -> dict[str, Js
     if chosen - known:
         raise DataError(f"{name} has no image {sorted(chosen - known)[0]}, which was to be scored")
     categories = {_id(item, "id", f"{name}: category {row}"): item.get("name") for row, item in enumerate(content["categories"])}
-    annotations, unlisted = [], 0
+    annotations: list[dict[str, Json]] = []
+    unlisted = 0
     for row, item in enumerate(content["annotations"]):
         where = f"{name}: annotation {item.get('id', f'at position {row}')}"
         image_id, category_id, box = _id(item, "image_id", where), _id(item, "category_id", where), _box(item, where)
@@ -375,7 +377,7 @@ def _id(item: Any, key: str, where: str) -> int:
 
 
 def _box(item: Mapping[str, Json], where: str) -> list[float]:
-    box = item.get("bbox")
+    box: Any = item.get("bbox")
     if isinstance(box, (str, bytes)) or not hasattr(box, "__len__") or len(box) != 4 or not all(map(_is_finite, box)):
         raise DataError(f"{where}: bbox {box!r} is not [x, y, width, height] in finite pixels")
     return [float(value) for value in box]
