@@ -161,8 +161,8 @@ def _count_notices(report: Report, counts: NDArray[np.float64]) -> list[str]:
                      f"Set model.num_queries={proposed}")
     elif proposed > queries:
         found.append(f"queries-too-few-dense: 1 % of composed images have over {report.targets_dense.p99:.0f} targets, more than the "
-                     f"{queries} queries; {report.unmatched_dense_share:.2%} of their targets go unmatched. Set model.num_queries={proposed}, "
-                     "or lower augment.mosaic_prob or augment.mixup_prob")
+                     f"{queries} queries; {report.unmatched_dense_share:.2%} of their targets go unmatched. "
+                     f"Set model.num_queries={proposed}, or lower augment.mosaic_prob or augment.mixup_prob")
     over = int((counts > _EVALUATED).sum())
     if over:
         found.append(f"over-100-targets: {over} images have more than {_EVALUATED} targets, "
