@@ -190,6 +190,21 @@ def test_an_iterator_may_be_left_in_the_middle() -> None:
     assert_same(taken, list(islice(train_batches(Made(22), config, plan, 0, seed=3), 1)))
 
 
+def test_with_a_cache_workers_read_nothing_that_was_read_before() -> None:
+    """Workers live for an epoch: the cache must be filled on this side of the fork."""
+    read: list[int] = []
+
+    class Remembering(Made):
+        def __getitem__(self, index: int, /) -> Item:
+            read.append(index)
+            return super().__getitem__(index)
+
+    config, plan = build(data__cache=True)
+    batches = list(train_batches(Remembering(9), config, plan, 0, seed=0, workers=2))
+    assert read == list(range(9))
+    assert_same(batches, list(train_batches(Made(9), config, plan, 0, seed=0)))
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_evaluation_takes_all_images_in_order(workers: int) -> None:
     config, _ = build(data__input_size=[64, 96], data__eval_batch_size=3)

@@ -182,6 +182,27 @@ def test_density_without_pixels_is_the_same_to_the_last_target(certain: bool) ->
     assert len(whole["targets"]) == 4 * 30
 
 
+def test_density_decodes_no_picture_where_the_source_knows_its_sizes() -> None:
+    items = source(9)
+
+    class Known:
+        image_ids = tuple(item.image_id for item in items)
+        sizes_wh = torch.tensor([[item.image.shape[2], item.image.shape[1]] for item in items])
+
+        def __len__(self) -> int:
+            return len(items)
+
+        def targets(self, index: int, /) -> tuple[Tensor, Tensor]:
+            return items[index].boxes_xyxy, items[index].labels
+
+        def __getitem__(self, index: int, /) -> Item:
+            raise AssertionError("decoded")
+
+    arms = density.variants(AugmentConfig())
+    known, decoded = (density.measure(each, arms, (64, 64), samples=18, boxes_only=True) for each in (Known(), items))
+    assert all(np.array_equal(known[name], decoded[name]) for name in known)
+
+
 def test_density_of_the_four_arms() -> None:
     items = source(20, boxes=5)
     base = replace(OFF, mosaic_scale=(1.0, 1.0), mosaic_translate=0.0, mosaic_rotation_deg=0.0)

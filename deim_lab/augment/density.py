@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from deim_lab.augment.mosaic import SceneSource
 from deim_lab.augment.pipeline import Pipeline, generator_of
@@ -62,17 +64,27 @@ def means(table: Table) -> dict[str, float]:
     return {str(name): float(table["targets"][table["variant"] == name].mean()) for name in dict.fromkeys(table["variant"].tolist())}
 
 
+@runtime_checkable
+class Undecoded(Protocol):
+    """A source that knows sizes and boxes without decoding a picture (``data.coco.CocoDataset``)."""
+
+    image_ids: Sequence[int]
+    sizes_wh: Tensor
+
+    def targets(self, index: int, /) -> tuple[Tensor, Tensor]: ...
+
+
 @dataclass(frozen=True)
 class _Sizes:
-    image: torch.Tensor
-    boxes_xyxy: torch.Tensor
-    labels: torch.Tensor
+    image: Tensor
+    boxes_xyxy: Tensor
+    labels: Tensor
     image_id: int
 
 
 @dataclass
 class _WithoutPixels:
-    """The source's sizes, boxes and labels; each item is read once, for the arms share most of them."""
+    """The source's sizes, boxes and labels. Where pictures must be decoded to know them, each is decoded once."""
 
     source: SceneSource
     seen: dict[int, SceneLike] = field(default_factory=dict)
@@ -82,6 +94,13 @@ class _WithoutPixels:
 
     def __getitem__(self, index: int, /) -> SceneLike:
         if index not in self.seen:
-            item = self.source[index]
-            self.seen[index] = _Sizes(item.image.to("meta"), item.boxes_xyxy, item.labels, item.image_id)
+            self.seen[index] = self._read(index)
         return self.seen[index]
+
+    def _read(self, index: int) -> SceneLike:
+        if isinstance(self.source, Undecoded):
+            width, height = self.source.sizes_wh[index].tolist()
+            image = torch.empty(3, height, width, dtype=torch.uint8, device="meta")
+            return _Sizes(image, *self.source.targets(index), self.source.image_ids[index])
+        item = self.source[index]
+        return _Sizes(item.image.to("meta"), item.boxes_xyxy, item.labels, item.image_id)

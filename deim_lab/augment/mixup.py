@@ -24,7 +24,7 @@ def draw_ratio(span: tuple[float, float], generator: Generator) -> float:
 
 def mix_images(images: Tensor, ratio: float) -> Tensor:
     """``[B, 3, H, W]`` float → own · ratio + previous · (1 − ratio); the first image's previous one is the last."""
-    return images.roll(1, dims=0) * (1.0 - ratio) + images * ratio
+    return images.roll(1, dims=0).mul_(1.0 - ratio).add_(images, alpha=ratio)
 
 
 def mix_targets(targets: Targets) -> Targets:

@@ -72,7 +72,7 @@ class Pipeline:
               batch_generator: Generator) -> ComposedBatch:
         """A whole training batch: one generator for each image, one for what concerns all of them (MixUp, size)."""
         parts = [self.compose(source, index, phase, generator) for index, generator in zip(indices, generators, strict=True)]
-        images = torch.stack([part.image.contiguous() for part in parts]).float() / 255
+        images = stack([part.image for part in parts])
         targets = Targets.from_lists([part.boxes_cxcywh for part in parts], [part.labels for part in parts],
                                      [part.image_ids[0] for part in parts])
         images, targets, mixed = self.mix(images, targets, phase, batch_generator)
@@ -135,6 +135,14 @@ class Pipeline:
             "flip": single.Flip(prob=values.flip_prob),
             "resize": single.Resize(size_hw=self.input_size),
         }
+
+
+def stack(images: Sequence[Tensor]) -> Tensor:
+    """Images of one size, ``[3, H, W]`` uint8, → ``[B, 3, H, W]`` float32 in [0, 1]: one pass over the pixels, whatever their layout."""
+    batch = torch.empty(len(images), *images[0].shape, device=images[0].device)
+    for row, image in zip(batch, images, strict=True):
+        row.copy_(image)
+    return batch.div_(255)
 
 
 def generator_of(*key: int | str) -> Generator:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import multiprocessing
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
@@ -18,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from deim_lab.augment import mixup, single
 from deim_lab.augment.mosaic import SceneSource
-from deim_lab.augment.pipeline import Pipeline, generator_of
+from deim_lab.augment.pipeline import Pipeline, generator_of, stack
 from deim_lab.config import Config
 from deim_lab.errors import DataError
 from deim_lab.schedule import Phase, Schedule
@@ -147,6 +148,8 @@ T_co = TypeVar("T_co", covariant=True)
 class _Batches(Protocol[T_co]):
     """Whole batches by index: what a worker builds."""
 
+    @property
+    def dataset(self) -> Samples: ...
     def __getitem__(self, index: int, /) -> T_co: ...
 
 
@@ -185,7 +188,7 @@ class _EvalBatches:
 
     def __getitem__(self, index: int, /) -> EvalBatch:
         items = [self.dataset[item] for item in range(index * self.batch_size, min((index + 1) * self.batch_size, self.count))]
-        images = torch.stack([single.resize_pixels(item.image, self.input_size).contiguous() for item in items]).float() / 255
+        images = stack([single.resize_pixels(item.image, self.input_size) for item in items])
         return EvalBatch(images, tuple(item.image_id for item in items), torch.tensor([item.image.shape[:0:-1] for item in items]))
 
 
@@ -207,6 +210,12 @@ class _Guarded(Dataset[T_co], Generic[T_co]):
             return _Failure(str(error))
 
 
+def _fill_cache(dataset: Samples) -> None:
+    """Read everything here once, so that workers share one cache: what a worker reads itself is lost with it at the epoch's end."""
+    for index in range(len(dataset)):
+        dataset[index]
+
+
 def _iterate(batches: _Batches[T_co], indices: range, config: Config, workers: int | None) -> Iterator[T_co]:
     """The batches in order, built here (0 workers) or ahead of time in worker processes."""
     workers = config.data.workers if workers is None else workers
@@ -214,6 +223,8 @@ def _iterate(batches: _Batches[T_co], indices: range, config: Config, workers: i
         for index in indices:
             yield batches[index]
         return
+    if config.data.cache and multiprocessing.get_start_method() == "fork":
+        _fill_cache(batches.dataset)
     on_cuda = config.train.device != "cpu" and torch.cuda.is_available()
     # A generator of its own: DataLoader would draw its base seed from the global state, and so change what a run computes.
     loader = DataLoader(_Guarded(batches), batch_size=None, sampler=indices, num_workers=min(workers, max(1, len(indices))),
