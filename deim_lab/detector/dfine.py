@@ -148,12 +148,11 @@ class DFineDecoder(nn.Module):
             corners=corners[:, :, split:],
             reference_cxcywh=refined.reference[:, split:],
         )
-        shape = {"up": self.up, "reg_scale": self.reg_scale}
         if noisy is None:
-            return DetectorOutput(matching, **shape)
+            return DetectorOutput(matching, up=self.up, reg_scale=self.reg_scale)
         denoising = DecoderOutput(("pre", *layers), logits[:, :, :split], boxes[:, :, :split], corners[:, :, :split],
                                   refined.reference[:, :split])
-        return DetectorOutput(matching, denoising, noisy.matches, noisy.groups, **shape)
+        return DetectorOutput(matching, denoising, noisy.matches, noisy.groups, up=self.up, reg_scale=self.reg_scale)
 
     def _make_denoising(self, targets: Targets | None) -> DenoisingQueries | None:
         if targets is None or self.denoising is None:
@@ -174,13 +173,18 @@ class DFineDecoder(nn.Module):
     def _initialise(self) -> None:
         """Score heads start at the focal prior; box heads start with no correction at all."""
         for score in (self.enc_score_head, *self.dec_score_head):
-            nn.init.constant_(score.bias, -math.log((1 - PRIOR) / PRIOR))
+            self.initialise_score(score)
         for head in (self.enc_bbox_head, self.pre_bbox_head, *self.dec_bbox_head):
-            nn.init.zeros_(head.layers[-1].weight)
-            nn.init.zeros_(head.layers[-1].bias)
-        for weight in (self.enc_output.proj.weight, *(layer.weight for layer in self.query_pos_head.layers),
-                       *(project.conv.weight for project in self.input_proj if isinstance(project, ConvNorm))):
-            nn.init.xavier_uniform_(weight)
+            head.zero_last_layer()  # type: ignore[operator]
+        for part in (self.enc_output, self.query_pos_head, self.input_proj):
+            for layer in part.modules():
+                if isinstance(layer, (nn.Linear, nn.Conv2d)):
+                    nn.init.xavier_uniform_(layer.weight)
+
+    @staticmethod
+    def initialise_score(head: nn.Module) -> None:
+        """The bias at which every class of every query has probability ``PRIOR`` (focal loss, Lin et al. 2017, section 4.1)."""
+        nn.init.constant_(head.bias, -math.log((1 - PRIOR) / PRIOR))  # type: ignore[arg-type]
 
 
 @dataclass
@@ -250,8 +254,7 @@ class _QualityEstimate(nn.Module):
         super().__init__()
         self.bins = reg_max + 1
         self.reg_conf = Mlp(4 * (_LQE_TOP + 1), _LQE_HIDDEN, 1, 2, act)
-        nn.init.zeros_(self.reg_conf.layers[-1].weight)
-        nn.init.zeros_(self.reg_conf.layers[-1].bias)
+        self.reg_conf.zero_last_layer()
 
     def forward(self, corners: Tensor) -> Tensor:
         top = corners.unflatten(-1, (4, self.bins)).softmax(-1).topk(_LQE_TOP, dim=-1).values

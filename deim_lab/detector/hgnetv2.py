@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,8 +41,8 @@ class Variant:
 
 
 def _standard(stem: tuple[int, int], layers: int, mid: Sequence[int], out: Sequence[int], blocks: Sequence[int]) -> Variant:
-    kinds = ({"downsample": False}, {}, {"light": True, "kernel": 5}, {"light": True, "kernel": 5})
-    return Variant(stem, tuple(Stage(m, o, b, layers, **kind)  # type: ignore[arg-type]
+    kinds: tuple[dict[str, Any], ...] = ({"downsample": False}, {}, {"light": True, "kernel": 5}, {"light": True, "kernel": 5})
+    return Variant(stem, tuple(Stage(m, o, b, layers, **kind)
                                for m, o, b, kind in zip(mid, out, blocks, kinds, strict=True)))
 
 

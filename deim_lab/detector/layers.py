@@ -79,6 +79,11 @@ class Mlp(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.act = ACTIVATIONS[act]
 
+    def zero_last_layer(self) -> None:
+        """Make the output 0 whatever the input, until trained."""
+        for parameter in self.layers[-1].parameters():
+            nn.init.zeros_(parameter)
+
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
             x = self.act(layer(x))
