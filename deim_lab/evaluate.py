@@ -145,37 +145,18 @@ def per_class(gt_json: Source, detections_json: Source, *, backend: str = "auto"
 
 def score(gt_json: Source, detections_json: Source, *, backend: str = "auto", image_ids: Iterable[int] | None = None) -> Scores:
     """The arrays from which ``coco_metrics`` and ``per_class`` are read."""
-    name = resolve_backend(backend)
     truth = _read_truth(gt_json, image_ids)
-    evaluator = _matched(truth, _read_detections(detections_json, truth), name)
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluator.accumulate()
-    categories = sorted(truth["categories"], key=lambda item: item["id"])
-    counts = {item["id"]: 0 for item in categories}
-    for item in truth["annotations"]:
-        counts[item["category_id"]] += not item["iscrowd"]
-    return Scores(
-        precision=np.asarray(evaluator.eval["precision"]), recall=np.asarray(evaluator.eval["recall"]),
-        category_ids=tuple(counts), category_names=tuple(str(item.get("name", item["id"])) for item in categories),
-        boxes=tuple(counts.values()), backend=name)
+    return _score(truth, _read_detections(detections_json, truth), resolve_backend(backend))
 
 
-def best_f1(gt_json: Source, detections_json: Source, *, backend: str = "auto", image_ids: Iterable[int] | None = None) -> F1Curve:
+def best_f1(gt_json: Source, detections_json: Source, *, image_ids: Iterable[int] | None = None) -> F1Curve:
     """F1 at every threshold, and the best: MAL's confidences are lower than VFL's, so a fixed threshold would compare thresholds.
 
     COCO's matching goes from high to low score, so what a detection is matched to doesn't depend on where the list is cut: one
     matching at IoU 0.5 serves all thresholds. Crowds and what lies in them count neither way.
     """
     truth = _read_truth(gt_json, image_ids)
-    evaluator = _matched(truth, _read_detections(detections_json, truth), resolve_backend(backend), only_iou50=True)
-    scores, hits = [np.zeros(0)], [np.zeros(0, bool)]
-    for item in evaluator.evalImgs:
-        if item is not None and tuple(item["aRng"]) == _AREAS[""]:
-            counted = ~np.asarray(item["dtIgnore"], bool).reshape(1, -1)[0]
-            scores.append(np.asarray(item["dtScores"], float)[counted])
-            hits.append(np.asarray(item["dtMatches"]).reshape(1, -1)[0][counted] > 0)
-    positives = sum(not item["iscrowd"] for item in truth["annotations"])
-    return _f1_curve(np.concatenate(scores), np.concatenate(hits), positives)
+    return _f1_curve(truth, _read_detections(detections_json, truth))
 
 
 def resolve_backend(backend: str = "auto") -> str:
@@ -219,11 +200,11 @@ def evaluate(model: nn.Module, dataset: CocoDataset, config: Config, *, device: 
             rows += to_coco(detections, batch.image_ids, dataset.categories.as_list())
             image_ids += batch.image_ids
     inference_seconds = time.perf_counter() - started
-    truth = _with_categories(_read_json(dataset.annotations_path), dataset)
-    scores = score(truth, rows, backend=config.eval.backend, image_ids=image_ids)
-    curve = best_f1(truth, rows, backend=config.eval.backend, image_ids=image_ids)
-    return Evaluation(metrics=scores.metrics(), detections=rows, scores=scores, f1=curve, backend=scores.backend, images=len(image_ids),
-                      seconds=time.perf_counter() - started, inference_seconds=inference_seconds)
+    truth = _read_truth(_with_categories(_read_json(dataset.annotations_path), dataset), image_ids)
+    checked = _read_detections(rows, truth)
+    scores = _score(truth, checked, resolve_backend(config.eval.backend))
+    return Evaluation(metrics=scores.metrics(), detections=rows, scores=scores, f1=_f1_curve(truth, checked), backend=scores.backend,
+                      images=len(image_ids), seconds=time.perf_counter() - started, inference_seconds=inference_seconds)
 
 
 @contextlib.contextmanager
@@ -253,8 +234,7 @@ def _with_categories(truth: dict[str, Json], dataset: CocoDataset) -> dict[str, 
     return {**truth, "categories": [*truth["categories"], *(item for item in dataset.categories.as_list() if item["id"] not in listed)]}
 
 
-def _matched(truth: dict[str, Json], rows: list[dict[str, Json]], backend: str, *, only_iou50: bool = False) -> Any:
-    """A COCOeval of either backend after ``evaluate()``."""
+def _score(truth: dict[str, Json], rows: list[dict[str, Json]], backend: str) -> Scores:
     evaluator: Any
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports progress by print
         if backend == "hotcoco":
@@ -266,12 +246,14 @@ def _matched(truth: dict[str, Json], rows: list[dict[str, Json]], backend: str, 
             from pycocotools.cocoeval import COCOeval
 
             evaluator = COCOeval(_indexed(truth), _indexed({**truth, "annotations": _as_annotations(rows)}), "bbox")
-        if only_iou50:
-            evaluator.params.iouThrs = _IOUS[:1] if backend == "pycocotools" else _IOUS[:1].tolist()
-            evaluator.params.areaRng = [list(_AREAS[""])]
-            evaluator.params.areaRngLbl = ["all"]
         evaluator.evaluate()
-    return evaluator
+        evaluator.accumulate()
+    counts = {item["id"]: 0 for item in truth["categories"]}
+    for item in truth["annotations"]:
+        counts[item["category_id"]] += not item["iscrowd"]
+    return Scores(precision=np.asarray(evaluator.eval["precision"]), recall=np.asarray(evaluator.eval["recall"]),
+                  category_ids=tuple(counts), category_names=tuple(item["name"] for item in truth["categories"]),
+                  boxes=tuple(counts.values()), backend=backend)
 
 
 def _indexed(content: dict[str, Json]) -> Any:
@@ -288,16 +270,67 @@ def _as_annotations(rows: list[dict[str, Json]]) -> list[dict[str, Json]]:
     return [{**row, "id": number, "area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0} for number, row in enumerate(rows, start=1)]
 
 
-def _f1_curve(scores: np.ndarray, hits: np.ndarray, positives: int) -> F1Curve:
+def _f1_curve(truth: dict[str, Json], rows: list[dict[str, Json]]) -> F1Curve:
+    scores, hits = _hits_at_iou50(truth, rows)
+    positives = sum(not item["iscrowd"] for item in truth["annotations"])
     order = np.argsort(-scores, kind="stable")
     scores, hits = scores[order], hits[order]
-    last = np.flatnonzero(np.append(scores[1:] != scores[:-1], True)) if len(scores) else np.zeros(0, int)  # equal scores go together
-    kept, true = last + 1, np.cumsum(hits)[last] if len(scores) else np.zeros(0)
-    precision, recall = true / np.maximum(kept, 1), true / max(positives, 1)
-    f1 = 2 * true / np.maximum(kept + positives, 1)
-    best = int(f1.argmax()) if len(f1) else None
-    return F1Curve(scores[last], precision, recall, f1, threshold=1.0 if best is None else float(scores[last][best]),
-                   f1=0.0 if best is None else float(f1[best]))
+    if not len(scores):
+        return F1Curve(scores, scores, scores, scores, threshold=1.0, f1=0.0)
+    last = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))  # equal scores are kept or dropped together
+    kept, true = last + 1, np.cumsum(hits)[last]
+    f1 = 2 * true / (kept + positives)
+    best = int(f1.argmax())
+    return F1Curve(scores[last], true / kept, true / max(positives, 1), f1, threshold=float(scores[last][best]), f1=float(f1[best]))
+
+
+def _hits_at_iou50(truth: dict[str, Json], rows: list[dict[str, Json]]) -> tuple[np.ndarray, np.ndarray]:
+    """Score ``[N]`` and whether it found a box ``[N]`` of each detection that counts (at most 100 an image and class, none on crowds)."""
+    wanted: dict[tuple[int, int], list[dict[str, Json]]] = {}
+    for item in truth["annotations"]:
+        wanted.setdefault((item["image_id"], item["category_id"]), []).append(item)
+    found: dict[tuple[int, int], list[dict[str, Json]]] = {}
+    for row in rows:
+        found.setdefault((row["image_id"], row["category_id"]), []).append(row)
+    scores: list[float] = []
+    hits: list[bool] = []
+    for key, members in found.items():
+        members = sorted(members, key=lambda row: -row["score"])[:_MAX_DETECTIONS[-1]]
+        here = wanted.get(key)
+        outcome = _greedy(members, here) if here else [False] * len(members)
+        scores += [row["score"] for row, hit in zip(members, outcome, strict=True) if hit is not None]
+        hits += [hit for hit in outcome if hit is not None]
+    return np.asarray(scores, dtype=float), np.asarray(hits, dtype=bool)
+
+
+def _greedy(members: list[dict[str, Json]], here: list[dict[str, Json]]) -> list[bool | None]:
+    """COCO's matching (cocoeval.py) at IoU 0.5 of one image and class: hit, miss, or None for a detection that lies in a crowd.
+
+    In order of score each takes the free box of highest IoU, the later of equal ones; crowds only where no box is left for it,
+    any number of times, and their overlap is measured against the detection's own area.
+    """
+    here = sorted(here, key=lambda item: item["iscrowd"])
+    boxes, others = (np.asarray([item["bbox"] for item in items]) for items in (members, here))
+    crowd = np.asarray([bool(item["iscrowd"]) for item in here])
+    low = np.maximum(boxes[:, None, :2], others[:, :2])
+    high = np.minimum(boxes[:, None, :2] + boxes[:, None, 2:], others[:, :2] + others[:, 2:])
+    inter = (high - low).clip(min=0).prod(-1)
+    areas = boxes[:, 2:].prod(-1)[:, None]
+    union = np.where(crowd, areas, areas + others[:, 2:].prod(-1) - inter)
+    iou = np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
+    free = np.ones(len(here), dtype=bool)
+    outcome: list[bool | None] = []
+    for overlaps in iou:
+        for pool in (free & ~crowd, crowd):
+            able = np.flatnonzero(pool & (overlaps >= _IOUS[0]))
+            if len(able):
+                chosen = able[len(able) - 1 - int(overlaps[able][::-1].argmax())]
+                free[chosen] = False
+                outcome.append(None if crowd[chosen] else True)
+                break
+        else:
+            outcome.append(False)
+    return outcome
 
 
 def _mean_defined(values: np.ndarray) -> float:
