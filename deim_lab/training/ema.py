@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class Ema:
@@ -22,6 +22,7 @@ class Ema:
         self.decay = decay
         self.warmup_updates = warmup_updates
         self.updates = 0
+        self._pairs: tuple[nn.Module, list[Tensor], list[Tensor]] | None = None
 
     def decay_at(self, update: int) -> float:
         """d(k) of the ``update``-th update, counted from 1."""
@@ -32,13 +33,17 @@ class Ema:
         """Move the average one step towards ``model`` (the bare one, not a data-parallel wrapper)."""
         self.updates += 1
         decay = self.decay_at(self.updates)
-        averages, currents = [], []
-        for average, current in zip(self.module.state_dict().values(), model.state_dict().values(), strict=True):
-            if average.dtype.is_floating_point:
-                averages.append(average)
-                currents.append(current.detach())
+        averages, currents = self._averaged(model)
         torch._foreach_mul_(averages, decay)
         torch._foreach_add_(averages, currents, alpha=1 - decay)
+
+    def _averaged(self, model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+        """The floating tensors of the average and of the model, in one order. Looked up once: training writes into them in place."""
+        if self._pairs is None or self._pairs[0] is not model:
+            pairs = [(average, current.detach()) for average, current in
+                     zip(self.module.state_dict().values(), model.state_dict().values(), strict=True) if average.dtype.is_floating_point]
+            self._pairs = (model, [average for average, _ in pairs], [current for _, current in pairs])
+        return self._pairs[1], self._pairs[2]
 
     def state_dict(self) -> dict[str, Any]:
         return {"module": self.module.state_dict(), "updates": self.updates}

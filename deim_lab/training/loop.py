@@ -146,7 +146,7 @@ def _step(state: _State, group: list[Batch], data_seconds: float) -> None:
     num_targets = sum(len(batch.targets) for batch in group) / len(group)
     losses: dict[str, float] = {}
     for batch in group:
-        batch.targets.check(state.train_set.categories.count)
+        batch.targets.check(len(state.train_set.categories))
         images = batch.images.to(compute.device, non_blocking=True)
         targets = batch.targets.to(compute.device, non_blocking=True)
         watch.lap("data")
@@ -202,9 +202,8 @@ def _evaluate(state: _State) -> bool:
     improved = False
     if state.compute.is_main:
         result = evaluate.evaluate(state.ema.module, state.val_set, state.config, device=state.compute.device)
-        f1 = evaluate.best_f1(state.val_set.annotations_path, result.detections)
-        _record(state, "val", **result.metrics, best_f1=f1.f1, best_f1_threshold=f1.threshold, backend=result.backend,
-                seconds=result.seconds)
+        _record(state, "val", **result.metrics, best_f1=result.f1.f1, best_f1_threshold=result.f1.threshold, backend=result.backend,
+                images=result.images, seconds=result.seconds)
         state.run.save_detections(f"epoch_{state.epoch:04d}", result.detections)
         improved = result.metrics["AP"] > state.best_ap
         if improved:
@@ -223,7 +222,7 @@ def _prepare(config: Config, seed: int, compute: Compute, run: Run, train_set: C
     if config.train.accumulate > batches:
         raise ConfigError(f"train.accumulate {config.train.accumulate} is above the {batches} batches of an epoch")
     torch.manual_seed(seed)
-    model = build_detector(config, num_classes=train_set.categories.count)
+    model = build_detector(config, num_classes=len(train_set.categories))
     if weights is not None:
         _log.info("%s", load_weights(model, weights, categories=train_set.categories.as_list()))
     model.to(compute.device)
@@ -277,7 +276,7 @@ def _run_of(config: Config, train_set: CocoDataset, seed: int, runs_dir: Path, r
     chosen: list[Any] = [None, False]
     if compute.is_main:
         run: Run | None = None
-        identity = {"fingerprint": configs.fingerprint(config), "seed": seed, "data_fingerprint": train_set.fingerprint}
+        identity: dict[str, Any] = {"fingerprint": configs.fingerprint(config), "seed": seed, "data_fingerprint": train_set.fingerprint}
         if resume == "auto":
             run = runs.find(runs_dir, **identity)
         elif resume != "never":
@@ -287,9 +286,9 @@ def _run_of(config: Config, train_set: CocoDataset, seed: int, runs_dir: Path, r
         if run is None:
             base = PRESETS[config.preset] if config.preset in PRESETS else Config()
             run = Run.start(runs_dir, config, seed=seed, data={"name": train_set.name, "fingerprint": train_set.fingerprint},
-                            overrides=configs.diff(base, config))
+                            overrides=configs.diff(base, config), device=str(compute.device))
         elif run.status != "done":
-            run.reopen()
+            run.reopen(device=str(compute.device))
         chosen = [str(run.folder), run.status == "done"]
     if compute.world_size > 1:
         torch.distributed.broadcast_object_list(chosen, src=0)
@@ -366,7 +365,7 @@ def _diagnose(state: _State) -> None:
         "AP50 is still %.4f after 3 evaluations. To look at: learning rate at %.0f %% of optim.lr%s; EMA decay at update %d is %.4f; "
         "%d classes, labels 0…%d; `deim-lab doctor` on the data (boxes, category ids); %d epochs without Dense O2O are left.",
         max(scores), 100 * factor, " (still warming up)" if state.step < state.schedule.lr_warmup_steps else "", state.ema.updates,
-        state.ema.decay_at(state.ema.updates), state.train_set.categories.count, state.train_set.categories.count - 1,
+        state.ema.decay_at(state.ema.updates), len(state.train_set.categories), len(state.train_set.categories) - 1,
         state.schedule.epochs - max(state.epoch + 1, state.schedule.dense_end))
 
 
