@@ -106,6 +106,14 @@ class TestSamples:
         _, _, image_index = dataset.all_targets()
         assert image_index.tolist() == [0, 0, 1]
 
+    def test_order_of_the_file_is_kept_within_an_image(self, folder: Path) -> None:
+        content = content_of()
+        content["annotations"] = [{"id": k, "image_id": 9 - 2 * (k % 2), "category_id": 1, "bbox": [0, 0, 1 + k / 10, 5]}
+                                  for k in range(100)]
+        dataset = load(folder, content)
+        assert dataset.targets(0)[0][:, 2].tolist() == pytest.approx([1 + k / 10 for k in range(1, 100, 2)])
+        assert dataset.targets(1)[0][:, 2].tolist() == pytest.approx([1 + k / 10 for k in range(0, 100, 2)])
+
     def test_crowds_are_no_targets(self, folder: Path) -> None:
         dataset = load(folder, changed("annotations", 0, "iscrowd", 1))
         assert dataset[0].labels.tolist() == [1, 2]
@@ -302,6 +310,20 @@ class TestExif:
         assert self.bright_edge(dataset) == edge
         turned = any(notice.startswith("exif-turned: 1 images") for notice in dataset.notices)
         assert turned == (edge != "left")
+
+    def test_png_with_exif_after_the_pixels(self, folder: Path) -> None:
+        self.dataset(folder, 6, (None, None), "png")
+        path = folder / "images" / "train" / "a.png"
+        data = path.read_bytes()
+        start = data.index(b"eXIf") - 4
+        chunk = data[start:start + 12 + int.from_bytes(data[start:start + 4], "big")]
+        end = data.index(b"IEND") - 4
+        path.write_bytes(data[:start] + data[start + len(chunk):end] + chunk + data[end:])
+        content = content_of()
+        content["images"][0].update(width=30, height=40)
+        assert load(folder, content)[0].size_wh == (30, 40)
+        assert self.bright_edge(load(folder, content)) == "top"
+        assert self.bright_edge(load(folder)) == "left"
 
     def test_neither_way_fits(self, folder: Path) -> None:
         with pytest.raises(DataError, match="stated as 60×80 and its file is 30×40"):

@@ -108,8 +108,8 @@ def test_tiny_boxes(tmp_path: Path) -> None:
 
 def test_repeated_boxes(tmp_path: Path) -> None:
     rows: list[tuple[int, Box]] = [(0, [1, 1, 20, 20]), (0, [1.2, 1, 20, 20]), (1, [1, 1, 20, 20]), (0, [40, 1, 20, 20])]
-    report = examine(make(tmp_path / "d", [rows, [(0, [1, 1, 20, 20])]]))
-    assert (report.duplicates, report.conflicts) == (1, 1)
+    report = examine(make(tmp_path / "d", [rows, [(0, [1, 1, 20, 20]), (0, [1, 1, 20, 20])]]))
+    assert (report.duplicates, report.conflicts) == (2, 1)
     assert named(report, "box-repeated")
     assert named(report, "box-two-classes")
 

@@ -158,6 +158,13 @@ class TestScene:
             painted = (x.min(), y.min(), x.max() + 1, y.max() + 1)
             assert np.abs(np.array(painted) - thing.box_xyxy).max() < 1.5, seed
 
+    def test_most_of_a_thing_is_inside_the_frame(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(drawing, "_clutter", lambda *_, **__: None)
+        monkeypatch.setattr(drawing, "_THINGS_SHARE", (0.0, 1.0))
+        shares = np.array([drawing.scene(np.random.default_rng(seed), (64, 64))[1][0].visible_share for seed in range(150)])
+        assert shares.min() >= 0.64
+        assert 0.02 < (shares < 0.97).mean() < 0.6
+
     def test_colour_says_nothing_of_the_class(self) -> None:
         """The mean colour of a class's fill is the mean over all classes, within what chance allows."""
         generator = np.random.default_rng(0)
