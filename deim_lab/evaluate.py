@@ -27,9 +27,8 @@ from torch import nn
 from deim_lab.config import Config
 from deim_lab.data import loader
 from deim_lab.data.coco import CocoDataset
-from deim_lab.detector.predict import postprocess, to_coco
-from deim_lab.errors import ConfigError, DataError, NonFiniteError, nearest
-from deim_lab.structures import Prediction
+from deim_lab.detector.predict import check_finite, postprocess, to_coco
+from deim_lab.errors import ConfigError, DataError, nearest
 
 Json = Any
 Source = str | os.PathLike[str] | Mapping[str, Json] | Sequence[Mapping[str, Json]]
@@ -195,7 +194,7 @@ def evaluate(model: nn.Module, dataset: CocoDataset, config: Config, *, device: 
     with _eval_mode(model), torch.no_grad():
         for batch in loader.eval_batches(dataset, config, limit=limit):
             prediction = model(batch.images.to(place, non_blocking=True))
-            _check_finite(prediction, batch.image_ids)
+            check_finite(prediction, batch.image_ids)
             detections = postprocess(prediction, batch.sizes_wh.to(place), top_k=config.eval.top_k)
             rows += to_coco(detections, batch.image_ids, dataset.categories.as_list())
             image_ids += batch.image_ids
@@ -217,15 +216,6 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in before:
             module.training = training
-
-
-def _check_finite(prediction: Prediction, image_ids: Sequence[int]) -> None:
-    for term, values in (("logits", prediction.logits), ("boxes_cxcywh", prediction.boxes_cxcywh)):
-        finite = values.isfinite().flatten(1).all(1)
-        if not finite.all():
-            bad = tuple(image_ids[index] for index in (~finite).nonzero().flatten().tolist())
-            raise NonFiniteError(f"the detector's {term} are inf or NaN for images {list(bad[:8])}: its weights or activations overflowed",
-                                 image_ids=bad, term=term)
 
 
 def _with_categories(truth: dict[str, Json], dataset: CocoDataset) -> dict[str, Json]:

@@ -59,10 +59,15 @@ def generated(seed: int, *, images: int = 24, classes: int = 5) -> tuple[dict, l
     rows: list[dict] = []
     for index, image_id in enumerate(image_ids):
         for _ in range(0 if index % 5 == 0 else int(random.integers(1, 12))):
-            size = np.exp(random.uniform(np.log(8), np.log(300), 2))
-            box = [*(random.uniform(0, 1, 2) * (640 - size[0], 480 - size[1])), *size]
+            draw = random.random()
+            if draw < 0.7 or not gt["annotations"] or gt["annotations"][-1]["image_id"] != image_id:
+                size = np.exp(random.uniform(np.log(8), np.log(300), 2))
+                box = [*(random.uniform(0, 1, 2) * (640 - size[0], 480 - size[1])), *size]
+                category = int(random.choice(category_ids[:-1]))  # the last class has no ground truth
+            else:  # a neighbour that overlaps the last box much, or wholly: several candidates, and ties
+                size = size * random.uniform(0.8, 1.2, 2) if draw < 0.9 else size
+                box = [*box[:2], *size]
             crowd = int(random.random() < 0.12)
-            category = int(random.choice(category_ids[:-1]))  # the last class has no ground truth
             gt["annotations"].append({"id": 7 + 3 * len(gt["annotations"]), "image_id": image_id, "category_id": category,
                                       "bbox": [float(v) for v in box], "area": float(size.prod() * random.uniform(0.5, 1)),
                                       "iscrowd": crowd})

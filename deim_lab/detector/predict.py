@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import glob
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+from torchvision.transforms.v2 import functional as F
 
+from deim_lab import images
 from deim_lab.boxes import cxcywh_to_xyxy
+from deim_lab.detector.weights import LoadedDetector
+from deim_lab.errors import DataError, NonFiniteError
 from deim_lab.structures import Prediction
 
 Json = Any
+Pixels = np.ndarray | Tensor
+Source = str | os.PathLike[str] | Pixels
+
+# Okabe and Ito's, then Tol's: colours that readers with any common colour blindness can tell apart.
+_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#882255", "#44AA99", "#999933", "#332288", "#AA4499")
 
 
 @dataclass(frozen=True)
@@ -30,6 +45,10 @@ class Detections:
         """Those of at least this score."""
         keep = self.scores >= threshold
         return Detections(self.scores[keep], self.labels[keep], self.boxes_xyxy[keep])
+
+    def to(self, device: torch.device | str) -> Detections:
+        """The same on another device."""
+        return Detections(self.scores.to(device), self.labels.to(device), self.boxes_xyxy.to(device))
 
 
 def postprocess(prediction: Prediction, sizes_wh: Tensor, *, top_k: int = 300) -> list[Detections]:
@@ -68,3 +87,199 @@ def to_coco(detections: Sequence[Detections], image_ids: Sequence[int], categori
                  for label, box, score in zip(found.labels.tolist(), boxes_xywh.numpy().round(3).tolist(),
                                               found.scores.double().cpu().numpy().round(7).tolist(), strict=True)]
     return rows
+
+
+@dataclass(frozen=True)
+class ImageDetections:
+    """What was found in one picture.
+
+    Attributes:
+        image_id: its position among those asked for, from 1 (those that couldn't be read count too).
+        path: of the file; None for pixels given as an array.
+        size_wh: width and height in pixels, upright.
+        detections: best first; boxes in pixels.
+        category_ids, names: of each detection, the training data's own.
+    """
+
+    image_id: int
+    path: Path | None
+    size_wh: tuple[int, int]
+    detections: Detections
+    category_ids: tuple[int, ...]
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.detections)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The pictures that could be read, and why the others (by path) could not."""
+
+    images: list[ImageDetections] = field(default_factory=list)
+    errors: dict[str, str] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[ImageDetections]:
+        return iter(self.images)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to_coco(self) -> list[dict[str, Json]]:
+        """COCO result rows, with ``file_name`` beside each ``image_id`` (null for an array)."""
+        return [row for found in self.images for row in coco_rows(found)]
+
+
+class Predictor:
+    """A trained detector for picture files: decode upright, squash to its input size, keep the best.
+
+    Args:
+        loaded: as ``weights.load_detector`` gives it.
+        device: where to compute.
+        threshold: detections of a lower score are left out.
+        batch_size: pictures at a time.
+    """
+
+    def __init__(self, loaded: LoadedDetector, device: torch.device | str = "cpu", *, threshold: float = 0.0, batch_size: int = 8) -> None:
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"threshold {threshold!r} is outside [0, 1]")
+        self.device = torch.device(device)
+        self.model = loaded.model.to(self.device).eval()
+        self.config = loaded.config
+        self.categories = loaded.categories
+        self.threshold = threshold
+        self.batch_size = batch_size
+
+    def predict(self, sources: Source | Iterable[Source]) -> Predictions:
+        """Detections of a file, a folder, a glob, pixels (uint8, RGB: array ``[H, W, 3]`` or tensor ``[3, H, W]``), or several of these.
+
+        A file that can't be read becomes an entry of ``errors`` and the others are predicted all the same.
+        Raises ``DataError`` for a folder or glob without pictures and for an array of another kind.
+        """
+        result = Predictions()
+        for item in self.stream(sources):
+            if isinstance(item, ImageDetections):
+                result.images.append(item)
+            else:
+                result.errors[item[0]] = item[1]
+        return result
+
+    def stream(self, sources: Source | Iterable[Source]) -> Iterator[ImageDetections | tuple[str, str]]:
+        """As ``predict``, one by one in the given order: detections, or (path, error) for a file that can't be read."""
+        numbered = enumerate(expand(sources), start=1)
+        while batch := list(itertools.islice(numbered, self.batch_size)):
+            failed: dict[int, tuple[str, str]] = {}
+            inputs: list[Tensor] = []
+            sizes: dict[int, tuple[int, int]] = {}
+            for image_id, source in batch:
+                try:
+                    image = images.decode(source) if isinstance(source, Path) else source
+                except DataError as error:
+                    failed[image_id] = (str(source), str(error))
+                    continue
+                sizes[image_id] = (image.shape[2], image.shape[1])
+                inputs.append(F.resize(image, list(self.config.data.input_size), antialias=True))
+            found = dict(zip(sizes, self._detect(inputs, list(sizes.values()), list(sizes)), strict=True)) if inputs else {}
+            for image_id, source in batch:
+                if image_id in failed:
+                    yield failed[image_id]
+                else:
+                    yield self._named(image_id, source if isinstance(source, Path) else None, sizes[image_id], found[image_id])
+
+    @torch.no_grad()
+    def _detect(self, inputs: list[Tensor], sizes_wh: list[tuple[int, int]], image_ids: list[int]) -> list[Detections]:
+        prediction = self.model(torch.stack(inputs).to(self.device).float() / 255)
+        check_finite(prediction, image_ids)
+        found = postprocess(prediction, torch.tensor(sizes_wh), top_k=self.config.eval.top_k)
+        return [item.above(self.threshold).to("cpu") for item in found]
+
+    def _named(self, image_id: int, path: Path | None, size_wh: tuple[int, int], found: Detections) -> ImageDetections:
+        chosen = [self.categories[label] for label in found.labels.tolist()]
+        return ImageDetections(image_id, path, size_wh, found, tuple(int(item["id"]) for item in chosen),
+                               tuple(str(item["name"]) for item in chosen))
+
+
+def expand(sources: Source | Iterable[Source]) -> list[Path | Tensor]:
+    """Files one by one (a folder's by name, not its subfolders') and pixels as uint8 ``[3, H, W]``.
+
+    Raises ``DataError`` for a folder or glob in which there is no picture, for no source at all, and for pixels of another kind.
+    """
+    given = [sources] if isinstance(sources, (str, os.PathLike, np.ndarray, Tensor)) else list(sources)
+    if not given:
+        raise DataError("no picture was given; expected files, a folder or a glob")
+    result: list[Path | Tensor] = []
+    for source in given:
+        if isinstance(source, (np.ndarray, Tensor)):
+            result.append(_pixels(source))
+            continue
+        path = Path(source)
+        if path.is_dir():
+            files = sorted(item for item in path.iterdir() if item.suffix.lower() in images.SUFFIXES and item.is_file())
+            if not files:
+                raise DataError(f"folder {path} holds no picture ({', '.join(images.SUFFIXES)})")
+            result += files
+        elif not path.exists() and glob.has_magic(str(source)):
+            files = sorted(Path(item) for item in glob.glob(str(source), recursive=True) if Path(item).is_file())
+            if not files:
+                raise DataError(f"no file fits {str(source)!r}")
+            result += files
+        else:
+            result.append(path)
+    return result
+
+
+def coco_rows(found: ImageDetections) -> list[dict[str, Json]]:
+    """COCO result rows of one picture, with its ``file_name``."""
+    categories = [{"id": category_id} for category_id in found.category_ids]
+    own = Detections(found.detections.scores, torch.arange(len(found)), found.detections.boxes_xyxy)
+    name = None if found.path is None else str(found.path)
+    return [row | {"file_name": name} for row in to_coco([own], [found.image_id], categories)]
+
+
+def draw(image: Tensor | Image.Image, detections: Detections, names: Sequence[str]) -> Image.Image:
+    """The picture with boxes, names and scores; what is drawn last, on top, is the best.
+
+    Args:
+        image: uint8 ``[3, H, W]`` RGB, or a PIL image; left as it is.
+        detections: boxes in its pixels.
+        names: of each *class*, by label.
+    """
+    canvas = image.convert("RGB") if isinstance(image, Image.Image) else Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+    pen = ImageDraw.Draw(canvas)
+    width, height = canvas.size
+    line = max(1, round(min(width, height) / 250))
+    font = ImageFont.load_default(size=max(10, min(width, height) / 40))
+    rows = list(zip(detections.scores.tolist(), detections.labels.tolist(), detections.boxes_xyxy.tolist(), strict=True))
+    for score, label, (left, top, right, bottom) in reversed(rows):
+        colour = _COLOURS[label % len(_COLOURS)]
+        pen.rectangle((left, top, max(left, right), max(top, bottom)), outline=colour, width=line)
+        text = f"{names[label]} {score:.2f}"
+        _, _, text_width, text_height = pen.textbbox((0, 0), text, font=font)
+        x = min(max(0.0, left), max(0.0, width - text_width - 4))
+        y = top - text_height - 3 if top >= text_height + 3 else max(0.0, top)
+        pen.rectangle((x, y, x + text_width + 4, y + text_height + 3), fill=colour)
+        pen.text((x + 2, y + 1), text, fill=_ink_on(colour), font=font)
+    return canvas
+
+
+def check_finite(prediction: Prediction, image_ids: Sequence[int]) -> None:
+    """Raise ``NonFiniteError`` naming the images whose logits or boxes are inf or NaN."""
+    for term, values in (("logits", prediction.logits), ("boxes_cxcywh", prediction.boxes_cxcywh)):
+        finite = values.isfinite().flatten(1).all(1)
+        if not finite.all():
+            bad = tuple(image_ids[index] for index in (~finite).nonzero().flatten().tolist())
+            raise NonFiniteError(f"the detector's {term} are inf or NaN for images {list(bad[:8])}: its weights or activations overflowed",
+                                 image_ids=bad, term=term)
+
+
+def _pixels(source: Pixels) -> Tensor:
+    """uint8 ``[3, H, W]`` of an array ``[H, W, 3]`` or a tensor ``[3, H, W]``."""
+    channels = source.shape[-1 if isinstance(source, np.ndarray) else 0] if source.ndim == 3 else None
+    if str(source.dtype).removeprefix("torch.") != "uint8" or channels != 3 or 0 in source.shape:
+        raise DataError(f"pixels are {source.dtype} of shape {list(source.shape)}; expected uint8 RGB: an array [H, W, 3] or a tensor [3, H, W]")
+    return torch.from_numpy(np.ascontiguousarray(source)).permute(2, 0, 1) if isinstance(source, np.ndarray) else source
+
+
+def _ink_on(colour: str) -> str:
+    red, green, blue = (int(colour[start:start + 2], 16) for start in (1, 3, 5))
+    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "white"
