@@ -17,10 +17,26 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A room may import rooms of lower floors, and of its own floor only as listed in SAME_FLOOR.
 FLOORS: dict[str, int] = {
-    "errors": 0, "boxes": 1, "structures": 1, "config": 1, "images": 1,
-    "presets": 2, "schedule": 2, "losses": 2, "matcher": 3, "augment": 3, "detector": 3,
-    "criterion": 4, "data": 4, "evaluate": 5, "runs": 5, "training": 6, "demo": 8, "cli": 9,
-    "figures": 7, "widgets": 8,
+    "errors": 0,
+    "boxes": 1,
+    "structures": 1,
+    "config": 1,
+    "images": 1,
+    "presets": 2,
+    "schedule": 2,
+    "losses": 2,
+    "matcher": 3,
+    "augment": 3,
+    "detector": 3,
+    "criterion": 4,
+    "data": 4,
+    "evaluate": 5,
+    "runs": 5,
+    "training": 6,
+    "demo": 8,
+    "cli": 9,
+    "figures": 7,
+    "widgets": 8,
 }
 FIGURES_MAY_IMPORT = {"errors", "boxes", "losses", "schedule", "structures", "config", "presets", "figures"}
 
@@ -33,8 +49,12 @@ def imports(path: Path) -> set[str]:
     """Modules of this package that a file imports, lazily or not, but not those for type checking alone."""
     found: set[str] = set()
     tree = ast.parse(path.read_text())
-    skipped = {id(n) for branch in ast.walk(tree) if isinstance(branch, ast.If) and "TYPE_CHECKING" in ast.unparse(branch.test)
-               for n in ast.walk(branch)}
+    skipped = {
+        id(n)
+        for branch in ast.walk(tree)
+        if isinstance(branch, ast.If) and "TYPE_CHECKING" in ast.unparse(branch.test)
+        for n in ast.walk(branch)
+    }
     for node in ast.walk(tree):
         if id(node) in skipped:
             continue
@@ -49,13 +69,17 @@ def imports(path: Path) -> set[str]:
 SAME_FLOOR = {("detector", "presets"), ("presets", "config"), ("schedule", "config")}
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if p.parent != PACKAGE or p.name != "__init__.py"], ids=lambda p: str(p.relative_to(PACKAGE)))
+@pytest.mark.parametrize(
+    "path", [p for p in FILES if p.parent != PACKAGE or p.name != "__init__.py"], ids=lambda p: str(p.relative_to(PACKAGE))
+)
 def test_imports_go_down_only(path: Path) -> None:
     here = room(path)
     assert here in FLOORS, f"{here} has no floor: give it one here and in docs/architecture.md"
     for other in imports(path) - {here}:
         assert other in FLOORS, f"{path.name} imports {other}, which has no floor"
-        assert FLOORS[other] < FLOORS[here] or (here, other) in SAME_FLOOR, f"{here} (floor {FLOORS[here]}) imports {other} (floor {FLOORS[other]})"
+        assert FLOORS[other] < FLOORS[here] or (here, other) in SAME_FLOOR, (
+            f"{here} (floor {FLOORS[here]}) imports {other} (floor {FLOORS[other]})"
+        )
         if here == "figures":
             assert other in FIGURES_MAY_IMPORT, f"figures imports {other}: pictures are drawn from tables and arrays"
 
@@ -76,7 +100,7 @@ def test_library_manners(path: Path) -> None:
 
 def test_importing_the_package_and_its_help_stay_light() -> None:
     heavy = ("torch", "torchvision", "pandas", "scipy", "matplotlib", "papermill", "pycocotools", "plotly")
-    code = "import sys, deim_lab, deim_lab.cli; print([m for m in %r if m in sys.modules])" % (heavy,)
+    code = f"import sys, deim_lab, deim_lab.cli; print([m for m in {heavy!r} if m in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
 
@@ -107,5 +131,7 @@ def test_notebooks_are_stored_without_outputs_and_thin() -> None:
             if cell["cell_type"] == "code":
                 assert not cell["outputs"], f"{path.name} is stored with outputs"
                 assert cell["execution_count"] is None, f"{path.name} is stored with execution counts"
-                assert not re.search(r"^\s*(def|class) ", source, re.M), f"{path.name} defines a function or class: that belongs in the package"
+                assert not re.search(r"^\s*(def|class) ", source, re.M), (
+                    f"{path.name} defines a function or class: that belongs in the package"
+                )
                 assert len(source.splitlines()) <= 15, f"{path.name} has a cell of {len(source.splitlines())} lines"

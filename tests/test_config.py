@@ -30,31 +30,52 @@ def test_overrides_keep_types_and_leave_the_base_alone() -> None:
     assert configs.diff(base, changed).keys() == {"loss.gamma", "data.input_size", "augment.multiscale_repeat", "train.threads"}
 
 
-@pytest.mark.parametrize("key", [
-    "train.epochs", "train.device", "data.batch_size", "data.input_size", "loss.classification", "loss.gamma", "loss.alpha",
-    "augment.mosaic_prob", "augment.mixup_prob", "schedule.warmup_epochs", "schedule.dense_share", "schedule.clean_epochs", "match.kind",
-    "model.num_queries", "optim.lr", "optim.backbone_lr", "ema.decay"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "train.epochs",
+        "train.device",
+        "data.batch_size",
+        "data.input_size",
+        "loss.classification",
+        "loss.gamma",
+        "loss.alpha",
+        "augment.mosaic_prob",
+        "augment.mixup_prob",
+        "schedule.warmup_epochs",
+        "schedule.dense_share",
+        "schedule.clean_epochs",
+        "match.kind",
+        "model.num_queries",
+        "optim.lr",
+        "optim.backbone_lr",
+        "ema.decay",
+    ],
+)
 def test_the_keys_that_others_rely_on_exist(key: str) -> None:
-    assert key in configs.keys()
+    assert key in configs
 
 
-@pytest.mark.parametrize(("overrides", "said"), [
-    ({"schedule.epoches": 3}, ["schedule.epoches", "train.epochs"]),
-    ({"loss.gama": 3}, ["loss.gama", "loss.gamma"]),
-    ({"gamma": 3}, ["'gamma'", "loss.gamma"]),
-    ({"loss.gamma": "high"}, ["loss.gamma", "'high'", "float"]),
-    ({"loss.gamma": -1}, ["loss.gamma", "-1"]),
-    ({"loss.gamma": float("nan")}, ["loss.gamma", "nan"]),
-    ({"train.epochs": True}, ["train.epochs", "bool"]),
-    ({"train.epochs": 1.5}, ["train.epochs", "1.5"]),
-    ({"data.input_size": 650}, ["650", "640", "672"]),
-    ({"data.input_size": [640]}, ["2 values"]),
-    ({"loss.classification": "mall"}, ["'mall'", "'mal'"]),
-    ({"augment.mosaic_prob": 1.5}, ["augment.mosaic_prob", "1.5", "[0, 1]"]),
-    ({"match.kind": "hungarien"}, ["hungarien", "hungarian"]),
-    ({"train.device": "gpu"}, ["gpu", "cuda"]),
-    ({"model.num_queries": 0}, ["model.num_queries"]),
-])
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ({"schedule.epoches": 3}, ["schedule.epoches", "train.epochs"]),
+        ({"loss.gama": 3}, ["loss.gama", "loss.gamma"]),
+        ({"gamma": 3}, ["'gamma'", "loss.gamma"]),
+        ({"loss.gamma": "high"}, ["loss.gamma", "'high'", "float"]),
+        ({"loss.gamma": -1}, ["loss.gamma", "-1"]),
+        ({"loss.gamma": float("nan")}, ["loss.gamma", "nan"]),
+        ({"train.epochs": True}, ["train.epochs", "bool"]),
+        ({"train.epochs": 1.5}, ["train.epochs", "1.5"]),
+        ({"data.input_size": 650}, ["650", "640", "672"]),
+        ({"data.input_size": [640]}, ["2 values"]),
+        ({"loss.classification": "mall"}, ["'mall'", "'mal'"]),
+        ({"augment.mosaic_prob": 1.5}, ["augment.mosaic_prob", "1.5", "[0, 1]"]),
+        ({"match.kind": "hungarien"}, ["hungarien", "hungarian"]),
+        ({"train.device": "gpu"}, ["gpu", "cuda"]),
+        ({"model.num_queries": 0}, ["model.num_queries"]),
+    ],
+)
 def test_bad_overrides_name_the_key_the_value_and_the_right_name(overrides: dict, said: list[str]) -> None:
     with pytest.raises(ConfigError) as error:
         preset("smoke", overrides)
@@ -70,7 +91,9 @@ def test_unknown_preset_names_the_nearest() -> None:
 
 
 def test_assignments_of_the_command_line() -> None:
-    parsed = configs.parse_assignments(["loss.gamma=2.0", "data.input_size=[384, 640]", "loss.alpha=None", "loss.classification=vfl", "a.b=1e-3"])
+    parsed = configs.parse_assignments(
+        ["loss.gamma=2.0", "data.input_size=[384, 640]", "loss.alpha=None", "loss.classification=vfl", "a.b=1e-3"]
+    )
     assert parsed == {"loss.gamma": 2.0, "data.input_size": [384, 640], "loss.alpha": None, "loss.classification": "vfl", "a.b": 1e-3}
     with pytest.raises(ConfigError, match="KEY=VALUE"):
         configs.parse_assignments(["loss.gamma"])

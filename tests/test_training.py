@@ -22,8 +22,16 @@ from deim_lab.presets import preset
 from deim_lab.runs import Run
 from deim_lab.training import checkpoint
 
-FAST = {"data.batch_size": 4, "data.input_size": 64, "model.num_queries": 20, "model.num_denoising": 8, "train.epochs": 4,
-        "train.log_every": 1, "schedule.warmup_epochs": 0, "train.threads": 1}
+FAST = {
+    "data.batch_size": 4,
+    "data.input_size": 64,
+    "model.num_queries": 20,
+    "model.num_denoising": 8,
+    "train.epochs": 4,
+    "train.log_every": 1,
+    "schedule.warmup_epochs": 0,
+    "train.threads": 1,
+}
 
 
 @pytest.fixture(scope="session")
@@ -39,34 +47,40 @@ def weights_of(run: Run) -> dict[str, torch.Tensor]:
     return checkpoint.read(run.folder / "checkpoints" / checkpoint.LAST)["ema"]["module"]
 
 
-class Cut(Exception):
+class CutError(Exception):
     """Raised by a listener to stop a run in the middle."""
 
 
 def cut_at(step: int) -> Any:
     def listen(event: dict[str, Any]) -> None:
         if event["kind"] == "step" and event["step"] >= step:
-            raise Cut
+            raise CutError
 
     return listen
 
 
-@pytest.mark.parametrize(("cut", "extra"), [
-    (8, {}),  # between epochs
-    (11, {"train.checkpoint_steps": 1}),  # inside an epoch
-    (15, {"schedule.clean_epochs": 2, "schedule.unscaled": True, "schedule.restart_from_best": True, "schedule.lr_warmup_steps": 2}),  # in the clean tail
-    (9, {"train.accumulate": 2, "train.checkpoint_steps": 1, "train.epochs": 8}),
-])
+@pytest.mark.parametrize(
+    ("cut", "extra"),
+    [
+        (8, {}),  # between epochs
+        (11, {"train.checkpoint_steps": 1}),  # inside an epoch
+        (
+            15,
+            {"schedule.clean_epochs": 2, "schedule.unscaled": True, "schedule.restart_from_best": True, "schedule.lr_warmup_steps": 2},
+        ),  # in the clean tail
+        (9, {"train.accumulate": 2, "train.checkpoint_steps": 1, "train.epochs": 8}),
+    ],
+)
 def test_a_cut_run_resumes_to_the_last_bit(small_set: Path, tmp_path: Path, cut: int, extra: dict[str, Any]) -> None:
     config = preset("smoke", FAST | extra)
     whole = deim_lab.train(config, small_set, seed=1, runs_dir=tmp_path / "whole", device="cpu")
-    with pytest.raises(Cut):
+    with pytest.raises(CutError):
         deim_lab.train(config, small_set, seed=1, runs_dir=tmp_path / "cut", device="cpu", on_event=cut_at(cut))
     torch.manual_seed(12345)  # whatever happened in between must not matter
     resumed = deim_lab.train(config, small_set, seed=1, runs_dir=tmp_path / "cut", device="cpu")
     assert len(list((tmp_path / "cut").glob("*_smoke_*"))) == 1, "the cut run was continued, not started anew"
-    after = dict((step, rest) for step, *rest in losses_of(resumed))
-    assert after == dict((step, rest) for step, *rest in losses_of(whole))
+    after = {step: rest for step, *rest in losses_of(resumed)}
+    assert after == {step: rest for step, *rest in losses_of(whole)}
     for name, value in weights_of(whole).items():
         assert torch.equal(value, weights_of(resumed)[name]), name
     assert resumed.status == "done"
@@ -76,9 +90,11 @@ def test_a_cut_run_resumes_to_the_last_bit(small_set: Path, tmp_path: Path, cut:
 def test_a_killed_process_resumes_to_the_last_bit(small_set: Path, tmp_path: Path) -> None:
     config = preset("smoke", FAST)
     whole = deim_lab.train(config, small_set, seed=2, runs_dir=tmp_path / "whole", device="cpu")
-    code = ("import sys, time, deim_lab; from deim_lab.presets import preset; import json\n"
-            "slow = lambda event: time.sleep(0.2)\n"
-            "deim_lab.train(preset('smoke', json.loads(sys.argv[1])), sys.argv[2], seed=2, runs_dir=sys.argv[3], device='cpu', on_event=slow)")
+    code = (
+        "import sys, time, deim_lab; from deim_lab.presets import preset; import json\n"
+        "slow = lambda event: time.sleep(0.2)\n"
+        "deim_lab.train(preset('smoke', json.loads(sys.argv[1])), sys.argv[2], seed=2, runs_dir=sys.argv[3], device='cpu', on_event=slow)"
+    )
     process = subprocess.Popen([sys.executable, "-c", code, json.dumps(FAST), str(small_set), str(tmp_path / "cut")])
     deadline = time.time() + 120
     while time.time() < deadline:
@@ -97,7 +113,9 @@ def test_a_killed_process_resumes_to_the_last_bit(small_set: Path, tmp_path: Pat
 
 def test_the_same_seed_gives_the_same_run_with_and_without_workers(small_set: Path, tmp_path: Path) -> None:
     first = deim_lab.train(preset("smoke", FAST | {"train.epochs": 2}), small_set, runs_dir=tmp_path / "a", device="cpu")
-    second = deim_lab.train(preset("smoke", FAST | {"train.epochs": 2, "data.workers": 2}), small_set, runs_dir=tmp_path / "b", device="cpu")
+    second = deim_lab.train(
+        preset("smoke", FAST | {"train.epochs": 2, "data.workers": 2}), small_set, runs_dir=tmp_path / "b", device="cpu"
+    )
     other = deim_lab.train(preset("smoke", FAST | {"train.epochs": 2}), small_set, seed=1, runs_dir=tmp_path / "a", device="cpu")
     assert losses_of(first) == losses_of(second)
     assert losses_of(first) != losses_of(other)
@@ -115,19 +133,21 @@ def test_a_finished_run_is_not_trained_again(small_set: Path, tmp_path: Path) ->
 def test_a_truncated_checkpoint_costs_one_interval(small_set: Path, tmp_path: Path) -> None:
     config = preset("smoke", FAST)
     whole = deim_lab.train(config, small_set, runs_dir=tmp_path / "whole", device="cpu")
-    with pytest.raises(Cut):
+    with pytest.raises(CutError):
         deim_lab.train(config, small_set, runs_dir=tmp_path / "cut", device="cpu", on_event=cut_at(10))
     (last,) = (tmp_path / "cut").glob("*/checkpoints/last.pt")
     last.write_bytes(last.read_bytes()[:1000])
     resumed = deim_lab.train(config, small_set, runs_dir=tmp_path / "cut", device="cpu")
-    assert dict((s, r) for s, *r in losses_of(resumed)) == dict((s, r) for s, *r in losses_of(whole))
+    assert {s: r for s, *r in losses_of(resumed)} == {s: r for s, *r in losses_of(whole)}
     for path in (last, last.with_name(checkpoint.PREVIOUS)):
         path.write_bytes(b"nonsense")
     with pytest.raises(WeightsError, match=r"last\.pt"):
         checkpoint.read_last(last.parent)
 
 
-def test_a_non_finite_loss_names_images_and_term_and_leaves_a_repro(small_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_non_finite_loss_names_images_and_term_and_leaves_a_repro(
+    small_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = criterion.losses.giou
     calls = []
 
@@ -150,7 +170,9 @@ def test_a_non_finite_loss_names_images_and_term_and_leaves_a_repro(small_set: P
 
 
 def test_a_run_records_the_proof_of_its_factors(small_set: Path, tmp_path: Path) -> None:
-    run = deim_lab.train(preset("smoke", FAST | {"augment.mosaic_prob": 1.0, "augment.mixup_prob": 1.0}), small_set, runs_dir=tmp_path, device="cpu")
+    run = deim_lab.train(
+        preset("smoke", FAST | {"augment.mosaic_prob": 1.0, "augment.mixup_prob": 1.0}), small_set, runs_dir=tmp_path, device="cpu"
+    )
     table = run.metrics()
     train_rows = table[table["kind"] == "train"].set_index("epoch")
     dense = train_rows[train_rows["phase"] == "dense"]
@@ -161,8 +183,18 @@ def test_a_run_records_the_proof_of_its_factors(small_set: Path, tmp_path: Path)
     assert (rest["mosaic_share"] == 0).all()
     assert dense["targets_per_image"].mean() > 3 * rest["targets_per_image"].mean()
     assert (train_rows["positives_per_image"] <= 20).all()
-    for name in ("seconds/data", "seconds/forward", "seconds/match", "seconds/loss", "seconds/backward", "seconds/step",
-                 "peak_memory_mib", "lr", "matched_iou", "loss"):
+    for name in (
+        "seconds/data",
+        "seconds/forward",
+        "seconds/match",
+        "seconds/loss",
+        "seconds/backward",
+        "seconds/step",
+        "peak_memory_mib",
+        "lr",
+        "matched_iou",
+        "loss",
+    ):
         assert (train_rows[name] >= 0).all(), name
     assert all(sum(histogram) > 0 for histogram in train_rows["matched_iou_histogram"])
     val = table[table["kind"] == "val"]
@@ -172,8 +204,12 @@ def test_a_run_records_the_proof_of_its_factors(small_set: Path, tmp_path: Path)
 
 
 def test_factors_switched_off_are_off(small_set: Path, tmp_path: Path) -> None:
-    run = deim_lab.train(preset("smoke", FAST | {"augment.mosaic_prob": 0.0, "augment.mixup_prob": 0.0, "train.epochs": 2}), small_set,
-                         runs_dir=tmp_path, device="cpu")
+    run = deim_lab.train(
+        preset("smoke", FAST | {"augment.mosaic_prob": 0.0, "augment.mixup_prob": 0.0, "train.epochs": 2}),
+        small_set,
+        runs_dir=tmp_path,
+        device="cpu",
+    )
     table = run.metrics()
     rows = table[table["kind"] == "train"]
     assert (rows["mosaic_share"] == 0).all()
@@ -198,9 +234,20 @@ def test_bad_input_is_refused_before_a_run_folder_is_made(small_set: Path, tmp_p
 def test_a_handful_of_images_is_learnt_by_heart(tmp_path: Path) -> None:
     folder = synthetic.make(tmp_path / "set", train_images=4, val_images=1, size_px=(96, 96), seed=5)
     train = {"images": str(folder / "images" / "train"), "annotations": str(folder / "annotations" / "instances_train.json")}
-    config = preset("smoke", {"train.epochs": 300, "train.eval_every": 300, "train.checkpoint_every": 300, "augment.mosaic_prob": 0.0,
-                              "augment.mixup_prob": 0.0, "augment.photometric_prob": 0.0, "augment.flip_prob": 0.0,
-                              "schedule.lr_final_ratio": 0.05, "schedule.dense_share": 0.5})
+    config = preset(
+        "smoke",
+        {
+            "train.epochs": 300,
+            "train.eval_every": 300,
+            "train.checkpoint_every": 300,
+            "augment.mosaic_prob": 0.0,
+            "augment.mixup_prob": 0.0,
+            "augment.photometric_prob": 0.0,
+            "augment.flip_prob": 0.0,
+            "schedule.lr_final_ratio": 0.05,
+            "schedule.dense_share": 0.5,
+        },
+    )
     run = deim_lab.train(config, {"train": train, "val": train}, runs_dir=tmp_path / "runs", device="cpu")
     (val,) = [event for event in run.events() if event["kind"] == "val"]
     assert val["AP"] > 0.9
@@ -208,13 +255,29 @@ def test_a_handful_of_images_is_learnt_by_heart(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(small_set: Path, tmp_path: Path) -> None:
-    code = ("import sys, json, deim_lab; from deim_lab.presets import preset\n"
-            "deim_lab.train(preset('smoke', json.loads(sys.argv[1])), sys.argv[2], runs_dir=sys.argv[3], device='cpu')")
+    code = (
+        "import sys, json, deim_lab; from deim_lab.presets import preset\n"
+        "deim_lab.train(preset('smoke', json.loads(sys.argv[1])), sys.argv[2], runs_dir=sys.argv[3], device='cpu')"
+    )
     script = tmp_path / "worker.py"
     script.write_text(code)
     settings = FAST | {"train.epochs": 2, "data.batch_size": 2}
-    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script), json.dumps(settings),
-                    str(small_set), str(tmp_path / "runs")], check=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc_per_node=2",
+            str(script),
+            json.dumps(settings),
+            str(small_set),
+            str(tmp_path / "runs"),
+        ],
+        check=True,
+        timeout=300,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     (folder,) = [path.parent for path in (tmp_path / "runs").glob("*/run.json")]
     run = Run.open(folder)
     assert run.status == "done"
