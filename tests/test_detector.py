@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from deim_lab.config import override
 from deim_lab.detector.attention import sample_and_mix
 from deim_lab.detector.detector import Detector, build_detector
+from deim_lab.detector.edges import bin_distances, distances_to_boxes, expected_distances
 from deim_lab.detector.encoder import position_embedding
 from deim_lab.detector.layers import FrozenBatchNorm2d, inverse_sigmoid
 from deim_lab.detector.queries import make_anchors
@@ -275,18 +276,27 @@ def test_inference_mode_leaves_no_trace_for_training() -> None:
     model, images = build_detector("smoke", 3), noise(1, 96, 96)
     with torch.inference_mode():
         model.eval()(images)
+    cached = [*model.encoder.encoder[0]._positions.values(), *(x for pair in model.decoder._anchors.values() for x in pair)]
+    assert len(cached) == 3
+    assert not any(x.is_inference() for x in cached)
     model.train()(images, some_targets(1)).matching.logits.sum().backward()
 
 
 def test_autocast_keeps_boxes_in_float32() -> None:
-    model, images = smoke(), noise(2, 96, 96)
+    model, images = build_detector("smoke", 3), noise(2, 96, 96)
+    fill(model, salt="", conv_gain=1.2, lin_gain=1.2)  # an untrained box head says 0, which is exact in any precision
     for mode in (False, True):
         model.train(mode)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             output = model(images, some_targets())
-        output = output.matching if isinstance(output, DetectorOutput) else output
+        output = output if isinstance(output, Prediction) else output.matching
         assert output.logits.dtype == output.boxes_cxcywh.dtype == torch.float32
         assert output.boxes_cxcywh.isfinite().all()
+    assert output.corners is not None
+    assert output.reference_cxcywh is not None
+    bins = bin_distances(32, 0.5, 4.0)
+    exact = distances_to_boxes(output.reference_cxcywh, expected_distances(output.corners, bins), 4.0)
+    torch.testing.assert_close(output.boxes_cxcywh[2:], exact, rtol=0, atol=1e-6)
 
 
 # --- deploy and frozen forms ------------------------------------------------------------------------------------------------------
