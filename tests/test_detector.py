@@ -20,7 +20,7 @@ from deim_lab.detector.attention import sample_and_mix
 from deim_lab.detector.detector import Detector, build_detector
 from deim_lab.detector.edges import bin_distances, distances_to_boxes, expected_distances
 from deim_lab.detector.encoder import position_embedding
-from deim_lab.detector.layers import FrozenBatchNorm2d, inverse_sigmoid
+from deim_lab.detector.layers import FrozenBatchNorm2d, TableCache, inverse_sigmoid
 from deim_lab.detector.queries import make_anchors
 from deim_lab.errors import ConfigError
 from deim_lab.presets import preset
@@ -280,6 +280,14 @@ def test_inference_mode_leaves_no_trace_for_training() -> None:
     assert len(cached) == 3
     assert not any(x.is_inference() for x in cached)
     model.train()(images, some_targets(1)).matching.logits.sum().backward()
+
+
+def test_tables_are_made_once_a_size_and_bounded() -> None:
+    cache, made = TableCache(), []
+    for key in [*range(TableCache.LIMIT + 1), 1, 0]:
+        cache.get_or_make(key, lambda key=key: made.append(key))
+    assert made == [*range(TableCache.LIMIT + 1), 0]
+    assert len(cache) == TableCache.LIMIT
 
 
 def test_autocast_keeps_boxes_in_float32() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from deim_lab.detector.attention import DeformableAttention, split_heads
 from deim_lab.detector.denoising import DenoisingQueries, make_queries
 from deim_lab.detector.edges import bin_distances, distances_to_boxes, expected_distances
-from deim_lab.detector.layers import ACTIVATIONS, ConvNorm, Mlp, at_least_float32, inverse_sigmoid
+from deim_lab.detector.layers import ACTIVATIONS, ConvNorm, Mlp, TableCache, at_least_float32, inverse_sigmoid
 from deim_lab.detector.queries import Selection, make_anchors, select_queries
 from deim_lab.structures import DecoderOutput, DetectorOutput, Prediction, Targets
 
@@ -68,7 +68,7 @@ class DFineDecoder(nn.Module):
         self.dec_score_head = nn.ModuleList(nn.Linear(dim, num_classes) for _ in range(num_layers))
         self.pre_bbox_head = Mlp(dim, dim, 4, 3, act)
         self.dec_bbox_head = nn.ModuleList(Mlp(dim, dim, 4 * (reg_max + 1), 3, act) for _ in range(num_layers))
-        self._anchors: dict[tuple[tuple[tuple[int, int], ...], torch.device], tuple[Tensor, Tensor]] = {}
+        self._anchors = TableCache()
         self._initialise()
 
     def forward(self, features: Sequence[Tensor], targets: Targets | None = None) -> Prediction | DetectorOutput:
@@ -98,7 +98,8 @@ class DFineDecoder(nn.Module):
 
     def select(self, memory: Tensor, shapes: tuple[tuple[int, int], ...]) -> Selection:
         """Query selection on ``memory`` (see ``queries.select_queries``)."""
-        anchors_logit, valid = self._anchors_of(shapes, memory.device)
+        device = memory.device
+        anchors_logit, valid = self._anchors.get_or_make((shapes, device), lambda: make_anchors(shapes, device=device))
         return select_queries(memory, anchors_logit.to(at_least_float32(memory[:0]).dtype), valid, self.num_queries,
                               project=self.enc_output, score=self.enc_score_head, box=self.enc_bbox_head)
 
@@ -160,15 +161,6 @@ class DFineDecoder(nn.Module):
         how = self.denoising
         return make_queries(targets, num_classes=self.num_classes, num_queries=self.num_queries, num_denoising=how.num_denoising,
                             max_denoising=how.max_denoising, label_noise_ratio=how.label_noise_ratio, box_noise_scale=how.box_noise_scale)
-
-    def _anchors_of(self, shapes: tuple[tuple[int, int], ...], device: torch.device) -> tuple[Tensor, Tensor]:
-        if torch.compiler.is_compiling():
-            return make_anchors(shapes, device=device)
-        key = (shapes, device)
-        if key not in self._anchors:
-            with torch.inference_mode(False):  # an inference tensor could never take part in training
-                self._anchors[key] = make_anchors(shapes, device=device)
-        return self._anchors[key]
 
     def _initialise(self) -> None:
         """Score heads start at the focal prior; box heads start with no correction at all."""

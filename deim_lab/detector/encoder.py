@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deim_lab.detector.layers import ACTIVATIONS, ConvNorm
+from deim_lab.detector.layers import ACTIVATIONS, ConvNorm, TableCache
 
 TEMPERATURE = 10000.0  # of the position embedding
 
@@ -85,7 +85,7 @@ class _TransformerEncoder(nn.Module):
     def __init__(self, dim: int, ffn_dim: int, num_heads: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList([_TransformerLayer(dim, ffn_dim, num_heads)])
-        self._positions: dict[tuple[int, int, torch.device], Tensor] = {}
+        self._positions = TableCache()
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = x.flatten(2).transpose(1, 2)
@@ -95,14 +95,8 @@ class _TransformerEncoder(nn.Module):
         return tokens.transpose(1, 2).reshape(x.shape)
 
     def _position(self, x: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
-        if torch.compiler.is_compiling():
-            return position_embedding(width, height, x.shape[1], device=x.device)
-        key = (height, width, x.device)
-        if key not in self._positions:
-            with torch.inference_mode(False):  # an inference tensor could never take part in training
-                self._positions[key] = position_embedding(width, height, x.shape[1], device=x.device)
-        return self._positions[key]
+        (dim, height, width), device = x.shape[1:], x.device
+        return self._positions.get_or_make((height, width, device), lambda: position_embedding(width, height, dim, device=device))
 
 
 class _TransformerLayer(nn.Module):

@@ -1,14 +1,17 @@
-"""The layers that backbone, encoder and decoder share: convolution with norm, constant norm, MLP, inverse sigmoid, float32 floor."""
+"""What backbone, encoder and decoder share: convolution with norm, constant norm, MLP, inverse sigmoid, tables made once a size."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from itertools import pairwise
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+T = TypeVar("T")
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -24,6 +27,22 @@ def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
 def at_least_float32(x: Tensor) -> Tensor:
     """Half-precision results of autocast as float32; float32 and float64 as they are."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+class TableCache(dict[Hashable, Any]):
+    """Tables that depend only on sizes and device, made once each; of more than ``LIMIT`` sizes the oldest is dropped."""
+
+    LIMIT = 64  # multi-scale training draws from some 20 sizes
+
+    def get_or_make(self, key: Hashable, make: Callable[[], T]) -> T:
+        if torch.compiler.is_compiling():  # a traced table is no tensor to keep
+            return make()
+        if key not in self:
+            if len(self) >= self.LIMIT:
+                del self[next(iter(self))]
+            with torch.inference_mode(False):  # an inference tensor could never take part in training
+                self[key] = make()
+        return self[key]
 
 
 class ConvNorm(nn.Module):
