@@ -177,7 +177,7 @@ class Run:
 
     def save_evaluation(self, name: str, values: Mapping[str, Json]) -> Path:
         """Write ``eval/<name>.json``, with a number behind the name where that is taken."""
-        return write_json(_free(self.folder / "eval" / f"{_slug(name)}.json"), values)
+        return write_json(free_path(self.folder / "eval" / f"{_slug(name)}.json"), values)
 
     def _rows(self, kinds: Collection[str] | None) -> list[dict[str, Json]]:
         latest: dict[tuple[Json, ...], dict[str, Json]] = {}
@@ -304,6 +304,12 @@ def write_json(path: Path, value: Json) -> Path:
     return path
 
 
+def free_path(path: Path) -> Path:
+    """``path``, or the first of ``name-2``, ``name-3``, … that is not taken."""
+    numbered = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in range(2, 10_000))
+    return path if not path.exists() else next(item for item in numbered if not item.exists())
+
+
 def _make_folder(root: Path, name: str) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     for number in range(1, 10_000):
@@ -314,11 +320,6 @@ def _make_folder(root: Path, name: str) -> Path:
             continue
         return folder
     raise DataError(f"{root} has 9999 runs named {name}")
-
-
-def _free(path: Path) -> Path:
-    numbered = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in range(2, 10_000))
-    return path if not path.exists() else next(item for item in numbered if not item.exists())
 
 
 def _differs(overrides: Mapping[str, Json]) -> str:
