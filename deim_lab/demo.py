@@ -21,6 +21,7 @@ Json = Any
 _log = logging.getLogger(__name__)
 
 # One override dict an arm, on top of the preset. "plain" is D-FINE's recipe at this size, "DEIM" adds MAL and Dense O2O.
+DATA: Json = "embedded"
 ARMS: dict[str, dict[str, Json]] = {"plain D-FINE": dict(PLAIN_RECIPE), "DEIM": {}}
 
 
@@ -46,7 +47,7 @@ def main(runs_dir: str | Path = "runs", *, preset_name: str = "cpu_demo", overri
     from deim_lab.data import coco
 
     root = Path(runs_dir)
-    coco.resolve("embedded", cache_dir=root / "data")  # made once, before two processes ask for it
+    coco.resolve(DATA, cache_dir=root / "data")  # made once, before two processes ask for it
     folders = _train_side_by_side(root, preset_name, dict(overrides or {}), seed, progress=progress)
     arms = [_measured(name, folder) for name, folder in folders.items()]
     out = root / "demo"
@@ -79,7 +80,7 @@ def _train_side_by_side(root: Path, preset_name: str, overrides: dict[str, Json]
 
     context = multiprocessing.get_context("spawn")
     events: Any = context.Queue()
-    workers = {name: context.Process(target=_train_arm, args=(name, preset_name, overrides | arm, seed, str(root), events), daemon=False)
+    workers = {name: context.Process(target=_train_arm, args=(name, preset_name, overrides | arm, DATA, seed, str(root), events), daemon=False)
                for name, arm in ARMS.items()}
     for worker in workers.values():
         worker.start()
@@ -116,7 +117,7 @@ def _train_side_by_side(root: Path, preset_name: str, overrides: dict[str, Json]
     return {name: folders[name] for name in ARMS}
 
 
-def _train_arm(name: str, preset_name: str, overrides: dict[str, Json], seed: int, runs_dir: str, events: Any) -> None:
+def _train_arm(name: str, preset_name: str, overrides: dict[str, Json], data: Json, seed: int, runs_dir: str, events: Any) -> None:
     """Body of one arm's process."""
     last = 0.0
 
@@ -132,7 +133,7 @@ def _train_arm(name: str, preset_name: str, overrides: dict[str, Json], seed: in
     try:
         from deim_lab.training.loop import train
 
-        run = train(preset(preset_name, overrides), "embedded", seed=seed, runs_dir=runs_dir, device="cpu", on_event=forward)
+        run = train(preset(preset_name, overrides), data, seed=seed, runs_dir=runs_dir, device="cpu", on_event=forward)
     except Exception as error:
         events.put((name, {"kind": "failed", "error": f"{type(error).__name__}: {error}"}))
         raise
@@ -166,5 +167,5 @@ def _execute(notebook: Path, out: Path, preset_name: str, seed: int, root: Path)
         raise FileNotFoundError(f"{notebook} is not here: run the demo from the repository's folder, or pass notebook=None")
     target = out / notebook.name
     papermill.execute_notebook(str(notebook), str(target), progress_bar=False, cwd=str(Path.cwd()),
-                               parameters={"preset": preset_name, "data": "embedded", "seed": seed, "runs_dir": str(root)})
+                               parameters={"preset": preset_name, "data": DATA, "seed": seed, "runs_dir": str(root)})
     return [target]

@@ -29,6 +29,7 @@ FAST = {
     "model.num_denoising": 8,
     "train.epochs": 4,
     "train.log_every": 1,
+    "train.eval_every": 4,
     "schedule.warmup_epochs": 0,
     "train.threads": 1,
 }
@@ -81,8 +82,8 @@ def test_a_cut_run_resumes_to_the_last_bit(small_set: Path, tmp_path: Path, cut:
     assert len(list((tmp_path / "cut").glob("*_smoke_*"))) == 1, "the cut run was continued, not started anew"
     after = {step: rest for step, *rest in losses_of(resumed)}
     assert after == {step: rest for step, *rest in losses_of(whole)}
-    for name, value in weights_of(whole).items():
-        assert torch.equal(value, weights_of(resumed)[name]), name
+    before, now = weights_of(whole), weights_of(resumed)
+    assert [name for name in before if not torch.equal(before[name], now[name])] == []
     assert resumed.status == "done"
 
 
@@ -166,12 +167,12 @@ def test_a_non_finite_loss_names_images_and_term_and_leaves_a_repro(
     assert repro["image_ids"] == list(caught.value.image_ids)
     (folder,) = [path.parent for path in tmp_path.glob("*/run.json")]
     assert Run.open(folder).status == "failed"
-    assert "giou" in Run.open(folder).info["error"]
+    assert "giou" in Run.open(folder).info["error"]["message"]
 
 
 def test_a_run_records_the_proof_of_its_factors(small_set: Path, tmp_path: Path) -> None:
     run = deim_lab.train(
-        preset("smoke", FAST | {"augment.mosaic_prob": 1.0, "augment.mixup_prob": 1.0}), small_set, runs_dir=tmp_path, device="cpu"
+        preset("smoke", FAST | {"augment.mosaic_prob": 1.0, "augment.mixup_prob": 1.0, "train.eval_every": 1}), small_set, runs_dir=tmp_path, device="cpu"
     )
     table = run.metrics()
     train_rows = table[table["kind"] == "train"].set_index("epoch")

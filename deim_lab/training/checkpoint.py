@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
+from deim_lab.detector.weights import FORMAT
 from deim_lab.errors import WeightsError
 
-FORMAT = "deim_lab/1"
 LAST, PREVIOUS, BEST = "last.pt", "last_previous.pt", "best.pt"
 
 _log = logging.getLogger(__name__)
