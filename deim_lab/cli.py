@@ -54,14 +54,60 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="deim-lab", description="Train, score and use detectors of the D-FINE/DEIM family.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"deim-lab {deim_lab.__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    common, settings, device, runs, data, weights = _shared_options()
+
+    train = verbs.add_parser("train", parents=[common, data, settings, device, runs], help="train a detector and leave a run folder",
+                             allow_abbrev=False)
+    train.add_argument("--preset", default="deim_dfine_n", metavar="NAME", help="recipe, see `deim-lab presets` (default: deim_dfine_n)")
+    train.add_argument("--seed", type=_seed, default=0)
+    train.add_argument("--resume", default="auto", metavar="auto|never|RUN",
+                       help="auto: continue the same experiment if it was cut, return it if done; never: start anew; RUN: this run folder")
+    train.add_argument("--weights", metavar="FILE", help="start from these weights: official, of this lab, or a run folder")
+    train.set_defaults(run=_train)
+
+    evaluate = verbs.add_parser("evaluate", parents=[common, weights, data, settings, device, runs], help="COCO's 12 numbers on the val half",
+                                allow_abbrev=False)
+    evaluate.add_argument("--limit", type=_positive, metavar="N", help="the first N images only")
+    evaluate.add_argument("--out", metavar="JSON", type=Path, help="result file (default: in the run's eval folder, else in <runs>/evaluations)")
+    evaluate.add_argument("--detections", metavar="JSON", type=Path, help="also write the detections, as COCO result rows")
+    evaluate.set_defaults(run=_evaluate)
+
+    predict = verbs.add_parser("predict", parents=[common, weights, settings, device], help="detections.json and pictures with boxes",
+                               allow_abbrev=False)
+    predict.add_argument("images", nargs="+", metavar="IMAGES", help="files, folders, globs")
+    predict.add_argument("--out", metavar="DIR", type=Path, default=Path("predictions"), help="(default: predictions)")
+    predict.add_argument("--threshold", type=_share, default=0.4, help="lowest score that is listed and drawn (default: 0.4)")
+    predict.set_defaults(run=_predict)
+
+    doctor = verbs.add_parser("doctor", parents=[common, data, settings, runs], help="what a data set will do to a run, before the run",
+                              allow_abbrev=False)
+    doctor.add_argument("--preset", default="deim_dfine_n", metavar="NAME")
+    doctor.set_defaults(run=_doctor)
+
+    presets = verbs.add_parser("presets", parents=[common], help="list the recipes, or show one", allow_abbrev=False)
+    presets.add_argument("name", nargs="?", help="show the whole config of this one as JSON")
+    presets.set_defaults(run=_presets)
+
+    demo = verbs.add_parser("demo", parents=[common, settings, runs], help="train plain D-FINE and DEIM on the embedded set, compare, draw",
+                            allow_abbrev=False)
+    demo.add_argument("--preset", default="cpu_demo", metavar="NAME")
+    demo.add_argument("--seed", type=_seed, default=0)
+    demo.add_argument("--no-notebook", action="store_true", help="don't execute notebook 01")
+    demo.set_defaults(run=_demo)
+    return parser
+
+
+def _shared_options() -> tuple[argparse.ArgumentParser, ...]:
+    """Options that several verbs have: common to all, settings, device, runs, data, weights."""
     common = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
     settings = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     settings.add_argument("--set", dest="assignments", metavar="KEY=VALUE", action="append", default=[],
                           help="override a config key, e.g. train.epochs=30; may be repeated")
-    place = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    place.add_argument("--device", help="auto | cpu | cuda | cuda:N (default: auto)")
-    place.add_argument("--runs", metavar="DIR", type=Path, default=Path("runs"), help="folder of runs (default: runs)")
+    device = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    device.add_argument("--device", help="auto | cpu | cuda | cuda:N (default: auto)")
+    runs = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    runs.add_argument("--runs", metavar="DIR", type=Path, default=Path("runs"), help="folder of runs (default: runs)")
     data = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     data.add_argument("--data", metavar="FOLDER", help="data set in COCO layout: images/{train,val}, annotations/instances_{train,val}.json, or "
                                                        "COCO 2017's own; 'embedded': the one that the lab draws itself")
@@ -72,45 +118,7 @@ def build_parser() -> argparse.ArgumentParser:
     weights.add_argument("weights", metavar="RUN_OR_WEIGHTS", help="a run folder, a weights file of this lab, or (with --preset) an official .pth")
     weights.add_argument("--preset", metavar="NAME", help="what an official checkpoint is of, e.g. deim_dfine_n")
     weights.add_argument("--categories", metavar="JSON", type=Path, help="COCO json that names an official checkpoint's classes (default: COCO's 80)")
-
-    train = verbs.add_parser("train", parents=[common, data, settings, place], help="train a detector and leave a run folder", allow_abbrev=False)
-    train.add_argument("--preset", default="deim_dfine_n", metavar="NAME", help="recipe, see `deim-lab presets` (default: deim_dfine_n)")
-    train.add_argument("--seed", type=_seed, default=0)
-    train.add_argument("--resume", default="auto", metavar="auto|never|RUN",
-                       help="auto: continue the same experiment if it was cut, return it if done; never: start anew; RUN: this run folder")
-    train.add_argument("--weights", metavar="FILE", help="start from these weights: official, of this lab, or a run folder")
-    train.set_defaults(run=_train)
-
-    evaluate = verbs.add_parser("evaluate", parents=[common, weights, data, settings, place], help="COCO's 12 numbers on the val half",
-                                allow_abbrev=False)
-    evaluate.add_argument("--limit", type=_positive, metavar="N", help="the first N images only")
-    evaluate.add_argument("--out", metavar="JSON", type=Path, help="result file (default: in the run's eval folder, else in <runs>/evaluations)")
-    evaluate.add_argument("--detections", metavar="JSON", type=Path, help="also write the detections, as COCO result rows")
-    evaluate.set_defaults(run=_evaluate)
-
-    predict = verbs.add_parser("predict", parents=[common, weights, settings, place], help="detections.json and pictures with boxes",
-                               allow_abbrev=False)
-    predict.add_argument("images", nargs="+", metavar="IMAGES", help="files, folders, globs")
-    predict.add_argument("--out", metavar="DIR", type=Path, default=Path("predictions"), help="(default: predictions)")
-    predict.add_argument("--threshold", type=_share, default=0.4, help="lowest score that is listed and drawn (default: 0.4)")
-    predict.set_defaults(run=_predict)
-
-    doctor = verbs.add_parser("doctor", parents=[common, data, settings, place], help="what a data set will do to a run, before the run",
-                              allow_abbrev=False)
-    doctor.add_argument("--preset", default="deim_dfine_n", metavar="NAME")
-    doctor.set_defaults(run=_doctor)
-
-    presets = verbs.add_parser("presets", parents=[common], help="list the recipes, or show one", allow_abbrev=False)
-    presets.add_argument("name", nargs="?", help="show the whole config of this one as JSON")
-    presets.set_defaults(run=_presets)
-
-    demo = verbs.add_parser("demo", parents=[common, settings, place], help="train plain D-FINE and DEIM on the embedded set, compare, draw",
-                            allow_abbrev=False)
-    demo.add_argument("--preset", default="cpu_demo", metavar="NAME")
-    demo.add_argument("--seed", type=_seed, default=0)
-    demo.add_argument("--no-notebook", action="store_true", help="don't execute notebook 01")
-    demo.set_defaults(run=_demo)
-    return parser
+    return common, settings, device, runs, data, weights
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -216,9 +224,9 @@ def _doctor(args: argparse.Namespace) -> None:
     from deim_lab.data import coco, doctor
 
     train_set, val_set = coco.open_source(coco.resolve(_data(args), cache_dir=args.runs / "data"))
-    logging.getLogger("deim_lab").setLevel(logging.ERROR)  # the report repeats the notices
-    _out(str(doctor.examine(train_set, num_queries=chosen.model.num_queries, input_size=chosen.data.input_size, augment=chosen.augment,
-                            val=val_set)))
+    report = doctor.examine(train_set, num_queries=chosen.model.num_queries, input_size=chosen.data.input_size, augment=chosen.augment,
+                            val=val_set)
+    _out(str(report))
 
 
 def _presets(args: argparse.Namespace) -> None:
