@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import deim_lab
 from deim_lab import config as configs
-from deim_lab.errors import ConfigError, DataError, NonFiniteError, TargetsError, WeightsError
+from deim_lab.errors import ConfigError, DataError, NonFiniteError, RunFailedError, TargetsError, WeightsError
 from deim_lab.presets import PRESETS, preset
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Json = Any
 
-TYPED = (ConfigError, DataError, NonFiniteError, TargetsError, WeightsError)
+TYPED = (ConfigError, DataError, NonFiniteError, RunFailedError, TargetsError, WeightsError)
 _EXPLICIT = ("train_images", "train_annotations", "val_images", "val_annotations")
 
 
@@ -317,10 +317,9 @@ def _data(args: argparse.Namespace) -> str | dict[str, Json] | None:
 def _device_name(args: argparse.Namespace) -> str | None:
     """``--device`` after a look at its name; None: the config's."""
     if args.device is not None:
-        configs.override(configs.Config(), {"train.device": args.device})
-        if args.device.count(":") and not args.device.partition(":")[2].isdigit():
-            raise ConfigError(f"device {args.device!r}: expected auto, cpu, cuda or cuda:N with a number N")
-    return args.device
+        configs.check_device(args.device)
+    name: str | None = args.device
+    return name
 
 
 def _device(args: argparse.Namespace) -> Any:

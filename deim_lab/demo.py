@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deim_lab.errors import ConfigError, RunFailedError
 from deim_lab.presets import PLAIN_RECIPE, preset
 
 Json = Any
@@ -42,10 +43,16 @@ def main(runs_dir: str | Path = "runs", *, preset_name: str = "cpu_demo", overri
     """Train both arms, draw the comparison, execute notebook 01 and return what was measured.
 
     ``notebook=None`` leaves the notebook out; otherwise it is executed by papermill into ``<runs_dir>/demo/``. An arm that is trained
-    already is not trained again. Raises ``RuntimeError`` naming the arm that failed.
+    already is not trained again.
+
+    Raises:
+        ConfigError: there is no such notebook (said before anything is trained).
+        RunFailedError: naming the arm that failed, and why.
     """
     from deim_lab.data import coco
 
+    if notebook is not None and not Path(notebook).exists():
+        raise ConfigError(f"notebook {str(notebook)!r} is not here: run the demo from the repository's folder, or leave the notebook out")
     root = Path(runs_dir)
     coco.resolve(DATA, cache_dir=root / "data")  # made once, before two processes ask for it
     folders = _train_side_by_side(root, preset_name, dict(overrides or {}), seed, progress=progress)
@@ -113,7 +120,7 @@ def _train_side_by_side(root: Path, preset_name: str, overrides: dict[str, Json]
                 worker.terminate()
             worker.join()
     if failures:
-        raise RuntimeError("; ".join(f"arm {name!r} failed: {error}" for name, error in failures.items()))
+        raise RunFailedError("; ".join(f"arm {name!r} failed: {error}" for name, error in failures.items()))
     return {name: folders[name] for name in ARMS}
 
 
@@ -163,8 +170,6 @@ def _execute(notebook: Path, out: Path, preset_name: str, seed: int, root: Path)
     """Run the notebook on the embedded set; returns the executed copy."""
     import papermill
 
-    if not notebook.exists():
-        raise FileNotFoundError(f"{notebook} is not here: run the demo from the repository's folder, or pass notebook=None")
     target = out / notebook.name
     papermill.execute_notebook(str(notebook), str(target), progress_bar=False, cwd=str(Path.cwd()),
                                parameters={"preset": preset_name, "data": DATA, "seed": seed, "runs_dir": str(root)})

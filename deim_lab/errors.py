@@ -26,6 +26,10 @@ class TargetsError(ValueError):
     """Targets that the model can't be trained on: a label out of range, a box that is no box."""
 
 
+class RunFailedError(ValueError):
+    """A run in a process of its own that ended with an error: names the run and what it said."""
+
+
 class NonFiniteError(ValueError):
     """A loss, gradient or prediction that is not finite. ``image_ids`` and ``term`` say where, ``repro`` what to replay."""
 

@@ -53,7 +53,7 @@ def test_overrides_keep_types_and_leave_the_base_alone() -> None:
     ],
 )
 def test_the_keys_that_others_rely_on_exist(key: str) -> None:
-    assert key in configs
+    assert key in set(configs.keys())
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 
 from deim_lab import demo
 from deim_lab.data import synthetic
+from deim_lab.errors import ConfigError, RunFailedError
 from deim_lab.runs import Run, all_runs
 
 TINY = {"data.input_size": 64, "train.epochs": 2, "model.num_queries": 20, "model.num_denoising": 8, "train.eval_every": 2}
@@ -50,7 +51,7 @@ def test_two_arms_from_one_seed_are_compared_and_drawn(small_embedded: Path) -> 
 @pytest.mark.slow
 def test_a_failing_arm_is_named(small_embedded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(demo.ARMS, "DEIM", {"loss.gamma": "high"})
-    with pytest.raises(RuntimeError, match=r"arm 'DEIM' failed: ConfigError: loss\.gamma"):
+    with pytest.raises(RunFailedError, match=r"arm 'DEIM' failed: ConfigError: loss\.gamma"):
         demo.main(small_embedded, preset_name="smoke", overrides=TINY | {"train.epochs": 1}, notebook=None, progress=False)
 
 
@@ -62,3 +63,9 @@ def test_the_verdict_follows_the_numbers() -> None:
     assert "DEIM is ahead of plain D-FINE by 0.020 AP" in report(0.50, 0.52)
     assert "DEIM is behind plain D-FINE by 0.030 AP" in report(0.50, 0.47)
     assert "2.0 times the targets" in report(0.5, 0.5)
+
+
+def test_an_absent_notebook_is_said_before_anything_is_trained(small_embedded: Path) -> None:
+    with pytest.raises(ConfigError, match="nowhere"):
+        demo.main(small_embedded, notebook="nowhere.ipynb")
+    assert not small_embedded.exists()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
+from deim_lab.config import check_device
 from deim_lab.errors import ConfigError
 
 
@@ -57,6 +58,7 @@ def resolve(device: str, precision: str) -> Compute:
     ``device`` auto takes CUDA where there is one; ``precision`` auto is bf16 on CUDA and fp32 on the CPU. Raises ``ConfigError`` for a CUDA
     device that isn't there.
     """
+    check_device(device)
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"device {device!r}: no CUDA device is visible here; use 'cpu' or 'auto'")
