@@ -26,10 +26,10 @@ lab: $(READY)  ## JupyterLab on the loopback, at notebook 01
 	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 notebooks/01_dense_o2o.ipynb
 
 test: $(READY)  ## every test (the slow ones too)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 test-fast: $(READY)  ## the tests without those marked slow
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
 
 lint: $(READY)
 	$(BIN)/ruff check .
