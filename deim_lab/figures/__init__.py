@@ -1,0 +1,12 @@
+"""Figures: a table or arrays in, a matplotlib ``Figure`` out, in one paper style; ``save`` writes PNG, SVG, PDF and the numbers as CSV.
+
+Each function draws on the axes it is given (``ax=``) or on a new figure, returns the figure, and leaves the numbers with it.
+Nothing here reads a run, a data set or a detector: only what it is handed.
+"""
+
+from __future__ import annotations
+
+from deim_lab.figures import density, detections, losses, schedule, style, training
+from deim_lab.figures.style import numbers, save
+
+__all__ = ["density", "detections", "losses", "numbers", "save", "schedule", "style", "training"]
