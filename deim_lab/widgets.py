@@ -96,6 +96,7 @@ class Panel(ipywidgets.VBox):  # type: ignore[misc]
         self.figure = fig
         self.sliders = dict(sliders)
         self._update = update
+        self._update(**{name: slider.value for name, slider in self.sliders.items()})  # before the layout, which has to hold its texts
         self._pixels = _Pixels(fig, moving)
         width = f"{round(fig.get_figwidth() * _PX_PER_INCH)}px"
         # Width and height are given, so that the page doesn't jump while one picture replaces another.
@@ -120,7 +121,7 @@ class _Pixels:
         self.canvas: Any = fig.canvas
         self.moving = tuple(moving)
         with style.context():
-            self.canvas.draw()  # places everything, with the widest texts the layout will meet
+            self.canvas.draw()  # places everything
             fig.set_layout_engine("none")  # and nothing moves from here on
             for artist in self.moving:
                 artist.set_animated(True)

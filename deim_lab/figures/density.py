@@ -9,11 +9,12 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from deim_lab.figures import style
 
+Floats = NDArray[np.floating[Any]]
 Rows = Mapping[str, Any]  # columns of equal length, a row an image: variant, targets, mosaic, mixed
 MAX_BINS = 32
 
@@ -23,7 +24,7 @@ def overview(rows: Rows) -> Figure:
     with style.context():
         names, edges = variants(rows), bin_edges(rows)
         fig = style.figure(style.DOUBLE, 0.55 + 0.78 * len(names))
-        left, right = fig.subfigures(1, 2, width_ratios=(1.5, 1))
+        left, right = np.ravel(fig.subfigures(1, 2, width_ratios=(1.5, 1)))
         panels = left.subplots(len(names), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
         for name, ax in zip(names, panels, strict=True):
             histogram(rows, variants=(name,), edges=edges, ax=ax)
@@ -37,7 +38,7 @@ def overview(rows: Rows) -> Figure:
         return fig
 
 
-def histogram(rows: Rows, *, variants: Sequence[str] = ("plain", "both"), edges: NDArray[np.float64] | None = None,
+def histogram(rows: Rows, *, variants: Sequence[str] = ("plain", "both"), edges: Floats | None = None,
               ax: Axes | None = None) -> Figure:
     """Share of images by their number of targets, one colour a variant; a line at each mean.
 
@@ -60,7 +61,11 @@ def histogram(rows: Rows, *, variants: Sequence[str] = ("plain", "both"), edges:
             style.attach(fig, f"histogram {name}", {"variant": name, "targets_from": edges[:-1] + 0.5, "targets_to": edges[1:] - 0.5,
                                                     "images": inside, "share": share})
         _axis(ax, edges)
-        ax.legend(loc="upper right", title="mean" if len(variants) > 1 else None, handlelength=1.0)
+        if len(variants) > 1:  # above the axes, where no bar or mean line can lie under it
+            ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(variants), handlelength=1.0, borderaxespad=0.2, title="mean targets",
+                      alignment="left")
+        else:
+            ax.legend(loc="upper right", handlelength=1.0)
         return fig
 
 
@@ -84,7 +89,7 @@ def means(rows: Rows, *, ax: Axes | None = None) -> Figure:
         return fig
 
 
-def mixture(rows: Rows, mosaic_prob: float, mixup_prob: float) -> NDArray[np.float64]:
+def mixture(rows: Rows, mosaic_prob: float, mixup_prob: float) -> Floats:
     """Distribution of targets per image at any two probabilities, from images measured once.
 
     Three coins decide what an image becomes: its own Mosaic (``mosaic_prob``), its neighbour's, and the batch's MixUp (``mixup_prob``).
@@ -113,7 +118,7 @@ def mixture(rows: Rows, mosaic_prob: float, mixup_prob: float) -> NDArray[np.flo
     return result
 
 
-def parts(rows: Rows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def parts(rows: Rows) -> tuple[Floats, Floats]:
     """Distributions of targets in plain images and in Mosaics, both ``[N]``, from the rows that MixUp didn't touch."""
     targets, mosaic, mixed = (np.asarray(rows[name]) for name in ("targets", "mosaic", "mixed"))
     chosen = [targets[~mixed.astype(bool) & (mosaic.astype(bool) == wanted)] for wanted in (False, True)]
@@ -200,7 +205,7 @@ class Expected:
         densest = mixture(self.rows, 1, 1).cumsum()
         return int(np.searchsorted(densest, 0.999)) + 1
 
-    def _binned(self, chance: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _binned(self, chance: Floats) -> Floats:
         inside, _ = np.histogram(self.support, self.edges, weights=chance)
         inside[-1] += chance[self.support > self.edges[-1]].sum()  # the last bar holds the tail
         return inside
@@ -219,17 +224,17 @@ def targets_of(rows: Rows, variant: str) -> NDArray[np.int64]:
     return found
 
 
-def bin_edges(rows: Rows) -> NDArray[np.float64]:
+def bin_edges(rows: Rows) -> Floats:
     """Edges half-way between whole numbers of targets, at most ``MAX_BINS`` bins of equal width over all variants."""
     top = int(np.asarray(rows["targets"]).max(initial=0)) + 1
     width = max(1, -(-top // MAX_BINS))
     return np.arange(0, top + width, width) - 0.5
 
 
-def _axis(ax: Axes, edges: NDArray[np.float64]) -> None:
+def _axis(ax: Axes, edges: Floats) -> None:
     ax.set_xlabel("targets per image")
     ax.set_ylabel("share of images")
     ax.set_xlim(edges[0], edges[-1])
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
     ax.yaxis.set_major_locator(MaxNLocator(nbins=4))
-    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=" %"))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from deim_lab.config import AugmentConfig
 from deim_lab.figures import style
 from deim_lab.schedule import Phase, Schedule
 
@@ -20,20 +21,24 @@ PHASES: dict[Phase, tuple[str, str]] = {  # name on the strip, colour
 }
 # What a phase switches on (``Phase``'s docstring), one line of the chart each.
 SWITCHES: dict[str, frozenset[Phase]] = {
-    "Mosaic, MixUp": frozenset({Phase.DENSE}),
+    "Mosaic": frozenset({Phase.DENSE}),
+    "MixUp": frozenset({Phase.DENSE}),
     "colour, zoom-out, crop": frozenset({Phase.DENSE, Phase.PLAIN}),
     "multi-scale": frozenset({Phase.WARM_UP, Phase.DENSE, Phase.PLAIN}),
     "flip, resize": frozenset(Phase),
 }
 
 
-def timeline(schedule: Schedule, *, width: float = style.DOUBLE) -> Figure:
-    """Learning rate over its base (above) and phases (below) of a whole run, by epoch."""
+def timeline(schedule: Schedule, augment: AugmentConfig | None = None, *, width: float = style.DOUBLE) -> Figure:
+    """Learning rate over its base (above) and phases (below) of a whole run, by epoch.
+
+    ``augment``: leaves out the lines of what this configuration never does (probability 0); without it all are drawn.
+    """
     with style.context():
-        fig = style.figure(width, 2.9)
+        fig = style.figure(width, 2.1 + 0.17 * len(switches(augment)))
         above, below = fig.subplots(2, 1, sharex=True, height_ratios=(1.25, 1))
         learning_rate(schedule, ax=above)
-        phases(schedule, ax=below)
+        phases(schedule, augment, ax=below)
         above.set_xlabel("")
         below.set_xlim(0, schedule.epochs)
         return fig
@@ -58,18 +63,19 @@ def learning_rate(schedule: Schedule, *, ax: Axes | None = None) -> Figure:
         return fig
 
 
-def phases(schedule: Schedule, *, ax: Axes | None = None) -> Figure:
+def phases(schedule: Schedule, augment: AugmentConfig | None = None, *, ax: Axes | None = None) -> Figure:
     """The phase strip and, under it, the epochs in which each switch is on."""
     with style.context():
         fig, ax = style.canvas(ax, style.DOUBLE, 1.5)
-        rows = ["phase", *SWITCHES]
+        shown = switches(augment)
+        rows = ["phase", *shown]
         found = list(spans(schedule))
         for phase, start, end in found:
             name, tint = PHASES[phase]
             ax.broken_barh([(start, end - start)], (-0.4, 0.8), facecolor=tint, edgecolor="white")
             if (end - start) / schedule.epochs > 0.013 * len(name):  # a name that wouldn't fit is left to the table and the caption
                 ax.text((start + end) / 2, 0, name, ha="center", va="center", fontsize=7, color="white" if phase is Phase.DENSE else style.INK)
-            for row, (_, on) in enumerate(SWITCHES.items(), start=1):
+            for row, (_, on) in enumerate(shown.items(), start=1):
                 if phase in on:
                     ax.broken_barh([(start, end - start)], (row - 0.22, 0.44), facecolor=tint if phase is not Phase.CLEAN else "#C9C9C9")
         ax.set_yticks(range(len(rows)), rows)
@@ -80,6 +86,15 @@ def phases(schedule: Schedule, *, ax: Axes | None = None) -> Figure:
         style.attach(fig, "phases", {"phase": [str(phase) for phase, _, _ in found], "first_epoch": [start for _, start, _ in found],
                                      "end_epoch": [end for _, _, end in found]})
         return fig
+
+
+def switches(augment: AugmentConfig | None) -> dict[str, frozenset[Phase]]:
+    """Those of ``SWITCHES`` that ``augment`` ever uses; all where none is given."""
+    if augment is None:
+        return dict(SWITCHES)
+    used = {"Mosaic": augment.mosaic_prob > 0, "MixUp": augment.mixup_prob > 0, "multi-scale": augment.multiscale_repeat is not None,
+            "colour, zoom-out, crop": max(augment.photometric_prob, augment.zoom_out_prob, augment.iou_crop_prob) > 0}
+    return {name: phases for name, phases in SWITCHES.items() if used.get(name, True)}
 
 
 def spans(schedule: Schedule) -> Iterator[tuple[Phase, int, int]]:
