@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -112,20 +113,39 @@ class LossConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MatchConfig:
-    """Costs of one-to-one matching (official values)."""
+    """Who learns from which target: costs of one-to-one matching (official values), and its two one-to-many comparators.
 
-    kind: str = "hungarian"
+    ``hungarian``: one query a target. ``simota``: as many as fit it well (``one_to_many``). ``groups(k)``: one in each of ``k`` groups of
+    queries that don't see one another; inference has one group (``detector.queries``).
+    """
+
+    kind: str = "hungarian"  # hungarian | simota | groups(k) with k in [2, 20], e.g. "groups(4)"
     cost_class: float = 2.0
     cost_l1: float = 5.0
     cost_giou: float = 2.0
     alpha: float = 0.25  # focal cost
     gamma: float = 2.0  # focal cost
+    simota_candidates: int = 10  # the best IoUs that add up to a target's number of queries; also the most that it can claim
+    simota_radius: float = 2.5  # half side of the centre prior's square, in cells of 1/40 of the image (stride 16 at 640 px); > 0
+    simota_iou_weight: float = 3.0  # of −log IoU beside the class cost; ≥ 0
 
     def _check(self) -> None:
-        if self.kind != "hungarian":
-            raise ConfigError(f"match.kind {self.kind!r} is unknown; known: hungarian{nearest(self.kind, ['hungarian'])}")
-        for name in ("cost_class", "cost_l1", "cost_giou"):
+        found = re.fullmatch(r"groups\((\d+)\)", self.kind)
+        if found is None and self.kind not in ("hungarian", "simota"):
+            raise ConfigError(f"match.kind {self.kind!r} is unknown; known: hungarian, simota, groups(k) with a number k such as "
+                              f"groups(4){nearest(self.kind, ['hungarian', 'simota', 'groups(4)'])}")
+        if found is not None and not 2 <= self.groups <= 20:
+            one = "; one group is 'hungarian'" if self.groups == 1 else ""
+            raise ConfigError(f"match.kind {self.kind!r}: the number of groups is outside [2, 20]{one}")
+        for name in ("cost_class", "cost_l1", "cost_giou", "simota_iou_weight"):
             _at_least(f"match.{name}", getattr(self, name), 0)
+        _at_least("match.simota_candidates", self.simota_candidates, 1)
+        _positive("match.simota_radius", self.simota_radius)
+
+    @property
+    def groups(self) -> int:
+        """Groups of queries in training: ``k`` of ``groups(k)``, else 1."""
+        return int(self.kind[7:-1]) if self.kind.startswith("groups(") else 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,6 +268,7 @@ class TrainConfig:
     eval_every: int = 1  # epochs; the last one is always evaluated
     checkpoint_every: int = 1  # epochs; the last one is always saved
     checkpoint_steps: int | None = None  # optimisation steps between further checkpoints inside an epoch; None: none
+    keep_checkpoints: Literal["last", "all"] = "last"  # all: also the EMA weights of each epoch that is saved (``epoch_0003.pt``), to look back
     log_every: int = 20  # steps between lines of the step log
     threads: int | None = None  # CPU threads of torch; None: leave as it is
 
@@ -258,10 +279,7 @@ class TrainConfig:
             _at_least("train.checkpoint_steps", self.checkpoint_steps, 1)
         if self.threads is not None:
             _at_least("train.threads", self.threads, 1)
-        kind = self.device.split(":")[0]
-        if kind not in ("auto", "cpu", "cuda"):
-            raise ConfigError(f"train.device {self.device!r} is unknown; known: auto, cpu, cuda, cuda:N"
-                              f"{nearest(kind, ['auto', 'cpu', 'cuda'])}")
+        check_device(self.device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,7 +318,7 @@ class Config:
 
 # Where a run happens, not what it computes: outside the fingerprint.
 _NOT_IDENTITY = ("train.device", "train.threads", "train.log_every", "train.checkpoint_every", "train.checkpoint_steps",
-                 "data.workers", "data.cache", "eval.backend")
+                 "train.keep_checkpoints", "data.workers", "data.cache", "eval.backend")
 
 
 def override(config: Config, overrides: Mapping[str, Json]) -> Config:
@@ -373,6 +391,13 @@ def parse_assignments(assignments: typing.Iterable[str]) -> dict[str, Json]:
             value = text
         result[key.strip()] = value
     return result
+
+
+def check_device(device: str) -> None:
+    """Raise ``ConfigError`` unless ``device`` is auto, cpu, cuda or cuda:N (whether it is there, ``training.compute`` finds out)."""
+    kind, colon, index = device.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (colon and (kind != "cuda" or not index.isdigit())):
+        raise ConfigError(f"device {device!r} is unknown; known: auto, cpu, cuda, cuda:N{nearest(kind, ['auto', 'cpu', 'cuda'])}")
 
 
 def _coerce(key: str, value: Json, kind: Any) -> Any:

@@ -3,6 +3,10 @@
 Four steps, each for all levels at once: match every level (one device-to-host copy), gather the pairs and their IoU, score them by the
 pure functions of ``losses``, weigh and normalise. Classification learns from each level's own matches; with ``go_union`` boxes and
 edges learn from the union of the matches of all levels (GO-LSD of D-FINE). Denoising queries bring their own matches.
+
+With a one-to-many comparator (``match.kind``) all of this stays, so that the assignment is the one thing that differs. The union too: it
+counts pairs of query and target and keeps each query's most frequent one, which asks for one target a query, not one query a target
+(``loss.go_union=false`` leaves each level its own pairs). What changes is what a sum is divided by: more positives are no larger loss.
 """
 
 from __future__ import annotations
@@ -14,10 +18,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from deim_lab import losses, matcher
+from deim_lab import losses, matcher, one_to_many
 from deim_lab.boxes import cxcywh_to_xyxy, paired_iou_and_giou
 from deim_lab.config import LossConfig, MatchConfig
 from deim_lab.detector.edges import bin_distances, boxes_to_bins
+from deim_lab.errors import ConfigError
 from deim_lab.structures import DecoderOutput, DetectorOutput, Matches, Targets
 
 
@@ -30,10 +35,11 @@ class LossTable:
             layers but the last (which teaches); ``dn_*`` for the denoising queries where there were any.
         levels: term → names of its levels, coarse to fine (``encoder``, ``pre``, ``layer_0`` …).
         total: scalar, the sum of everything, with gradient.
-        matches: each level's own one-to-one matches, with level axis, on the device of the output.
+        matches: each level's own matches, with level axis, on the device of the output.
         matched_iou: ``[M]`` IoU of the pairs of the last level, detached.
-        positives_per_image: matched queries of the last level over images.
-        unmatched_targets: targets of the batch that no query was left for (more targets than queries).
+        positives_per_image: matched queries of the last level over images, those of all groups.
+        unmatched_targets: targets of the batch that no query of the last level was left for (more targets than queries; with SimOTA
+            also a target whose queries all fit another one better).
     """
 
     terms: dict[str, Tensor]
@@ -73,8 +79,18 @@ class _Pairs:
     image: Tensor
     query: Tensor
     target: Tensor
-    before_layers: int  # pairs of the levels that have no edge distributions; they come first
-    in_last: int  # pairs of the last level; they come last
+    by_level: tuple[int, ...]  # pairs of each level
+    num_layers: int  # the last levels, which have edge distributions
+
+    @property
+    def before_layers(self) -> int:
+        """Pairs of the levels that have no edge distributions; they come first."""
+        return sum(self.by_level[:len(self.by_level) - self.num_layers])
+
+    @property
+    def in_last(self) -> int:
+        """Pairs of the last level; they come last."""
+        return self.by_level[-1]
 
     def __len__(self) -> int:
         return int(self.level.shape[0])
@@ -84,34 +100,36 @@ def compute(output: DetectorOutput, targets: Targets, *, loss: LossConfig, match
             on_matched: Callable[[str], None] | None = None) -> LossTable:
     """All losses of one batch, in float32 whatever the autocast (float64 stays).
 
-    Class terms are divided by the number of targets, box and edge terms by the number of pairs they learn from (the same number
-    without ``go_union``), denoising terms by targets × groups; numbers are averaged over ranks and at least 1. A batch without targets
-    gives the same matching terms, finite, and every matching output stays in the graph.
+    Class terms are divided by the number of targets (times the query groups; with SimOTA by the level's number of pairs, as in YOLOX),
+    box and edge terms by the number of pairs they learn from (without ``go_union`` as class terms), denoising terms by targets × denoising
+    groups; numbers are averaged over ranks and at least 1. A batch without targets gives the same matching terms, finite, and every
+    matching output stays in the graph.
 
     Args:
         output: of the detector in training mode.
         targets: of the batch, on the output's device, checked (``Targets.check``).
-        loss, match: terms, weights and costs.
+        loss, match: terms, weights and costs; the output must have the query groups of ``match.kind``.
         num_targets: this rank's normaliser in place of ``len(targets)`` (gradient accumulation: the mean over the batches of a step).
+            Where pairs are counted, each batch is divided by its own.
         on_matched: called with ``"match"`` when the matching is done (a stopwatch's lap).
     """
     device = output.matching.logits.device
     with torch.autocast(device.type, enabled=False):
         matching = _single(output.matching)
-        matches = matcher.match(matching.logits, matching.boxes_cxcywh, targets, cost_class=match.cost_class, cost_l1=match.cost_l1,
-                                cost_giou=match.cost_giou, alpha=match.alpha, gamma=match.gamma)
+        matches = assign(matching, targets, match)
         own = _pairs_by_level(matches, matching, device)
         pairs = own
         if loss.go_union:
             pairs = _pairs_of_all_levels(matcher.union(matches), matching, device)
         if on_matched is not None:
             on_matched("match")
-        per_target, per_pair = _mean_over_ranks([len(targets) if num_targets is None else num_targets, pairs.in_last], device)
-        if not loss.go_union:
-            per_pair = per_target
+        per_target, per_union, *per_level = _mean_over_ranks(
+            [len(targets) if num_targets is None else num_targets, pairs.in_last, *own.by_level], device)
+        per_own = torch.stack([torch.as_tensor(n, device=device) for n in per_level]) if match.kind == "simota" else per_target * match.groups
+        per_pair = per_union if loss.go_union else per_own
 
         scorer = _Scorer(targets, loss, _bins(output), output.reg_scale, _ddf_shares(matching, pairs))
-        terms, own_iou = scorer.score(matching, own, pairs, per_target, per_pair)
+        terms, own_iou = scorer.score(matching, own, pairs, per_own, per_pair)
         names = _level_names(terms, matching)
         if output.denoising is not None and output.dn_matches is not None:
             denoising = _single(output.denoising)
@@ -127,8 +145,24 @@ def compute(output: DetectorOutput, targets: Targets, *, loss: LossConfig, match
         matches=Matches(own.image, own.query, own.target, own.level),
         matched_iou=own_iou[len(own) - own.in_last:],
         positives_per_image=own.in_last / max(targets.batch_size, 1),
-        unmatched_targets=len(targets) - own.in_last,
+        unmatched_targets=len(targets) - len(matches.target[len(matches) - own.in_last:].unique()),
     )
+
+
+def assign(decoder: DecoderOutput, targets: Targets, match: MatchConfig) -> Matches:
+    """Matches of every level by ``match.kind``, on the CPU, ordered by level; a query has at most one target.
+
+    Raises:
+        ConfigError: the queries are in another number of groups than ``match.kind`` says.
+    """
+    if decoder.groups != match.groups:
+        raise ConfigError(f"match.kind {match.kind!r} asks for {match.groups} query groups, and the detector's output has {decoder.groups}: "
+                          "build the detector from the same config")
+    if match.kind == "simota":
+        return one_to_many.simota(decoder.logits, decoder.boxes_cxcywh, targets, candidates=match.simota_candidates,
+                                  radius=match.simota_radius, iou_weight=match.simota_iou_weight)
+    return matcher.match(decoder.logits, decoder.boxes_cxcywh, targets, cost_class=match.cost_class, cost_l1=match.cost_l1,
+                         cost_giou=match.cost_giou, alpha=match.alpha, gamma=match.gamma, groups=match.groups)
 
 
 @dataclass(frozen=True)
@@ -143,7 +177,10 @@ class _Scorer:
 
     def score(self, decoder: DecoderOutput, own: _Pairs, pairs: _Pairs, per_own: float | Tensor,
               per_pair: float | Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Weighted terms of one set of queries, and the IoU of its ``own`` pairs, which the class terms learn from."""
+        """Weighted terms of one set of queries, and the IoU of its ``own`` pairs, which the class terms learn from.
+
+        ``per_own``, ``per_pair``: what class terms, and box and edge terms, are divided by: one number, or one a level.
+        """
         weights, num_levels = self.loss, len(decoder.levels)
         wanted = self.targets.boxes_cxcywh.to(decoder.boxes_cxcywh.dtype)
         wanted_xyxy = cxcywh_to_xyxy(wanted)
@@ -168,7 +205,8 @@ class _Scorer:
             "giou": _sum_by_level(giou, pairs.level, num_levels) * (weights.weight_giou / per_pair),
         }
         if decoder.corners is not None:
-            terms["fgl"] = self._refine(decoder, pairs, target_xyxy, iou) * (weights.weight_fgl / per_pair)
+            per_layer = per_pair[-decoder.num_layers:] if isinstance(per_pair, Tensor) and per_pair.ndim else per_pair
+            terms["fgl"] = self._refine(decoder, pairs, target_xyxy, iou) * (weights.weight_fgl / per_layer)
             terms["ddf"] = self._distil(decoder, pairs, iou) * weights.weight_ddf
         return terms, own_iou
 
@@ -219,18 +257,21 @@ class _Scorer:
 
 
 def _ddf_shares(matching: DecoderOutput, pairs: _Pairs) -> tuple[float, float]:
-    """Square roots of the numbers of matched and unmatched queries (the official ones times √(32 / B), which cancels)."""
-    queries = matching.logits.shape[1] * matching.logits.shape[2]
-    return math.sqrt(pairs.in_last), math.sqrt(queries - pairs.in_last)
+    """Square roots of the numbers of matched and unmatched queries (the official ones times √(32 / B), which cancels).
+
+    Numbers are means over the layers that learn (with one-to-one matches or the union all layers have the same).
+    """
+    students = pairs.by_level[len(pairs.by_level) - pairs.num_layers:-1] or pairs.by_level[-1:]
+    matched = sum(students) / len(students)
+    return math.sqrt(matched), math.sqrt(matching.logits.shape[1] * matching.logits.shape[2] - matched)
 
 
 def _pairs_by_level(matches: Matches, decoder: DecoderOutput, device: torch.device) -> _Pairs:
     """Matches of each level (on the CPU, ordered by level) as pairs on the device."""
     assert matches.level is not None
-    first_layer, last = len(decoder.levels) - decoder.num_layers, len(decoder.levels) - 1
-    before_layers, in_last = int((matches.level < first_layer).sum()), int((matches.level == last).sum())
+    counts = torch.bincount(matches.level, minlength=len(decoder.levels)).tolist()
     level, image, query, target = torch.stack([matches.level, matches.image, matches.query, matches.target]).to(device, non_blocking=True)
-    return _Pairs(level, image, query, target, before_layers, in_last)
+    return _Pairs(level, image, query, target, tuple(counts), decoder.num_layers)
 
 
 def _pairs_of_all_levels(matches: Matches, decoder: DecoderOutput, device: torch.device) -> _Pairs:
@@ -239,7 +280,7 @@ def _pairs_of_all_levels(matches: Matches, decoder: DecoderOutput, device: torch
     shared = torch.stack([matches.image, matches.query, matches.target]).to(device, non_blocking=True)
     level = torch.arange(num_levels, device=device).repeat_interleave(len(matches))
     image, query, target = shared.repeat(1, num_levels)
-    return _Pairs(level, image, query, target, (num_levels - decoder.num_layers) * len(matches), len(matches))
+    return _Pairs(level, image, query, target, (len(matches),) * num_levels, decoder.num_layers)
 
 
 def _level_names(terms: dict[str, Tensor], decoder: DecoderOutput) -> dict[str, tuple[str, ...]]:

@@ -1,5 +1,7 @@
 """Costs → Matches: one-to-one Hungarian matching of queries and targets, and the union of the matches of all levels (GO-LSD).
 
+One-to-many matching is in ``one_to_many``; ``criterion.assign`` chooses between them.
+
 Costs are computed on the device, of each target with the queries of its own image only. They come to the host in one copy, where
 scipy solves each image and level apart. Matches are therefore CPU tensors; ``Matches`` that index device tensors can be moved.
 """
@@ -23,8 +25,8 @@ _EPS = 1e-8  # inside the logarithms of the focal cost
 
 @torch.no_grad()
 def match(logits: Tensor, boxes_cxcywh: Tensor, targets: Targets, *, cost_class: float = 2.0, cost_l1: float = 5.0,
-          cost_giou: float = 2.0, alpha: float = 0.25, gamma: float = 2.0) -> Matches:
-    """The cheapest one-to-one assignment of queries to targets, for each image (and level) apart.
+          cost_giou: float = 2.0, alpha: float = 0.25, gamma: float = 2.0, groups: int = 1) -> Matches:
+    """The cheapest one-to-one assignment of queries to targets, for each image (and level, and group of queries) apart.
 
     Args:
         logits: ``[B, Q, C]``, or ``[K, B, Q, C]`` for ``K`` levels at once.
@@ -32,6 +34,7 @@ def match(logits: Tensor, boxes_cxcywh: Tensor, targets: Targets, *, cost_class:
         targets: of the batch. An image with more than ``Q`` targets has ``Q`` of them matched, so ``K · T − len(matches)`` tells how
             many were left out.
         cost_class, cost_l1, cost_giou, alpha, gamma: see ``costs``.
+        groups: the queries are so many groups of ``Q / groups``; in each of them a target has one query.
 
     Returns:
         Matches on the CPU, ordered by level, image, query; with a level axis if the input has one.
@@ -40,14 +43,14 @@ def match(logits: Tensor, boxes_cxcywh: Tensor, targets: Targets, *, cost_class:
         cost = costs(logits, boxes_cxcywh, targets, cost_class=cost_class, cost_l1=cost_l1, cost_giou=cost_giou, alpha=alpha, gamma=gamma)
         # The image index travels with the costs: one device-to-host copy in all.
         packed = torch.cat([cost.flatten(), targets.image_index.to(cost.dtype)]).cpu().numpy()
-    num_levels = logits.shape[0] if logits.ndim == 4 else 1
-    host_cost = packed[: cost.numel()].reshape(num_levels, len(targets), logits.shape[-2])
+    num_levels, per_group = logits.shape[0] if logits.ndim == 4 else 1, logits.shape[-2] // groups
+    host_cost = packed[: cost.numel()].reshape(num_levels, len(targets), groups, per_group)
     counts = np.bincount(packed[cost.numel():].astype(np.int64), minlength=targets.batch_size)
     non_finite = ~np.isfinite(host_cost)
     if non_finite.any():
         host_cost[non_finite] = NON_FINITE_COST
         logger.warning("%d of %d matching costs are not finite; each counts as %g", int(non_finite.sum()), non_finite.size, NON_FINITE_COST)
-    level, image, query, target = _assign(host_cost, counts)
+    image, query, target, level = _assign(host_cost, counts)
     return Matches(image, query, target, level if logits.ndim == 4 else None)
 
 
@@ -98,8 +101,8 @@ def union(matches: Matches) -> Matches:
     return Matches(*(torch.from_numpy(item) for item in (slot // num_queries, slot % num_queries, pair % num_targets)))
 
 
-def _assign(cost: np.ndarray, counts: np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """``cost [K, T, Q]``, targets of each image ``[B]`` → level, image, query, target, each ``[M]``."""
+def _assign(cost: np.ndarray, counts: np.ndarray) -> list[Tensor]:
+    """``cost [K, T, groups, Q]``, targets of each image ``[B]`` → image, query (of all groups), target, level, each ``[M]``."""
     from scipy.optimize import linear_sum_assignment  # slow to import, and only training needs it
 
     ends = counts.cumsum()
@@ -107,12 +110,13 @@ def _assign(cost: np.ndarray, counts: np.ndarray) -> tuple[Tensor, Tensor, Tenso
     for level, cost_of_level in enumerate(cost):
         for image in counts.nonzero()[0]:
             start = ends[image] - counts[image]
-            target, query = linear_sum_assignment(cost_of_level[start:ends[image]])
-            order = query.argsort()
-            rows.append(np.stack([np.full(len(query), level), np.full(len(query), image), query[order], target[order] + start]))
+            for group in range(cost.shape[2]):
+                target, query = linear_sum_assignment(cost_of_level[start:ends[image], group])
+                order = query.argsort()
+                first = group * cost.shape[3]
+                rows.append(np.stack([np.full(len(query), image), query[order] + first, target[order] + start, np.full(len(query), level)]))
     pairs = np.concatenate(rows, axis=1) if rows else np.zeros((4, 0), dtype=np.int64)
-    level_index, image_index, query_index, target_index = torch.from_numpy(pairs.astype(np.int64))
-    return level_index, image_index, query_index, target_index
+    return list(torch.from_numpy(pairs.astype(np.int64)))
 
 
 def _single(values: Tensor) -> Tensor:

@@ -140,6 +140,7 @@ class DecoderOutput:
         corners: ``[L, B, Q, 4 * (reg_max + 1)]`` edge-distribution logits of the ``L`` decoder layers (the last ``L`` of the ``K``
             levels; edges l, t, r, b, each ``reg_max + 1`` bins), or ``None`` for a detector without them (RT-DETRv2).
         reference_cxcywh: ``[B, Q, 4]`` the boxes from which edge distances are measured (detached), or ``None``.
+        groups: the queries are so many groups of ``Q / groups`` that don't see one another; the first is the one that inference has.
     """
 
     levels: tuple[str, ...]
@@ -147,6 +148,7 @@ class DecoderOutput:
     boxes_cxcywh: Tensor
     corners: Tensor | None = None
     reference_cxcywh: Tensor | None = None
+    groups: int = 1
 
     @property
     def num_layers(self) -> int:
@@ -171,5 +173,6 @@ class DetectorOutput:
 
     @property
     def prediction(self) -> Prediction:
-        """The finest level, as inference would return it."""
-        return Prediction(self.matching.logits[-1], self.matching.boxes_cxcywh[-1])
+        """The finest level of the first group, as inference would return it."""
+        queries = self.matching.logits.shape[2] // self.matching.groups
+        return Prediction(self.matching.logits[-1, :, :queries], self.matching.boxes_cxcywh[-1, :, :queries])

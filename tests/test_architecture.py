@@ -26,6 +26,7 @@ FLOORS: dict[str, int] = {
     "schedule": 2,
     "losses": 2,
     "matcher": 3,
+    "one_to_many": 3,
     "augment": 3,
     "detector": 3,
     "criterion": 4,

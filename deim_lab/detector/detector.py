@@ -19,7 +19,7 @@ def build_detector(preset_or_config: str | Config, num_classes: int) -> Detector
     """An untrained detector.
 
     Args:
-        preset_or_config: a name of ``PRESETS`` or a ``Config``, of which only ``model`` is used.
+        preset_or_config: a name of ``PRESETS`` or a ``Config``, of which ``model`` and the number of query groups (``match.kind``) are used.
         num_classes: classes are ``[0, num_classes)``.
 
     Raises:
@@ -37,7 +37,7 @@ def build_detector(preset_or_config: str | Config, num_classes: int) -> Detector
     decoder = DFineDecoder(model.hidden_dim, num_classes=num_classes, dim=model.decoder_dim, ffn_dim=model.decoder_ffn_dim,
                            num_layers=model.decoder_layers, num_heads=model.num_heads, points=model.decoder_points,
                            num_queries=model.num_queries, act=model.activation, reg_max=model.reg_max, reg_scale=model.reg_scale,
-                           up=model.up, denoising=denoising if model.num_denoising else None)
+                           up=model.up, denoising=denoising if model.num_denoising else None, query_groups=config.match.groups)
     return Detector(backbone, encoder, decoder, strides=model.strides)
 
 
@@ -72,6 +72,19 @@ class Detector(nn.Module):
         """
         self._check(images, targets)
         return self.decoder(self.encoder(self.backbone(images)), targets)
+
+    def every_level(self, images: Tensor) -> DetectorOutput:
+        """What training would score, without denoising queries: all levels, and all query groups. Norms stay in the mode they are in.
+
+        Raises:
+            ValueError: as ``forward``, and for the deploy form, whose earlier heads are gone.
+        """
+        if self.deployed:
+            raise ValueError("the deploy form has no heads for the earlier levels: take the model it was made from")
+        self._check(images, None)
+        result = self.decoder(self.encoder(self.backbone(images)), every_level=True)
+        assert isinstance(result, DetectorOutput)
+        return result
 
     def train(self, mode: bool = True) -> Detector:
         if mode and self.deployed:

@@ -17,7 +17,7 @@ from deim_lab.detector.attention import DeformableAttention, split_heads
 from deim_lab.detector.denoising import DenoisingQueries, make_queries
 from deim_lab.detector.edges import bin_distances, distances_to_boxes, expected_distances
 from deim_lab.detector.layers import ACTIVATIONS, ConvNorm, Mlp, TableCache, at_least_float32, inverse_sigmoid
-from deim_lab.detector.queries import Selection, make_anchors, select_queries
+from deim_lab.detector.queries import Selection, isolate_groups, make_anchors, repeat_in_groups, select_queries
 from deim_lab.structures import DecoderOutput, DetectorOutput, Prediction, Targets
 
 PRIOR = 0.01  # probability that an untrained score head gives to every class (focal prior)
@@ -45,13 +45,14 @@ class DFineDecoder(nn.Module):
         act: activation of the feed-forward networks and the MLPs.
         reg_max, reg_scale, up: shape of the bins, see ``edges``.
         denoising: ``None`` builds no class embedding, and no denoising queries are made.
+        query_groups: groups of ``num_queries`` queries in training; inference has the first alone (``queries.repeat_in_groups``).
     """
 
     def __init__(self, in_channels: int, *, num_classes: int, dim: int, ffn_dim: int, num_layers: int, num_heads: int,
                  points: Sequence[int], num_queries: int, act: str, reg_max: int, reg_scale: float, up: float,
-                 denoising: Denoising | None) -> None:
+                 denoising: Denoising | None, query_groups: int = 1) -> None:
         super().__init__()
-        self.num_classes, self.num_queries, self.num_heads = num_classes, num_queries, num_heads
+        self.num_classes, self.num_queries, self.num_heads, self.query_groups = num_classes, num_queries, num_heads, query_groups
         self.reg_max, self.denoising = reg_max, denoising
         self.up = nn.Parameter(torch.tensor([float(up)]), requires_grad=False)
         self.reg_scale = nn.Parameter(torch.tensor([float(reg_scale)]), requires_grad=False)
@@ -70,13 +71,23 @@ class DFineDecoder(nn.Module):
         self.dec_bbox_head = nn.ModuleList(Mlp(dim, dim, 4 * (reg_max + 1), 3, act) for _ in range(num_layers))
         self._anchors = TableCache()
         self._initialise()
+        if query_groups > 1:
+            self.group_embed = nn.Embedding(query_groups - 1, dim)  # made last: all other weights are those of one group, draw for draw
 
-    def forward(self, features: Sequence[Tensor], targets: Targets | None = None) -> Prediction | DetectorOutput:
+    def forward(self, features: Sequence[Tensor], targets: Targets | None = None, *,
+                every_level: bool | None = None) -> Prediction | DetectorOutput:
+        """``every_level``: return all levels (and all groups) as in training; None: in train mode."""
+        every_level = self.training if every_level is None else every_level
         memory, shapes = self.flatten(features)
         chosen = self.select(memory, shapes)
         noisy = self._make_denoising(targets) if self.training else None
+        groups = self.query_groups if every_level else 1
 
         content, boxes_logit = chosen.features.detach(), chosen.boxes_logit.detach()
+        mask = None if noisy is None else noisy.attention_mask
+        if groups > 1:
+            content, boxes_logit = repeat_in_groups(content, boxes_logit, self.group_embed.weight)
+            mask = isolate_groups(mask, self.num_queries, groups, device=content.device)
         if noisy is not None:
             content = torch.cat([self.denoising_class_embed(noisy.class_ids).to(content.dtype), content], dim=1)
             boxes_logit = torch.cat([noisy.boxes_logit.to(boxes_logit.dtype), boxes_logit], dim=1)
@@ -85,10 +96,10 @@ class DFineDecoder(nn.Module):
             content = content + 0 * self.denoising_class_embed.weight.sum()
 
         values = split_heads(memory, shapes, self.num_heads)
-        refined = self._refine(content, boxes_logit, values, None if noisy is None else noisy.attention_mask)
-        if not self.training:
+        refined = self._refine(content, boxes_logit, values, mask, every_level)
+        if not every_level:
             return Prediction(refined.logits[-1], refined.boxes[-1])
-        return self._output(chosen, refined, noisy)
+        return self._output(chosen, refined, noisy, groups)
 
     def flatten(self, features: Sequence[Tensor]) -> tuple[Tensor, tuple[tuple[int, int], ...]]:
         """Maps → memory ``[B, Σ h·w, dim]`` and the levels' (h, w)."""
@@ -104,13 +115,17 @@ class DFineDecoder(nn.Module):
                               project=self.enc_output, score=self.enc_score_head, box=self.enc_bbox_head)
 
     def drop_unused_heads(self) -> None:
-        """Leave out the score heads and quality estimates that inference doesn't use (deploy form)."""
+        """Leave out the score heads, quality estimates and query groups that inference doesn't use (deploy form)."""
+        if self.query_groups > 1:
+            self.query_groups = 1
+            del self.group_embed
         for index in range(len(self.dec_score_head) - 1):
             self.dec_score_head[index] = nn.Identity()
             self.decoder.lqe_layers[index] = nn.Identity()
 
-    def _refine(self, content: Tensor, boxes_logit: Tensor, values: Sequence[Tensor], mask: Tensor | None) -> _Refined:
-        """Run the layers. In eval mode only the last one's logits and boxes are kept."""
+    def _refine(self, content: Tensor, boxes_logit: Tensor, values: Sequence[Tensor], mask: Tensor | None,
+                every_level: bool) -> _Refined:
+        """Run the layers. Without ``every_level`` only the last one's logits and boxes are kept."""
         bins = bin_distances(self.reg_max, self.up, self.reg_scale)
         result = _Refined()
         reference, last = boxes_logit.sigmoid(), len(self.decoder.layers) - 1
@@ -122,12 +137,12 @@ class DFineDecoder(nn.Module):
             if index == 0:
                 result.pre_boxes = (at_least_float32(self.pre_bbox_head(content)) + inverse_sigmoid(reference)).sigmoid()
                 result.reference = result.pre_boxes.detach()
-                if self.training:
+                if every_level:
                     result.pre_logits = at_least_float32(self.dec_score_head[0](content))
             # Corrections add up, and their gradient reaches all layers; boxes are always measured from the first reference.
             corners = at_least_float32(self.dec_bbox_head[index](content + previous)) + corners
             boxes = distances_to_boxes(result.reference, expected_distances(corners, bins), self.reg_scale)
-            if self.training or index == last:
+            if every_level or index == last:
                 logits = self.dec_score_head[index](content) + self.decoder.lqe_layers[index](corners)
                 result.logits.append(at_least_float32(logits))
                 result.boxes.append(boxes)
@@ -135,8 +150,8 @@ class DFineDecoder(nn.Module):
             reference, previous = boxes.detach(), content.detach()
         return result
 
-    def _output(self, chosen: Selection, refined: _Refined, noisy: DenoisingQueries | None) -> DetectorOutput:
-        """Stack the levels, and part denoising queries (first) from matching queries."""
+    def _output(self, chosen: Selection, refined: _Refined, noisy: DenoisingQueries | None, groups: int) -> DetectorOutput:
+        """Stack the levels, and part denoising queries (first) from matching queries. At the encoder all groups are the same."""
         split = 0 if noisy is None else len(noisy)
         layers = tuple(f"layer_{index}" for index in range(len(refined.logits)))
         logits = torch.stack([refined.pre_logits, *refined.logits])
@@ -144,10 +159,11 @@ class DFineDecoder(nn.Module):
         corners = torch.stack(refined.corners)
         matching = DecoderOutput(
             levels=("encoder", "pre", *layers),
-            logits=torch.cat([at_least_float32(chosen.logits)[None], logits[:, :, split:]]),
-            boxes_cxcywh=torch.cat([chosen.boxes_logit.sigmoid()[None], boxes[:, :, split:]]),
+            logits=torch.cat([at_least_float32(chosen.logits).repeat(1, groups, 1)[None], logits[:, :, split:]]),
+            boxes_cxcywh=torch.cat([chosen.boxes_logit.sigmoid().repeat(1, groups, 1)[None], boxes[:, :, split:]]),
             corners=corners[:, :, split:],
             reference_cxcywh=refined.reference[:, split:],
+            groups=groups,
         )
         if noisy is None:
             return DetectorOutput(matching, up=self.up, reg_scale=self.reg_scale)

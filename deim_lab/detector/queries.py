@@ -1,4 +1,4 @@
-"""Anchors on the feature maps, and the choice of the best of them as the decoder's first queries."""
+"""Anchors on the feature maps, the choice of the best of them as the decoder's first queries, and groups of such queries."""
 
 from __future__ import annotations
 
@@ -64,6 +64,40 @@ def select_queries(memory: Tensor, anchors_logit: Tensor, valid: Tensor, num_que
     features = _take(projected, index)
     boxes_logit = at_least_float32(box(features)) + _take(anchors_logit.expand(memory.shape[0], -1, -1), index)
     return Selection(index, features, _take(logits, index), boxes_logit)
+
+
+def repeat_in_groups(content: Tensor, boxes_logit: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
+    """Query groups (Group DETR, Chen et al. 2023): the same queries once more for each row of ``embedding [k − 1, dim]``.
+
+    Every group starts from the same selected anchors, a further one with its own learnt vector added to their content; the first has
+    none, so it is the whole set of queries that inference has. So each group learns in the very situation of inference, the count of
+    anchors doesn't limit ``k`` (a small image has few), and the price in weights is ``(k − 1) · dim``. Dealing the ``k · Q`` best anchors
+    out instead would leave the later groups with background, or thin out the first against what inference gives it.
+
+    ``[B, Q, dim]``, ``[B, Q, 4]`` → ``[B, k·Q, dim]``, ``[B, k·Q, 4]``, group by group.
+    """
+    offsets = torch.cat([torch.zeros_like(embedding[:1]), embedding])
+    grouped = content[:, None] + offsets[:, None].to(content.dtype)
+    return grouped.flatten(1, 2), boxes_logit.repeat(1, len(offsets), 1)
+
+
+def isolate_groups(mask: Tensor | None, num_queries: int, groups: int, *, device: torch.device) -> Tensor:
+    """Attention mask of ``N`` denoising queries and ``groups`` groups: True where a query (row) may *not* attend.
+
+    Args:
+        mask: ``[N + Q, N + Q]`` of the denoising queries and the first group, or ``None`` (``N = 0``, all attend). It stays as it is:
+            denoising queries see the first group alone, as they would without groups.
+
+    Returns:
+        ``[N + k·Q, N + k·Q]``: a further group sees only itself, and nobody sees it.
+    """
+    first = num_queries if mask is None else mask.shape[0]
+    block = torch.cat([torch.zeros(first, dtype=torch.int64, device=device),
+                       torch.arange(1, groups, device=device).repeat_interleave(num_queries)])
+    result = block[:, None] != block
+    if mask is not None:
+        result[:first, :first] = mask
+    return result
 
 
 def _take(x: Tensor, index: Tensor) -> Tensor:

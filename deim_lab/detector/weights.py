@@ -30,6 +30,7 @@ RUN_FILES = ("best.pt", "last.pt", "last_previous.pt")  # of a run's checkpoints
 
 _RESERVED = ("format", "config", "categories", "model", "deployed")
 _DERIVED = ("anchors", "valid_mask", "num_points_scale", "project")
+_ONLY_TRAINING = ("decoder.group_embed.",)  # what a comparator adds for training alone; no official checkpoint has it
 _COPIED = ("up", "reg_scale")  # stand at decoder.* and again at decoder.decoder.*
 # More missing or unexpected keys than this share: the file is of another model, not one with a part more or less.
 _FOREIGN_SHARE = 0.1
@@ -110,6 +111,8 @@ def official_state_dict(model: Detector, eval_size: tuple[int, int] = (640, 640)
     shape = {"up": model.decoder.up.detach(), "reg_scale": reg_scale.long() if bool((reg_scale == reg_scale.round()).all()) else reg_scale}
     result: dict[str, Tensor] = {}
     for key, value in model.state_dict().items():
+        if key.startswith(_ONLY_TRAINING):
+            continue
         if key.startswith("decoder.decoder.") and "decoder.decoder.up" not in result:
             result |= {f"decoder.decoder.{name}": item for name, item in shape.items()}
         module, _, name = key.rpartition(".")
@@ -313,7 +316,7 @@ def _is_of_classes(key: str) -> bool:
 
 
 def _is_structural(key: str) -> bool:
-    return not (_is_derived(key) or _is_optional(key) or _is_of_classes(key))
+    return not (_is_derived(key) or _is_optional(key) or _is_of_classes(key) or key.startswith(_ONLY_TRAINING))
 
 
 def _differ_in_classes(given: Tensor, wanted: Tensor) -> bool:

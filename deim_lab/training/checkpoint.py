@@ -17,6 +17,7 @@ from deim_lab.detector.weights import FORMAT
 from deim_lab.errors import WeightsError
 
 LAST, PREVIOUS, BEST = "last.pt", "last_previous.pt", "best.pt"
+EPOCH = "epoch_{:04d}.pt"  # EMA weights of one epoch, counted from 0; kept where train.keep_checkpoints says so
 
 _log = logging.getLogger(__name__)
 

@@ -134,6 +134,9 @@ def _epoch(state: _State) -> None:
     state.epoch, state.batch, state.tally = done, 0, Tally()
     if improved or done == config.train.epochs or done % config.train.checkpoint_every == 0:
         _save_last(state)
+        if config.train.keep_checkpoints == "all" and state.compute.is_main:
+            checkpoint.save(state.run.folder / "checkpoints" / checkpoint.EPOCH.format(done - 1), _identity(state) | {
+                "epoch": done - 1, "ema": state.ema.state_dict()})
 
 
 def _step(state: _State, group: list[Batch], data_seconds: float) -> None:
