@@ -10,15 +10,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import re
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from deim_lab.errors import ConfigError, nearest
+from deim_lab.values import at_least, coerce, ordered, positive, within
 
 Json = Any
 
@@ -53,15 +52,15 @@ class ModelConfig:
     up: float = 0.5  # bound of W(n)
 
     def _check(self) -> None:
-        _at_least("model.num_queries", self.num_queries, 1)
-        _at_least("model.num_denoising", self.num_denoising, 0)
-        _at_least("model.max_denoising", self.max_denoising, 2)
-        _at_least("model.decoder_layers", self.decoder_layers, 1)
-        _at_least("model.reg_max", self.reg_max, 4)
-        _within("model.label_noise_ratio", self.label_noise_ratio, 0, 1)
-        _at_least("model.box_noise_scale", self.box_noise_scale, 0)
-        _positive("model.reg_scale", self.reg_scale)
-        _positive("model.up", self.up)
+        at_least("model.num_queries", self.num_queries, 1)
+        at_least("model.num_denoising", self.num_denoising, 0)
+        at_least("model.max_denoising", self.max_denoising, 2)
+        at_least("model.decoder_layers", self.decoder_layers, 1)
+        at_least("model.reg_max", self.reg_max, 4)
+        within("model.label_noise_ratio", self.label_noise_ratio, 0, 1)
+        at_least("model.box_noise_scale", self.box_noise_scale, 0)
+        positive("model.reg_scale", self.reg_scale)
+        positive("model.up", self.up)
         if len(self.decoder_points) != len(self.backbone_stages):
             raise ConfigError(f"model.decoder_points {list(self.decoder_points)} needs one entry a level, and model.backbone_stages "
                               f"{list(self.backbone_stages)} makes {len(self.backbone_stages)}")
@@ -93,12 +92,12 @@ class LossConfig:
 
     def _check(self) -> None:
         if self.gamma is not None:
-            _within("loss.gamma", self.gamma, 0, 20)
+            within("loss.gamma", self.gamma, 0, 20)
         if self.alpha is not None:
-            _within("loss.alpha", self.alpha, 0, 1)
+            within("loss.alpha", self.alpha, 0, 1)
         for name in ("class", "l1", "giou", "fgl", "ddf"):
-            _at_least(f"loss.weight_{name}", getattr(self, f"weight_{name}"), 0)
-        _positive("loss.ddf_temperature", self.ddf_temperature)
+            at_least(f"loss.weight_{name}", getattr(self, f"weight_{name}"), 0)
+        positive("loss.ddf_temperature", self.ddf_temperature)
 
     @property
     def effective_gamma(self) -> float:
@@ -138,9 +137,9 @@ class MatchConfig:
             one = "; one group is 'hungarian'" if self.groups == 1 else ""
             raise ConfigError(f"match.kind {self.kind!r}: the number of groups is outside [2, 20]{one}")
         for name in ("cost_class", "cost_l1", "cost_giou", "simota_iou_weight"):
-            _at_least(f"match.{name}", getattr(self, name), 0)
-        _at_least("match.simota_candidates", self.simota_candidates, 1)
-        _positive("match.simota_radius", self.simota_radius)
+            at_least(f"match.{name}", getattr(self, name), 0)
+        at_least("match.simota_candidates", self.simota_candidates, 1)
+        positive("match.simota_radius", self.simota_radius)
 
     @property
     def groups(self) -> int:
@@ -169,16 +168,16 @@ class AugmentConfig:
 
     def _check(self) -> None:
         for name in ("mosaic_prob", "mixup_prob", "photometric_prob", "zoom_out_prob", "iou_crop_prob", "flip_prob"):
-            _within(f"augment.{name}", getattr(self, name), 0, 1)
-        _at_least("augment.zoom_out_max", self.zoom_out_max, 1)
-        _at_least("augment.min_box_px", self.min_box_px, 0)
-        _within("augment.mosaic_translate", self.mosaic_translate, 0, 1)
-        _ordered("augment.mosaic_scale", self.mosaic_scale, 0.01, 10)
-        _ordered("augment.mixup_ratio", self.mixup_ratio, 0, 1)
+            within(f"augment.{name}", getattr(self, name), 0, 1)
+        at_least("augment.zoom_out_max", self.zoom_out_max, 1)
+        at_least("augment.min_box_px", self.min_box_px, 0)
+        within("augment.mosaic_translate", self.mosaic_translate, 0, 1)
+        ordered("augment.mosaic_scale", self.mosaic_scale, 0.01, 10)
+        ordered("augment.mixup_ratio", self.mixup_ratio, 0, 1)
         if self.mosaic_tile_px is not None:
-            _at_least("augment.mosaic_tile_px", self.mosaic_tile_px, 8)
+            at_least("augment.mosaic_tile_px", self.mosaic_tile_px, 8)
         if self.multiscale_repeat is not None:
-            _at_least("augment.multiscale_repeat", self.multiscale_repeat, 1)
+            at_least("augment.multiscale_repeat", self.multiscale_repeat, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,10 +191,10 @@ class DataConfig:
     cache: bool = False  # keep decoded images in memory
 
     def _check(self) -> None:
-        _at_least("data.batch_size", self.batch_size, 1)
+        at_least("data.batch_size", self.batch_size, 1)
         if self.eval_batch_size is not None:
-            _at_least("data.eval_batch_size", self.eval_batch_size, 1)
-        _at_least("data.workers", self.workers, 0)
+            at_least("data.eval_batch_size", self.eval_batch_size, 1)
+        at_least("data.workers", self.workers, 0)
         for side in self.input_size:
             if side < 32 or side % 32:
                 lower = max(32, side // 32 * 32)
@@ -216,11 +215,11 @@ class ScheduleConfig:
     restart_from_best: bool = True  # enter the clean tail from the best weights so far, as the official recipe does
 
     def _check(self) -> None:
-        _at_least("schedule.warmup_epochs", self.warmup_epochs, 0)
-        _at_least("schedule.clean_epochs", self.clean_epochs, 0)
-        _at_least("schedule.lr_warmup_steps", self.lr_warmup_steps, 0)
-        _within("schedule.dense_share", self.dense_share, 0, 1)
-        _within("schedule.lr_final_ratio", self.lr_final_ratio, 0, 1)
+        at_least("schedule.warmup_epochs", self.warmup_epochs, 0)
+        at_least("schedule.clean_epochs", self.clean_epochs, 0)
+        at_least("schedule.lr_warmup_steps", self.lr_warmup_steps, 0)
+        within("schedule.dense_share", self.dense_share, 0, 1)
+        within("schedule.lr_final_ratio", self.lr_final_ratio, 0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,12 +236,12 @@ class OptimConfig:
     recipe_batch: int = 128  # total batch that lr was chosen for; another one is noted in the log
 
     def _check(self) -> None:
-        _positive("optim.lr", self.lr)
-        _at_least("optim.backbone_lr", self.backbone_lr, 0)
-        _at_least("optim.weight_decay", self.weight_decay, 0)
-        _at_least("optim.clip_norm", self.clip_norm, 0)
+        positive("optim.lr", self.lr)
+        at_least("optim.backbone_lr", self.backbone_lr, 0)
+        at_least("optim.weight_decay", self.weight_decay, 0)
+        at_least("optim.clip_norm", self.clip_norm, 0)
         for beta in self.betas:
-            _within("optim.betas", beta, 0, 1)
+            within("optim.betas", beta, 0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,8 +252,8 @@ class EmaConfig:
     warmup_updates: int = 1000
 
     def _check(self) -> None:
-        _within("ema.decay", self.decay, 0, 1)
-        _at_least("ema.warmup_updates", self.warmup_updates, 0)
+        within("ema.decay", self.decay, 0, 1)
+        at_least("ema.warmup_updates", self.warmup_updates, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,11 +273,11 @@ class TrainConfig:
 
     def _check(self) -> None:
         for name in ("epochs", "accumulate", "eval_every", "checkpoint_every", "log_every"):
-            _at_least(f"train.{name}", getattr(self, name), 1)
+            at_least(f"train.{name}", getattr(self, name), 1)
         if self.checkpoint_steps is not None:
-            _at_least("train.checkpoint_steps", self.checkpoint_steps, 1)
+            at_least("train.checkpoint_steps", self.checkpoint_steps, 1)
         if self.threads is not None:
-            _at_least("train.threads", self.threads, 1)
+            at_least("train.threads", self.threads, 1)
         check_device(self.device)
 
 
@@ -290,7 +289,7 @@ class EvalConfig:
     backend: Literal["auto", "pycocotools", "hotcoco"] = "auto"  # auto: hotcoco where installed (same numbers, faster)
 
     def _check(self) -> None:
-        _at_least("eval.top_k", self.top_k, 1)
+        at_least("eval.top_k", self.top_k, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -333,7 +332,7 @@ def override(config: Config, overrides: Mapping[str, Json]) -> Config:
             raise ConfigError(f"unknown config key {key!r}{nearest(key, known)}")
         section, name = key.split(".")
         kind = typing.get_type_hints(type(getattr(config, section)))[name]
-        parts.setdefault(section, {})[name] = _coerce(key, value, kind)
+        parts.setdefault(section, {})[name] = coerce(key, value, kind)
     return dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **values)
                                           for section, values in parts.items()})
 
@@ -398,52 +397,3 @@ def check_device(device: str) -> None:
     kind, colon, index = device.partition(":")
     if kind not in ("auto", "cpu", "cuda") or (colon and (kind != "cuda" or not index.isdigit())):
         raise ConfigError(f"device {device!r} is unknown; known: auto, cpu, cuda, cuda:N{nearest(kind, ['auto', 'cpu', 'cuda'])}")
-
-
-def _coerce(key: str, value: Json, kind: Any) -> Any:
-    """``value`` as ``kind``: int → float and one number → a square are the only conversions; all else must fit."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in arguments:
-            return None
-        return _coerce(key, value, next(item for item in arguments if item is not type(None)))
-    if origin is Literal:
-        if value not in arguments:
-            raise ConfigError(f"{key}: {value!r} is not one of {', '.join(map(repr, arguments))}{nearest(str(value), map(str, arguments))}")
-        return value
-    if origin is tuple:
-        if key == "data.input_size" and isinstance(value, int):
-            value = [value, value]
-        if not isinstance(value, (list, tuple)):
-            raise ConfigError(f"{key}: expected a list, got {value!r} ({type(value).__name__})")
-        item_kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
-        if len(item_kinds) != len(value):
-            raise ConfigError(f"{key}: expected {len(item_kinds)} values, got {len(value)}: {value!r}")
-        return tuple(_coerce(key, item, item_kind) for item, item_kind in zip(value, item_kinds, strict=True))
-    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        if not math.isfinite(value):
-            raise ConfigError(f"{key}: {value!r} is not finite")
-        return float(value)
-    if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
-        return value
-    raise ConfigError(f"{key}: expected {getattr(kind, '__name__', kind)}, got {value!r} ({type(value).__name__})")
-
-
-def _within(key: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise ConfigError(f"{key} {value!r} is outside [{low}, {high}]")
-
-
-def _at_least(key: str, value: float, low: float) -> None:
-    if value < low:
-        raise ConfigError(f"{key} {value!r} is below {low}")
-
-
-def _positive(key: str, value: float) -> None:
-    if value <= 0:
-        raise ConfigError(f"{key} {value!r} must be above 0")
-
-
-def _ordered(key: str, pair: tuple[float, float], low: float, high: float) -> None:
-    if not low <= pair[0] <= pair[1] <= high:
-        raise ConfigError(f"{key} {list(pair)} must be ordered and inside [{low}, {high}]")

@@ -207,10 +207,11 @@ def _evaluate(state: _State) -> bool:
         result = evaluate.evaluate(state.ema.module, state.val_set, state.config, device=state.compute.device)
         _record(state, "val", **result.metrics, best_f1=result.f1.f1, best_f1_threshold=result.f1.threshold, backend=result.backend,
                 images=result.images, seconds=result.seconds)
-        state.run.save_detections(f"epoch_{state.epoch:04d}", result.detections)
+        state.run.save_detections("last", result.detections)
         improved = result.metrics["AP"] > state.best_ap
         if improved:
             state.best_ap, state.best_epoch = result.metrics["AP"], state.epoch
+            state.run.save_detections("best", result.detections)
             checkpoint.save(state.run.folder / "checkpoints" / checkpoint.BEST, _identity(state) | {
                 "epoch": state.epoch, "AP": state.best_ap, "model": state.model.state_dict(), "ema": state.ema.state_dict()})
         _diagnose(state)
