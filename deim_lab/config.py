@@ -313,6 +313,11 @@ class Config:
             check = getattr(getattr(self, item.name), "_check", None)
             if check is not None:
                 check()
+        smallest = [side if self.augment.multiscale_repeat is None else round(0.75 * side / 32) * 32 for side in self.data.input_size]
+        anchors = sum((smallest[0] // stride) * (smallest[1] // stride) for stride in self.model.strides)
+        if anchors < self.model.num_queries:
+            raise ConfigError(f"model.num_queries {self.model.num_queries} is above the {anchors} anchors of {smallest[0]}×{smallest[1]} px (the "
+                              f"smallest size of data.input_size {list(self.data.input_size)}): raise the size or lower the queries")
 
 
 # Where a run happens, not what it computes: outside the fingerprint.

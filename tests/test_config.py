@@ -74,6 +74,7 @@ def test_the_keys_that_others_rely_on_exist(key: str) -> None:
         ({"match.kind": "hungarien"}, ["hungarien", "hungarian"]),
         ({"train.device": "gpu"}, ["gpu", "cuda"]),
         ({"model.num_queries": 0}, ["model.num_queries"]),
+        ({"model.num_queries": 181}, ["181", "180 anchors", "96×96"]),
     ],
 )
 def test_bad_overrides_name_the_key_the_value_and_the_right_name(overrides: dict, said: list[str]) -> None:
