@@ -1,0 +1,274 @@
+"""Figures, read back through their artists: what is drawn is what the table says, and ``save`` keeps picture and numbers."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import sys
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+
+from deim_lab import figures, presets
+from deim_lab import schedule as schedules
+from deim_lab.augment import density as measuring
+from deim_lab.config import override
+from deim_lab.figures import density, schedule, style
+from deim_lab.schedule import Phase
+
+
+@pytest.fixture(scope="module")
+def rows() -> dict[str, np.ndarray]:
+    """Plain images with 1 to 8 targets, Mosaics with more, and both mixed."""
+    draw = np.random.default_rng(0)
+    plain, mosaic = draw.integers(1, 9, 300), draw.integers(4, 24, 300)
+    counts = {"plain": plain, "mosaic": mosaic, "mixup": plain + draw.permutation(plain), "both": mosaic + draw.permutation(mosaic)}
+    return {"variant": np.repeat(list(counts), 300), "targets": np.concatenate(list(counts.values())),
+            "mosaic": np.repeat([False, True, False, True], 300), "mixed": np.repeat([False, False, True, True], 300)}
+
+
+# --- density -----------------------------------------------------------------------------------------------------------------------------
+
+def test_histogram_bars_hold_the_counts_of_the_table(rows: dict[str, np.ndarray]) -> None:
+    fig = density.histogram(rows, variants=("plain", "both"))
+    bars = fig.axes[0].containers
+    edges = density.bin_edges(rows)
+    for name, container in zip(("plain", "both"), bars, strict=True):
+        counts = rows["targets"][rows["variant"] == name]
+        for bar, low, high in zip(container, edges[:-1], edges[1:], strict=True):
+            assert bar.get_x() == low
+            assert bar.get_width() == high - low
+            assert bar.get_height() == pytest.approx(((counts > low) & (counts < high)).mean())
+        assert sum(bar.get_height() for bar in container) == pytest.approx(1)
+
+
+def test_the_mean_lines_and_bars_stand_at_the_means(rows: dict[str, np.ndarray]) -> None:
+    means = measuring.means(rows)
+    lines = density.histogram(rows, variants=("plain", "both")).axes[0].lines
+    assert [line.get_xdata()[0] for line in lines] == pytest.approx([means["plain"], means["both"]])
+    fig = density.means(rows)
+    assert [bar.get_width() for bar in fig.axes[0].patches] == pytest.approx(list(means.values()))
+    table = figures.numbers(fig)
+    assert table["times_plain"].tolist() == pytest.approx([value / means["plain"] for value in means.values()])
+
+
+def test_bins_are_few_and_end_between_whole_numbers(rows: dict[str, np.ndarray]) -> None:
+    crowded = rows | {"targets": rows["targets"] * 40}
+    edges = density.bin_edges(crowded)
+    assert len(edges) - 1 <= density.MAX_BINS
+    assert edges[-1] > crowded["targets"].max()
+    assert np.allclose(edges % 1, 0.5)
+
+
+def test_an_unknown_variant_is_named_with_the_known_ones(rows: dict[str, np.ndarray]) -> None:
+    with pytest.raises(ValueError, match=r"'copyblend'.*plain, mosaic, mixup, both"):
+        density.histogram(rows, variants=("copyblend",))
+
+
+def test_the_overview_has_a_panel_a_variant_and_one_of_means(rows: dict[str, np.ndarray]) -> None:
+    fig = density.overview(rows)
+    assert len(fig.axes) == 5
+    shown = figures.numbers(fig)
+    for name in ("plain", "mosaic", "mixup", "both"):
+        assert shown[shown["panel"] == f"histogram {name}"]["images"].sum() == 300
+    assert shown[shown["panel"] == "means"]["targets_per_image"].tolist() == pytest.approx(list(measuring.means(rows).values()))
+
+
+# --- mixing distributions ----------------------------------------------------------------------------------------------------------------
+
+def test_mixture_at_the_corners_is_what_was_measured(rows: dict[str, np.ndarray]) -> None:
+    plain, mosaic = density.parts(rows)
+    assert density.mixture(rows, 0, 0)[: len(plain)] == pytest.approx(plain)
+    assert density.mixture(rows, 1, 0)[: len(mosaic)] == pytest.approx(mosaic)
+    assert density.mixture(rows, 1, 1) == pytest.approx(np.convolve(mosaic, mosaic))
+
+
+@pytest.mark.parametrize(("p", "q"), [(0.0, 0.0), (0.5, 0.5), (0.3, 0.9), (1.0, 1.0)])
+def test_mixture_is_a_distribution_with_the_stated_mean(rows: dict[str, np.ndarray], p: float, q: float) -> None:
+    chance = density.mixture(rows, p, q)
+    plain, mosaic = (rows["targets"][rows["variant"] == name].mean() for name in ("plain", "mosaic"))
+    assert chance.min() >= 0
+    assert chance.sum() == pytest.approx(1)
+    assert chance @ np.arange(len(chance)) == pytest.approx((1 + q) * ((1 - p) * plain + p * mosaic))
+
+
+def test_mixture_agrees_with_throwing_the_coins(rows: dict[str, np.ndarray]) -> None:
+    """The four coin outcomes, drawn a hundred thousand times, against the formula: the whole distribution, not just its mean."""
+    draw, size = np.random.default_rng(1), 100_000
+    plain, mosaic = (rows["targets"][rows["variant"] == name] for name in ("plain", "mosaic"))
+    own, other = (np.where(draw.random(size) < 0.4, draw.choice(mosaic, size), draw.choice(plain, size)) for _ in range(2))
+    thrown = own + np.where(draw.random(size) < 0.7, other, 0)
+    expected = density.mixture(rows, 0.4, 0.7)
+    found = np.bincount(thrown, minlength=len(expected)) / size
+    assert np.abs(np.cumsum(found) - np.cumsum(expected)).max() < 0.01  # Kolmogorov's distance; chance gives 0.004
+
+
+def test_mixture_agrees_with_the_pipeline_that_trains() -> None:
+    """Measured at 0.5 / 0.5 on scenes with unlike numbers of targets, against the mixture of the parts measured apart."""
+    torch = pytest.importorskip("torch")
+    from deim_lab.augment.single import Scene
+
+    scenes = [_Sized(Scene(torch.zeros(3, 64, 64, dtype=torch.uint8), _boxes(torch, 1 + index % 7), torch.zeros(1 + index % 7, dtype=torch.int64),
+                           (index,)), index) for index in range(40)]
+    augment = override(presets.preset("cpu_demo"), {"augment.iou_crop_prob": 0.0}).augment
+    apart = measuring.measure(scenes, measuring.variants(augment, certain=True), (96, 96), samples=800, boxes_only=True)
+    together = measuring.measure(scenes, {"dense": augment}, (96, 96), samples=1600, seed=1, boxes_only=True)
+    chance = density.mixture(apart, augment.mosaic_prob, augment.mixup_prob)
+    assert together["targets"].mean() == pytest.approx(chance @ np.arange(len(chance)), rel=0.06)
+
+
+class _Sized:
+    """A scene as a data set serves it."""
+
+    def __init__(self, scene: object, image_id: int) -> None:
+        self.image, self.boxes_xyxy, self.labels, self.image_id = scene.image, scene.boxes_xyxy, scene.labels, image_id  # type: ignore[attr-defined]
+
+
+def _boxes(torch: object, count: int) -> object:
+    low = torch.arange(count).float().mul(7)[:, None].repeat(1, 2)  # type: ignore[attr-defined]
+    return torch.cat([low, low + 12], dim=1)  # type: ignore[attr-defined]
+
+
+def test_mixture_refuses_what_it_can_not_mix(rows: dict[str, np.ndarray]) -> None:
+    with pytest.raises(ValueError, match=r"mixup_prob 1\.5 is outside \[0, 1\]"):
+        density.mixture(rows, 0.5, 1.5)
+    only_plain = {name: column[rows["variant"] == "plain"] for name, column in rows.items()}
+    with pytest.raises(ValueError, match="no Mosaic"):
+        density.mixture(only_plain, 0.5, 0.5)
+
+
+def test_expected_draws_the_mixture(rows: dict[str, np.ndarray]) -> None:
+    fig = density.expected(rows, 0.5, 0.25)
+    chance = density.mixture(rows, 0.5, 0.25)
+    table = figures.numbers(fig)
+    assert sum(bar.get_height() for bar in fig.axes[0].containers[0]) == pytest.approx(1)
+    assert table["share"].sum() == pytest.approx(1)
+    first = table.iloc[1]
+    assert first["share"] == pytest.approx(chance[int(first["targets_from"]):int(first["targets_to"]) + 1].sum())
+    assert f"{chance @ np.arange(len(chance)):.1f}" in fig.axes[0].get_title(loc="left")
+
+
+def test_the_twin_shows_each_setting(rows: dict[str, np.ndarray]) -> None:
+    settings = ((0, 0), (0.5, 0.5), (1, 1), (0, 1))
+    fig = density.expected_grid(rows, settings)
+    shown = [ax for ax in fig.axes if ax.get_visible()]
+    assert len(shown) == 4
+    assert figures.numbers(fig).groupby("panel").ngroups == 4
+
+
+# --- schedule ----------------------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("name", "steps"), [("deim_dfine_n", 924), ("deim_dfine_l", 3697), ("dfine_s", 500), ("cpu_demo", 75), ("smoke", 10)])
+def test_the_timeline_draws_the_schedule_itself(name: str, steps: int) -> None:
+    config = presets.preset(name)
+    plan = schedules.build(config, steps)
+    fig = schedule.timeline(plan, config.augment)
+    line = max(fig.axes[0].lines, key=lambda item: len(item.get_xdata()))
+    for epoch, factor in zip(line.get_xdata(), line.get_ydata(), strict=True):
+        assert factor == plan.lr_factor(round(epoch * steps))
+    found = list(schedule.spans(plan))
+    assert found[0][1] == 0
+    assert found[-1][2] == plan.epochs
+    for phase, start, end in found:
+        assert {plan.phase(epoch) for epoch in range(start, end)} == {phase}
+    assert all(before[2] == after[1] and before[0] is not after[0] for before, after in itertools.pairwise(found))
+
+
+def test_the_timeline_leaves_out_what_a_run_never_does() -> None:
+    plan = schedules.build(presets.preset("cpu_demo"), 75)
+    assert {tick.get_text() for tick in schedule.phases(plan).axes[0].get_yticklabels()} == {"phase", *schedule.SWITCHES}
+    plain = override(presets.preset("cpu_demo"), presets.PLAIN_RECIPE).augment
+    labels = {tick.get_text() for tick in schedule.phases(plan, plain).axes[0].get_yticklabels()}
+    assert labels == {"phase", "colour, zoom-out, crop", "flip, resize"}
+
+
+def test_the_switches_are_those_of_the_pipeline() -> None:
+    """The chart says what the pipeline does: Mosaic where its plan has it, strong operations where they are in the plan."""
+    from deim_lab.augment.pipeline import STRONG, Pipeline
+
+    pipeline = Pipeline(augment=presets.preset("deim_dfine_s").augment, input_size=(640, 640))
+    for phase in Phase:
+        both = {*pipeline.plan(phase, mosaic=False), *pipeline.plan(phase, mosaic=phase is Phase.DENSE)}
+        assert ("mosaic" in both) == (phase in schedule.SWITCHES["Mosaic"])
+        assert (set(STRONG) <= both) == (phase in schedule.SWITCHES["colour, zoom-out, crop"])
+        assert {"flip", "resize"} <= both
+
+
+# --- style and saving --------------------------------------------------------------------------------------------------------------------
+
+def test_save_writes_picture_and_numbers(rows: dict[str, np.ndarray], tmp_path: Path) -> None:
+    fig = density.means(rows)
+    paths = figures.save(fig, tmp_path / "deep" / "means")
+    assert [path.suffix for path in paths] == [".png", ".svg", ".pdf", ".csv"]
+    assert paths[0].read_bytes().startswith(b"\x89PNG")
+    assert b"<svg" in paths[1].read_bytes()
+    assert paths[2].read_bytes().startswith(b"%PDF")
+    assert sorted(path.name for path in paths[0].parent.iterdir()) == sorted(path.name for path in paths)  # nothing half-written stays
+    pd.testing.assert_frame_equal(pd.read_csv(paths[3]), figures.numbers(fig))
+
+
+def test_the_pdf_embeds_its_fonts_as_outlines_that_editors_keep(rows: dict[str, np.ndarray], tmp_path: Path) -> None:
+    content = figures.save(density.means(rows), tmp_path / "means")[2].read_bytes()
+    assert b"/FontFile2" in content
+    assert b"/Type3" not in content.replace(b" ", b"")  # fonttype 3 is what many publishers refuse
+
+
+def test_saving_twice_gives_the_same_bytes(rows: dict[str, np.ndarray], tmp_path: Path) -> None:
+    first, second = (figures.save(density.means(rows), tmp_path / name) for name in ("a", "b"))
+    for one, other in zip(first, second, strict=True):
+        assert one.read_bytes() == other.read_bytes(), one.suffix
+
+
+def test_save_refuses_a_suffix_and_a_figure_without_numbers(tmp_path: Path, rows: dict[str, np.ndarray]) -> None:
+    with pytest.raises(ValueError, match=r"means\.png"):
+        figures.save(density.means(rows), tmp_path / "means.png")
+    with pytest.raises(ValueError, match="no numbers"):
+        figures.save(style.figure(), tmp_path / "empty")
+    assert not list(tmp_path.iterdir())
+
+
+def test_given_axes_are_drawn_on_and_keep_the_numbers(rows: dict[str, np.ndarray]) -> None:
+    with style.context():
+        fig = style.figure(style.DOUBLE)
+        left, right = fig.subplots(1, 2)
+    assert density.means(rows, ax=right) is fig
+    assert right.patches
+    assert not left.patches
+    assert len(figures.numbers(fig)) == 4
+
+
+def test_the_style_ends_with_the_figure(rows: dict[str, np.ndarray]) -> None:
+    before = dict(matplotlib.rcParams)
+    density.overview(rows)
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_no_pyplot_and_no_figure_is_kept(rows: dict[str, np.ndarray]) -> None:
+    had_pyplot = "matplotlib.pyplot" in sys.modules
+    density.means(rows)._repr_png_()
+    assert ("matplotlib.pyplot" in sys.modules) == had_pyplot
+    gc.collect()
+    before = sum(type(item) is style.PaperFigure for item in gc.get_objects())
+    for _ in range(3):
+        density.means(rows)
+    gc.collect()
+    assert sum(type(item) is style.PaperFigure for item in gc.get_objects()) == before
+
+
+def test_a_figure_shows_itself_in_a_notebook(rows: dict[str, np.ndarray]) -> None:
+    shown, size = density.means(rows)._repr_png_()
+    assert shown.startswith(b"\x89PNG")
+    assert len(shown) < 100_000
+    assert size["width"] > 300
+
+
+def test_one_colour_a_method_everywhere() -> None:
+    assert style.colour("both") == style.colour("DEIM") == style.colour("dense")
+    assert style.colour("plain D-FINE") == style.colour("plain")
+    named = list(style.COLOURS.values())
+    assert len(set(named)) == len(named)
+    several = style.colours(["DEIM", "my arm", "plain", "another"])
+    assert len(set(several.values())) == 4

@@ -1,0 +1,149 @@
+"""Sliders: a move changes data in place on one figure; nothing is added, nothing leaks; without a front end the still twin is returned."""
+
+from __future__ import annotations
+
+import gc
+import io
+import resource
+import sys
+
+import ipywidgets
+import numpy as np
+import pytest
+from matplotlib.artist import Artist
+from matplotlib.figure import Figure
+from PIL import Image
+
+from deim_lab import figures, widgets
+from deim_lab.figures import density
+
+
+@pytest.fixture(scope="module")
+def rows() -> dict[str, np.ndarray]:
+    draw = np.random.default_rng(0)
+    targets = np.concatenate([draw.integers(1, 9, 200), draw.integers(4, 24, 200)])
+    return {"variant": np.repeat(["plain", "mosaic"], 200), "targets": targets, "mosaic": np.repeat([False, True], 200),
+            "mixed": np.zeros(400, dtype=bool)}
+
+
+@pytest.fixture(params=["dense_density", "mal_vs_vfl"])
+def panel(request: pytest.FixtureRequest, rows: dict[str, np.ndarray]) -> widgets.Panel:
+    made = widgets.dense_density(rows, static=False) if request.param == "dense_density" else widgets.mal_vs_vfl(static=False)
+    assert isinstance(made, widgets.Panel)
+    return made
+
+
+def moved(panel: widgets.Panel, turn: int) -> None:
+    """One move of one slider, to a value that it hasn't."""
+    slider = list(panel.sliders.values())[turn % len(panel.sliders)]
+    steps = round((slider.max - slider.min) / slider.step)
+    place = round((slider.value - slider.min) / slider.step)
+    slider.value = slider.min + (place + 3) % (steps + 1) * slider.step
+
+
+def test_a_move_replaces_picture_and_numbers_on_the_same_figure(panel: widgets.Panel) -> None:
+    figure, picture, artists = panel.figure, panel.picture, list(panel.figure.findobj(Artist))
+    before = (picture.value, panel.readout.value)
+    assert Image.open(io.BytesIO(before[0])).size[0] > 400
+    moved(panel, 0)
+    moved(panel, 1)
+    assert picture.value != before[0]
+    assert panel.readout.value != before[1]
+    assert panel.figure is figure
+    assert panel.picture is picture
+    assert len(figure.findobj(Artist)) == len(artists)  # data moved, nothing was drawn anew
+
+
+def test_moving_back_gives_the_same_picture(panel: widgets.Panel) -> None:
+    """Nothing of the earlier state stays in the pixels, which a background that is kept could do."""
+    slider = next(iter(panel.sliders.values()))
+    start, before = slider.value, panel.picture.value
+    slider.value = slider.max
+    slider.value = start
+    assert panel.picture.value == before
+
+
+def test_the_live_picture_is_the_figure(panel: widgets.Panel) -> None:
+    """Redrawing the moving artists alone gives what drawing everything gives."""
+    moved(panel, 0)
+    shown = np.asarray(Image.open(io.BytesIO(panel.picture.value)).convert("L"), dtype=int)
+    buffer = io.BytesIO()
+    with figures.style.context():
+        panel.figure.savefig(buffer, format="png", dpi=panel.figure.dpi)
+    whole = np.asarray(Image.open(buffer).convert("L"), dtype=int)
+    assert shown.shape == whole.shape
+    assert (np.abs(shown - whole) > 60).mean() < 0.004  # spines and bars may be drawn in another order
+
+
+def test_density_slider_shows_the_mixture(rows: dict[str, np.ndarray]) -> None:
+    panel = widgets.dense_density(rows, static=False)
+    panel.sliders["mosaic_prob"].value = 0.25
+    panel.sliders["mixup_prob"].value = 0.75
+    chance = density.mixture(rows, 0.25, 0.75)
+    bars = panel.figure.axes[0].containers[0]
+    assert sum(bar.get_height() for bar in bars) == pytest.approx(1)
+    mean = chance @ np.arange(len(chance))
+    assert f"mean {mean:.2f} targets" in panel.readout.value
+    plain = density.mixture(rows, 0, 0)
+    assert f"{mean / (plain @ np.arange(len(plain))):.2f} times" in panel.readout.value
+
+
+def test_loss_sliders_show_the_losses_that_train() -> None:
+    panel = widgets.mal_vs_vfl(static=False)
+    panel.sliders["gamma"].value = 2.0
+    panel.sliders["iou"].value = 0.3
+    lines = {line.get_label(): line for line in panel.figure.axes[0].lines}
+    score = np.asarray(lines["MAL"].get_xdata())
+    quality = 0.3**2.0
+    assert np.asarray(lines["MAL"].get_ydata()) == pytest.approx(-quality * np.log(score) - (1 - quality) * np.log(1 - score))
+    assert np.asarray(lines["VFL"].get_ydata()) == pytest.approx(0.3 * (-0.3 * np.log(score) - 0.7 * np.log(1 - score)))
+
+
+def test_a_thousand_moves_leak_nothing(panel: widgets.Panel) -> None:
+    for turn in range(100):
+        moved(panel, turn)
+    gc.collect()
+    objects, artists = len(gc.get_objects()), len(panel.figure.findobj(Artist))
+    models = len(ipywidgets.Widget.widgets) if hasattr(ipywidgets.Widget, "widgets") else 0
+    memory_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
+    for turn in range(1000):
+        moved(panel, turn)
+    gc.collect()
+    assert len(panel.figure.findobj(Artist)) == artists
+    assert len(gc.get_objects()) - objects < 500
+    assert (len(ipywidgets.Widget.widgets) if hasattr(ipywidgets.Widget, "widgets") else 0) == models
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1) - memory_kib < 20_000
+
+
+def test_without_a_front_end_the_twin_is_returned(rows: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("JPY_SESSION_NAME", "SERVER_SOFTWARE", "VSCODE_PID", widgets.LIVE_VARIABLE):
+        monkeypatch.delenv(name, raising=False)
+    for twin in (widgets.dense_density(rows), widgets.mal_vs_vfl(), widgets.dense_density(rows, static=True)):
+        assert isinstance(twin, Figure)
+        assert len(figures.numbers(twin)) > 0  # it can be saved as any figure
+
+
+@pytest.mark.parametrize(("name", "value"), [("JPY_SESSION_NAME", "notebooks/01.ipynb"), ("SERVER_SOFTWARE", "voila/0.5.13"),
+                                             (widgets.LIVE_VARIABLE, "live")])
+def test_with_a_front_end_the_sliders_are(name: str, value: str, rows: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(widgets.LIVE_VARIABLE, raising=False)
+    monkeypatch.setenv(name, value)
+    assert isinstance(widgets.dense_density(rows), widgets.Panel)
+
+
+def test_the_variable_decides_and_is_checked(rows: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JPY_SESSION_NAME", "a.ipynb")
+    monkeypatch.setenv(widgets.LIVE_VARIABLE, "static")
+    assert isinstance(widgets.dense_density(rows), Figure)
+    monkeypatch.setenv(widgets.LIVE_VARIABLE, "on")
+    with pytest.raises(ValueError, match="expected live or static"):
+        widgets.live()
+
+
+def test_sliders_span_what_the_losses_take() -> None:
+    panel = widgets.mal_vs_vfl(static=False)
+    assert (panel.sliders["gamma"].min, panel.sliders["gamma"].max) == (0.5, 3)
+    assert (panel.sliders["iou"].min, panel.sliders["iou"].max) == (0, 1)
+    for name in panel.sliders:
+        for end in (panel.sliders[name].min, panel.sliders[name].max):
+            panel.sliders[name].value = end  # no end raises
