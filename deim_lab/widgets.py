@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import ipywidgets
 import numpy as np
@@ -118,7 +118,7 @@ class _Pixels:
     """A figure as PNG, again and again: laid out and drawn once, then only the moving artists are drawn over the kept background."""
 
     def __init__(self, fig: Figure, moving: Sequence[Artist]) -> None:
-        self.canvas: Any = fig.canvas
+        self.canvas = cast(Any, fig.canvas)
         self.moving = tuple(moving)
         with style.context():
             self.canvas.draw()  # places everything

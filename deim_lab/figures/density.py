@@ -24,7 +24,7 @@ def overview(rows: Rows) -> Figure:
     with style.context():
         names, edges = variants(rows), bin_edges(rows)
         fig = style.figure(style.DOUBLE, 0.55 + 0.78 * len(names))
-        left, right = np.ravel(fig.subfigures(1, 2, width_ratios=(1.5, 1)))
+        left, right = fig.subfigures(1, 2, width_ratios=(1.5, 1))  # type: ignore[misc]  # stubs: one or an array
         panels = left.subplots(len(names), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
         for name, ax in zip(names, panels, strict=True):
             histogram(rows, variants=(name,), edges=edges, ax=ax)

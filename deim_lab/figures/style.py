@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import matplotlib
 import pandas as pd
@@ -76,7 +76,7 @@ class PaperFigure(Figure):
 
 def context() -> AbstractContextManager[None]:
     """The style, for the length of a ``with`` block; the settings outside it stay as they are."""
-    return matplotlib.rc_context(_RC)
+    return matplotlib.rc_context(cast(Any, _RC))
 
 
 def figure(width: float = SINGLE, height: float | None = None, *, photographic: bool = False) -> PaperFigure:
@@ -92,7 +92,7 @@ def canvas(ax: Axes | None, width: float = SINGLE, height: float | None = None) 
     return fresh, fresh.add_subplot()
 
 
-def attach(fig: Figure, panel: str, columns: Mapping[str, Sequence[Any]] | pd.DataFrame) -> None:
+def attach(fig: Figure, panel: str, columns: Mapping[str, Any] | pd.DataFrame) -> None:
     """Keep the numbers that a panel shows with the figure, for ``numbers`` and ``save``. A figure of another kind takes them as well."""
     tables: dict[str, pd.DataFrame] = getattr(fig, "tables", {})
     tables[panel] = pd.DataFrame(columns)
@@ -110,7 +110,7 @@ def numbers(fig: Figure) -> pd.DataFrame:
         lambda whole: whole[["panel", *(name for name in whole.columns if name != "panel")]])
 
 
-def save(fig: Figure, path_stem: str | Path, data: pd.DataFrame | Mapping[str, Sequence[Any]] | None = None) -> tuple[Path, Path, Path, Path]:
+def save(fig: Figure, path_stem: str | Path, data: pd.DataFrame | Mapping[str, Any] | None = None) -> tuple[Path, Path, Path, Path]:
     """Write the figure as PNG (300 dpi), SVG and PDF (fonts embedded), and its numbers as CSV.
 
     Args:
