@@ -153,7 +153,7 @@ def test_the_network_is_shown_what_evaluation_shows_it(folder: Path, tmp_path: P
     content = {"images": [{"id": 1, "file_name": "a_colour.jpg", "width": 60, "height": 40}], "categories": CATEGORIES,
                "annotations": [{"id": 1, "image_id": 1, "category_id": 3, "bbox": [1, 1, 5, 5]}]}
     (tmp_path / "gt.json").write_text(json.dumps(content))
-    config = override(CONFIG, {"data.input_size": 32})  # smaller than the picture: antialiasing tells
+    config = override(CONFIG, {"data.input_size": 32, "model.num_queries": 20})  # smaller than the picture: antialiasing tells
     batch = next(iter(loader.eval_batches(CocoDataset.load(folder, tmp_path / "gt.json"), config)))
     own = Predictor(LoadedDetector(Centre(), config, CATEGORIES))  # type: ignore[arg-type]
     own.predict(folder / "a_colour.jpg")
