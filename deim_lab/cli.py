@@ -136,7 +136,7 @@ def _train(args: argparse.Namespace) -> None:
         scores = run.metrics(["val"])
         if len(scores):
             best, last = scores.iloc[int(scores["AP"].argmax())], scores.iloc[-1]
-            _out(f"AP {last['AP']:.4f}  AP50 {last['AP50']:.4f}  (best AP {best['AP']:.4f} in epoch {best['epoch']})")
+            _out(f"AP {last['AP']:.4f}  AP50 {last['AP50']:.4f}  (best AP {best['AP']:.4f} after epoch {best['epoch'] + 1})")
         _out(str(run.folder))
 
 
