@@ -1,23 +1,26 @@
 """Sliders over the figures' own artists: a move changes data in place on one figure, and one picture in the page is replaced.
 
 A widget needs a kernel and a front end that talk. Where there is none (papermill, nbconvert, a test) the same call returns its static
-twin, a figure at several settings, so that an executed notebook holds pictures and never a dead widget.
+twin, the figure at the first setting, so that an executed notebook holds pictures and never a dead widget.
 """
 
 from __future__ import annotations
 
 import io
 import os
+import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import ipywidgets
 import numpy as np
+import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from PIL import Image
 
-from deim_lab.figures import density, losses, style
+from deim_lab.figures import density, losses, matching, style, training
 
 LIVE_VARIABLE = "DEIM_LAB_WIDGETS"  # "live" or "static" decides; otherwise the front end is looked for
 _PX_PER_INCH = 110
@@ -44,10 +47,11 @@ def dense_density(rows: density.Rows, *, mosaic_prob: float = 0.5, mixup_prob: f
 
     Args:
         rows: from ``augment.density.measure``, best of the arms of ``augment.density.variants(config, certain=True)``.
-        static: True for the still twin (``figures.density.expected_grid``), False for the sliders; None: sliders where ``live()``.
+        static: True for the still twin at these probabilities (``figures.density.expected``; ``expected_grid`` shows several), False for
+            the sliders; None: sliders where ``live()``.
     """
     if static or (static is None and not live()):
-        return density.expected_grid(rows)
+        return density.expected(rows, mosaic_prob, mixup_prob)
     with style.context():
         fig = style.figure(style.SINGLE * 1.5, 2.7)
         shown = density.Expected(rows, fig.add_subplot())
@@ -64,10 +68,10 @@ def mal_vs_vfl(*, gamma: float = 1.5, iou: float = 0.05, kinds: Sequence[str] = 
     """Sliders for MAL's γ (0.5 to 3) and the IoU of the match (0 to 1) that redraw loss and gradient against the score.
 
     The curves are those of ``deim_lab.losses``, by autograd at each move. ``static`` as in ``dense_density`` (twin:
-    ``figures.losses.curves_grid``).
+    ``figures.losses.curves``; ``curves_grid`` shows several settings).
     """
     if static or (static is None and not live()):
-        return losses.curves_grid(kinds=kinds)
+        return losses.curves(gamma, iou, kinds=kinds)
     with style.context():
         fig = style.figure(style.DOUBLE, 2.6)
         shown = losses.Curves(fig.subplots(1, 2), kinds=kinds)
@@ -80,6 +84,126 @@ def mal_vs_vfl(*, gamma: float = 1.5, iou: float = 0.05, kinds: Sequence[str] = 
         return "gradient at score 0.5: " + ", ".join(f"{style.label(kind)} {value:.3f}" for kind, value in steep.items())
 
     return Panel(fig, sliders, update, shown.moving)
+
+
+def follow(*, static: bool | None = None, every_seconds: float = 2.0) -> Callable[[Mapping[str, Any]], None]:
+    """A listener for ``deim_lab.train(…, on_event=follow())`` that shows how the run is going.
+
+    With a front end: one line of text and one figure (``figures.training.curves``), both replaced in place. Without: plain lines, one an epoch and
+    never more than one in ten steps, so that an executed notebook stays readable.
+
+    Args:
+        static: as in ``dense_density``.
+        every_seconds: shortest time between two replacements of the live line; the figure follows the epochs, at most every five times that.
+    """
+    return _Lines() if static or (static is None and not live()) else _Display(every_seconds)
+
+
+class _Lines:
+    """Progress as plain text: what papermill keeps."""
+
+    MIN_STEPS = 10  # between two lines; the last one always comes
+
+    def __init__(self) -> None:
+        self.epoch: dict[str, Any] = {}
+        self.scores: dict[str, Any] = {}
+        self.last_step = -self.MIN_STEPS
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        kind = event["kind"]
+        if kind == "start":
+            resumed = f", resumed at step {event['step']}" if event["step"] else ""
+            self._write(f"{event['run']}: {event['epochs']} epochs, {event['steps']} steps{resumed}")
+        elif kind == "train":
+            self._flush()
+            self.epoch = dict(event)
+        elif kind == "val":
+            self.scores = dict(event)
+        elif kind == "done":
+            self._flush(last=True)
+            self._write(f"done: best AP {event['best_AP']:.3f} after epoch {event['best_epoch'] + 1}")
+
+    def _flush(self, *, last: bool = False) -> None:
+        """Write the epoch that is complete: its evaluation, if any, came after its means."""
+        if self.epoch and (last or self.epoch["step"] - self.last_step >= self.MIN_STEPS):
+            self.last_step = self.epoch["step"]
+            self._write(summary(self.epoch, self.scores))
+        self.epoch, self.scores = {}, {}
+
+    @staticmethod
+    def _write(line: str) -> None:
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+
+
+class _Display:
+    """Progress in place: display handles whose content is replaced, no widget, so that a saved notebook keeps the last state."""
+
+    def __init__(self, every_seconds: float) -> None:
+        from IPython.display import display
+
+        self.every_seconds = every_seconds
+        self.events: list[dict[str, Any]] = []
+        self.line = display(_Text("waiting for the first step"), display_id=True)
+        self.picture: Any = None
+        self._line_at = self._picture_at = 0.0
+        self._began: tuple[float, int] | None = None
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        now, kind = time.monotonic(), event["kind"]
+        if kind == "step":
+            self._began = self._began or (now, event["step"])
+            if now - self._line_at >= self.every_seconds or event["step"] == event["steps"]:
+                self._line_at = now
+                self.line.update(_Text(self._step_line(event, now)))
+        elif kind in ("train", "val"):
+            self.events.append(_flat(event))
+            if now - self._picture_at >= 5 * self.every_seconds:
+                self._draw(now)
+        elif kind == "done":
+            self._draw(now)
+            self.line.update(_Text(f"done: best AP {event['best_AP']:.3f} after epoch {event['best_epoch'] + 1}; {event['run']}"))
+
+    def _draw(self, now: float) -> None:
+        from IPython.display import display
+
+        self._picture_at = now
+        drawn = training.curves(pd.DataFrame(self.events))
+        if self.picture is None:
+            self.picture = display(drawn, display_id=True)
+        else:
+            self.picture.update(drawn)
+
+    def _step_line(self, event: Mapping[str, Any], now: float) -> str:
+        began, first = self._began or (now, event["step"])
+        per_step = (now - began) / max(event["step"] - first, 1)
+        left = per_step * (event["steps"] - event["step"])
+        return (f"epoch {event['epoch'] + 1}/{event['epochs']}, step {event['step']}/{event['steps']}, loss {event['loss']:.2f}, "
+                f"{per_step:.2f} s a step, about {left / 60:.0f} min left")
+
+
+class _Text:
+    """A line of text as a display shows it."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def summary(epoch: Mapping[str, Any], scores: Mapping[str, Any]) -> str:
+    """An epoch's means (a ``train`` event) and its evaluation (a ``val`` event, or nothing) in one line."""
+    parts = [f"epoch {epoch['epoch'] + 1:>3}/{epoch['epochs']}", f"{epoch['phase']:<7}", f"loss {epoch['loss']:6.2f}", f"lr {epoch['lr_last']:.1e}",
+             f"{epoch['targets_per_image']:5.1f} targets an image"]
+    parts += [f"AP {scores['AP']:.3f}", f"AP50 {scores['AP50']:.3f}"] if scores else []
+    return "  ".join(parts)
+
+
+def _flat(event: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested values under ``name/key``, as a run's table has them."""
+    return {f"{name}/{key}" if key else name: part for name, value in event.items()
+            for key, part in (value.items() if isinstance(value, Mapping) else (("", value),))}
 
 
 class Panel(ipywidgets.VBox):  # type: ignore[misc]
@@ -143,3 +267,24 @@ class _Pixels:
 def _slider(description: str, value: float, low: float, high: float, step: float) -> Any:
     return ipywidgets.FloatSlider(value=value, min=low, max=high, step=step, description=description, readout_format=".2f",
                                   continuous_update=True, style={"description_width": "70px"}, layout=ipywidgets.Layout(width="420px"))
+
+
+# --- matching ------------------------------------------------------------------------------------------------------------------------
+
+
+def matching_steps(image: np.ndarray, steps: Mapping[str, pd.DataFrame], *, static: bool | None = None) -> Panel | Figure:
+    """A slider over checkpoints that redraws who is matched to what, at every level of one image.
+
+    ``steps``: name → pairs of all levels (``microscope.View.of_image``). ``static`` as in ``dense_density`` (twin:
+    ``figures.matching.over_layers`` at a few steps).
+    """
+    if static or (static is None and not live()):
+        return matching.over_layers(image, matching.few(steps))
+    with style.context():
+        levels = matching.levels_of(steps)
+        side = style.DOUBLE * 1.2 / len(levels)
+        fig = style.figure(style.DOUBLE * 1.2, side * image.shape[0] / image.shape[1] + 0.3)
+        shown = matching.Steps(image, steps, list(fig.subplots(1, len(levels), squeeze=False)[0]))
+    slider = ipywidgets.IntSlider(value=len(steps) - 1, min=0, max=len(steps) - 1, description="checkpoint", continuous_update=True,
+                                  readout=False, style={"description_width": "80px"}, layout=ipywidgets.Layout(width="420px"))
+    return Panel(fig, {"index": slider}, shown.update, shown.moving)

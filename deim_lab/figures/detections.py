@@ -6,13 +6,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import Normal, Stroke
 from numpy.typing import NDArray
+from torch import Tensor
 
+from deim_lab.boxes import cxcywh_to_xyxy
 from deim_lab.figures import style
+from deim_lab.structures import Targets
 
 # Okabe and Ito's, then Tol's: a colour a class that readers with any common colour blindness can tell apart; ``detector.predict`` has the same.
 CLASS_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#882255", "#44AA99", "#999933", "#332288", "#AA4499")
@@ -54,6 +58,15 @@ def gallery(images: Sequence[Any], boxes_xyxy: Sequence[Any], labels: Sequence[A
     marks = [_Marks(boxes, classes, score) for boxes, classes, score in zip(boxes_xyxy, labels, scores or [None] * len(images), strict=True)]
     titles = titles or [_count(len(mark), "target") for mark in marks]
     return _grid([_pixels(image) for image in images], marks, names, titles, min(columns, len(images)))
+
+
+def composed(images: Tensor, targets: Targets, names: Names, *, columns: int = 4, titles: Sequence[str] | None = None) -> Figure:
+    """A batch as it enters the detector: ``images [B, 3, H, W]`` in [0, 1] with its ``targets``; otherwise as ``gallery``."""
+    height, width = images.shape[-2:]
+    to_px = torch.tensor([width, height, width, height])
+    each = [targets.of_image(index) for index in range(targets.batch_size)]
+    return gallery(list(images), [cxcywh_to_xyxy(boxes) * to_px for boxes, _ in each], [labels for _, labels in each], names,
+                   columns=columns, titles=titles)
 
 
 def predictions(images: Sequence[Any], found: Sequence[Found], wanted: Sequence[tuple[Any, Any]], names: Names, threshold: float, *,

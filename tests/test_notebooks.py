@@ -1,0 +1,152 @@
+"""The notebooks run from top to bottom with the smoke preset, leave figures, and read well without a kernel."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = ROOT / "notebooks"
+COMMON = ("preset", "overrides", "data", "seed", "device", "runs_dir")
+FIGURES = {"01_dense_o2o": 7, "03_train": 4}  # pictures an executed copy holds, at least
+
+Json = Any
+
+
+@pytest.fixture(scope="module")
+def runs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def executed(runs_dir: Path) -> Iterator[dict[str, dict[str, Json]]]:
+    """Each notebook as papermill leaves it, with a kernel of this very interpreter; 03 first, so that 01 finds a trained detector."""
+    papermill = pytest.importorskip("papermill")
+    kernel_home = runs_dir / "jupyter"
+    subprocess.run([sys.executable, "-m", "ipykernel", "install", "--prefix", str(kernel_home), "--name", "python3"], check=True,
+                   capture_output=True)
+    before = dict(os.environ)
+    os.environ |= {"JUPYTER_PATH": str(kernel_home / "share" / "jupyter"), "IPYTHONDIR": str(runs_dir / "ipython"), "OMP_NUM_THREADS": "1"}
+    for name in ("JPY_SESSION_NAME", "DEIM_LAB_WIDGETS", "VSCODE_PID", "SERVER_SOFTWARE"):
+        os.environ.pop(name, None)
+    try:
+        found = {}
+        for name in ("03_train", "01_dense_o2o"):
+            target = runs_dir / f"{name}.ipynb"
+            parameters = {"preset": "smoke", "overrides": {"data.batch_size": 8}, "device": "cpu", "runs_dir": str(runs_dir)}
+            papermill.execute_notebook(str(NOTEBOOKS / f"{name}.ipynb"), str(target), parameters=parameters, cwd=str(runs_dir),
+                                       kernel_name="python3", progress_bar=False, log_output=False)
+            found[name] = json.loads(target.read_text())
+        yield found
+    finally:
+        os.environ.clear()
+        os.environ |= before
+
+
+def outputs(notebook: dict[str, Json]) -> Iterator[dict[str, Json]]:
+    for cell in notebook["cells"]:
+        yield from cell.get("outputs", [])
+
+
+def pictures(notebook: dict[str, Json]) -> list[bytes]:
+    return [base64.b64decode("".join(part)) for output in outputs(notebook) for kind, part in output.get("data", {}).items()
+            if kind in ("image/png", "image/jpeg")]
+
+
+def text(notebook: dict[str, Json]) -> str:
+    return "".join("".join(output["text"]) for output in outputs(notebook) if output["output_type"] == "stream" and output["name"] == "stdout")
+
+
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_parameters_are_the_common_ones_and_plain_json(path: Path) -> None:
+    notebook = json.loads(path.read_text())
+    assert (notebook["nbformat"], notebook["nbformat_minor"] >= 5) == (4, True)
+    tagged = [cell for cell in notebook["cells"] if "parameters" in cell["metadata"].get("tags", [])]
+    assert len(tagged) == 1
+    values: dict[str, Json] = {}
+    exec("".join(tagged[0]["source"]), {}, values)
+    assert tuple(values)[: len(COMMON)] == COMMON
+    assert json.loads(json.dumps(values)) == values
+    assert len({cell["id"] for cell in notebook["cells"]}) == len(notebook["cells"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FIGURES)
+def test_an_executed_notebook_shows_its_figures_and_stays_small(executed: dict[str, dict[str, Json]], runs_dir: Path, name: str) -> None:
+    found = pictures(executed[name])
+    assert len(found) >= FIGURES[name]
+    assert len(set(found)) == len(found), "two figures of the notebook are the same"
+    assert all(len(picture) > 5_000 for picture in found)
+    assert (runs_dir / f"{name}.ipynb").stat().st_size < 1_000_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FIGURES)
+def test_an_executed_notebook_holds_no_dead_widget(executed: dict[str, dict[str, Json]], name: str) -> None:
+    kinds = {kind for output in outputs(executed[name]) for kind in output.get("data", {})}
+    assert not [kind for kind in kinds if "widget-view" in kind or "plotly" in kind or "javascript" in kind]
+    assert "plotly" not in json.dumps(executed[name]["metadata"])
+    assert "widgets" not in executed[name]["metadata"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_converted_notebook_reads_without_a_kernel(executed: dict[str, dict[str, Json]], name: str) -> None:
+    nbconvert = pytest.importorskip("nbconvert")
+    nbformat = pytest.importorskip("nbformat")
+    page, _ = nbconvert.HTMLExporter().from_notebook_node(nbformat.reads(json.dumps(executed[name]), as_version=4))
+    assert "model not found" not in page.lower()
+    assert len(re.findall(r"<img[^>]+src=\"data:image/(?:png|jpeg);base64", page)) >= FIGURES[name]
+
+
+@pytest.mark.slow
+def test_01_says_what_it_measured(executed: dict[str, dict[str, Json]], runs_dir: Path) -> None:
+    said = text(executed["01_dense_o2o"])
+    ratio = re.search(r"both [\d.]+ \(([\d.]+) times\)", said)
+    assert ratio is not None, said
+    assert 5 < float(ratio.group(1)) < 9  # four tiles and two images, less what the affine map loses
+    assert "smoke" in re.search(r"matched: (.*)", said).group(1)  # type: ignore[union-attr]  # the run that 03 trained
+    line = r"(plain|dense): ([\d.]+) targets an image; matched at the last level ([\d.]+), in the union of all \d levels ([\d.]+)"
+    counted = re.findall(line, said)
+    assert [item[0] for item in counted] == ["plain", "dense"]
+    for _, targets, matched, union in counted:
+        assert matched == targets  # one to one
+        assert float(union) >= float(matched)
+    saved = runs_dir / "figures" / "01_dense_o2o_embedded_smoke"
+    for stem in ("density_always_on", "density_recipe", "images_plain", "images_dense", "positives", "schedule", "density_at_settings"):
+        assert {path.suffix for path in saved.glob(f"{stem}.*")} == {".png", ".svg", ".pdf", ".csv"}, stem
+
+
+@pytest.mark.slow
+def test_03_trains_and_leaves_its_figures_in_the_run(executed: dict[str, dict[str, Json]], runs_dir: Path) -> None:
+    from deim_lab import runs
+
+    (run,) = runs.all_runs(runs_dir, status="done")
+    table = run.metrics()
+    assert {"curves.png", "matched_iou.csv", "detections.pdf", "schedule.svg"} <= {path.name for path in (run.folder / "figures").iterdir()}
+    said = text(executed["03_train"])
+    last = table[table["kind"] == "val"].iloc[-1]
+    assert f"AP {last['AP']:.3f}, AP50 {last['AP50']:.3f} at the end" in said
+    steps = int(table["step"].max())
+    assert len(said.splitlines()) < 20 + 0.2 * steps
+
+
+@pytest.mark.slow
+def test_03_again_trains_nothing(executed: dict[str, dict[str, Json]], runs_dir: Path) -> None:
+    """The second call finds the run: ``resume="auto"`` in the package, no state in a kernel."""
+    from deim_lab import presets, runs, train
+
+    config = presets.preset("smoke", {"data.batch_size": 8})
+    events: list[Json] = []
+    run = train(config, "embedded", seed=0, runs_dir=runs_dir, device="cpu", on_event=events.append)
+    assert events == []
+    assert run.folder == runs.all_runs(runs_dir)[0].folder
