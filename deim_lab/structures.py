@@ -140,6 +140,8 @@ class DecoderOutput:
         corners: ``[L, B, Q, 4 * (reg_max + 1)]`` edge-distribution logits of the ``L`` decoder layers (the last ``L`` of the ``K``
             levels; edges l, t, r, b, each ``reg_max + 1`` bins), or ``None`` for a detector without them (RT-DETRv2).
         reference_cxcywh: ``[B, Q, 4]`` the boxes from which edge distances are measured (detached), or ``None``.
+        anchors: ``[B, Q]`` int64 the anchor that each query was selected from (``detector.queries``), or ``None``. Who a query is: its
+            place is its rank in the selection, which changes with every score.
         groups: the queries are so many groups of ``Q / groups`` that don't see one another; the first is the one that inference has.
     """
 
@@ -148,6 +150,7 @@ class DecoderOutput:
     boxes_cxcywh: Tensor
     corners: Tensor | None = None
     reference_cxcywh: Tensor | None = None
+    anchors: Tensor | None = None
     groups: int = 1
 
     @property

@@ -275,11 +275,11 @@ def _slider(description: str, value: float, low: float, high: float, step: float
 def matching_steps(image: np.ndarray, steps: Mapping[str, pd.DataFrame], *, static: bool | None = None) -> Panel | Figure:
     """A slider over checkpoints that redraws who is matched to what, at every level of one image.
 
-    ``steps``: name → pairs of all levels (``microscope.View.of_image``). ``static`` as in ``dense_density`` (twin:
-    ``figures.matching.over_layers`` at a few steps).
+    ``steps``: name → pairs of all levels (``microscope.View.of_image``); the last one is shown first. ``static`` as in ``dense_density``
+    (twin: ``figures.matching.over_layers`` of that step; of several, it shows them under one another).
     """
     if static or (static is None and not live()):
-        return matching.over_layers(image, matching.few(steps))
+        return matching.over_layers(image, dict(list(steps.items())[-1:]))
     with style.context():
         levels = matching.levels_of(steps)
         side = style.DOUBLE * 1.2 / len(levels)

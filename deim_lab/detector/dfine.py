@@ -163,6 +163,7 @@ class DFineDecoder(nn.Module):
             boxes_cxcywh=torch.cat([chosen.boxes_logit.sigmoid().repeat(1, groups, 1)[None], boxes[:, :, split:]]),
             corners=corners[:, :, split:],
             reference_cxcywh=refined.reference[:, split:],
+            anchors=chosen.index.repeat(1, groups),
             groups=groups,
         )
         if noisy is None:
