@@ -37,7 +37,12 @@ def chromium() -> str:
 
 
 @pytest.fixture
-def workplace(tmp_path: Path) -> Path:
+def executable() -> str:
+    return chromium()
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, executable: str) -> Path:
     """A folder like a checkout: the notebooks, with smoke parameters, under ``notebooks``."""
     folder = tmp_path / "notebooks"
     folder.mkdir()
@@ -87,10 +92,9 @@ def lab(workplace: Path, tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def page(lab: str) -> Iterator[Any]:
+def page(lab: str, executable: str) -> Iterator[Any]:
     """Notebook 01 open in the browser, all cells run."""
     playwright = pytest.importorskip("playwright.sync_api")
-    executable = chromium()
     with playwright.sync_playwright() as engine:
         browser = engine.chromium.launch(executable_path=executable, headless=True, args=SWITCHES)
         tab = browser.new_page(viewport={"width": 1300, "height": 1000})
@@ -116,14 +120,11 @@ def test_a_slider_moves_the_figure_and_its_number(page: Any, tmp_path: Path) -> 
     height = panel.bounding_box()["height"]
 
     panel.locator(".noUi-handle").first.focus()
-    for press in range(4):
+    for _ in range(4):
         page.keyboard.press("ArrowRight")
-        page.wait_for_function("([element, old]) => element.innerText !== old",
-                               arg=[readout.element_handle(), readout.inner_text()] if press == 0 else [readout.element_handle(), ""])
-    page.wait_for_function("([element, text]) => element.innerText.includes(text)",
-                           arg=[panel.locator(".widget-readout").first.element_handle(), "0.70"])
+    _wait_for_text(page, panel.locator(".widget-readout").first, "0.70")
     page.wait_for_function("([element, old]) => element.src !== old", arg=[picture.element_handle(), before])
-    page.wait_for_timeout(500)
+    page.wait_for_timeout(500)  # the last of four moves
     after = _mean(readout.inner_text())
     assert after > number  # a higher probability of Mosaic, more targets
     assert picture.evaluate("element => element.naturalWidth") > 400
@@ -131,13 +132,16 @@ def test_a_slider_moves_the_figure_and_its_number(page: Any, tmp_path: Path) -> 
 
     panel.locator(".noUi-handle").nth(1).focus()
     page.keyboard.press("End")
-    page.wait_for_function("([element, text]) => element.innerText.includes(text)",
-                           arg=[panel.locator(".widget-readout").nth(1).element_handle(), "1.00"])
+    _wait_for_text(page, panel.locator(".widget-readout").nth(1), "1.00")
     page.wait_for_timeout(500)
     assert _mean(readout.inner_text()) > 1.2 * after  # MixUp from 0.5 to 1: a third more
     page.screenshot(path=tmp_path / "lab.png")
     assert page.locator(".jp-Notebook .jp-RenderedText[data-mime-type='application/vnd.jupyter.error']").count() == 0
     assert "model not found" not in page.content()
+
+
+def _wait_for_text(page: Any, where: Any, text: str) -> None:
+    page.wait_for_function("([element, text]) => element.innerText.includes(text)", arg=[where.element_handle(), text])
 
 
 def _mean(text: str) -> float:

@@ -272,3 +272,76 @@ def test_one_colour_a_method_everywhere() -> None:
     assert len(set(named)) == len(named)
     several = style.colours(["DEIM", "my arm", "plain", "another"])
     assert len(set(several.values())) == 4
+
+
+# --- training ----------------------------------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def log() -> pd.DataFrame:
+    """Six epochs of a run as its log has them: two dense, evaluated every second one."""
+    rows: list[dict[str, object]] = []
+    for epoch, phase in enumerate(("warm_up", "dense", "dense", "plain", "plain", "clean")):
+        dense = phase == "dense"
+        rows.append({"kind": "train", "epoch": epoch, "step": 10 * (epoch + 1), "phase": phase, "loss": 20.0 - epoch, "loss/class/layer_0": 2.0,
+                     "loss/class/layer_1": 1.0 + epoch, "loss/l1/layer_0": 0.5, "loss/dn_class/layer_0": 3.0, "loss/dn_l1/layer_0": 4.0,
+                     "loss/total": 20.0, "targets_per_image": 9.0 if dense else 3.0, "positives_per_image": 8.5 if dense else 3.0,
+                     "mosaic_share": 0.5 * dense, "mixup_share": 0.0, "matched_iou": 0.1 * epoch,
+                     "matched_iou_histogram": [float(epoch == index) * 7 + 1 for index in range(20)]})
+        if epoch % 2:
+            rows.append({"kind": "val", "epoch": epoch, "step": 10 * (epoch + 1), "AP": (0.1, 0.5, 0.4)[epoch // 2], "AP50": 0.6})
+    return pd.DataFrame(rows)
+
+
+def test_curves_hold_the_scores_of_the_log(log: pd.DataFrame) -> None:
+    fig = figures.training.average_precision(log)
+    lines = {line.get_label(): line for line in fig.axes[0].lines}
+    assert lines["AP"].get_xdata().tolist() == [2, 4, 6]
+    assert lines["AP"].get_ydata().tolist() == [0.1, 0.5, 0.4]
+    ring = [line for line in fig.axes[0].lines if line.get_markerfacecolor() == "none"]
+    assert (ring[0].get_xdata()[0], ring[0].get_ydata()[0]) == (4, 0.5)  # the best, not the last
+    assert "0.500" in [text.get_text() for text in fig.axes[0].texts]
+
+
+def test_loss_terms_are_summed_over_levels_and_denoising_is_one(log: pd.DataFrame) -> None:
+    found = figures.training.terms(log)
+    assert found["class"].tolist() == [3.0 + epoch for epoch in range(6)]
+    assert found["l1"].tolist() == [0.5] * 6
+    assert found["denoising"].tolist() == [7.0] * 6
+    lines = {line.get_label(): line for line in figures.training.loss_terms(log).axes[0].lines}
+    assert set(lines) == {"class", "l1", "denoising"}
+    assert lines["class"].get_ydata().tolist() == found["class"].tolist()
+
+
+def test_the_iou_heatmap_holds_the_share_of_each_bin(log: pd.DataFrame) -> None:
+    fig = figures.training.iou_histogram(log)
+    share = np.asarray(fig.axes[0].collections[0].get_array()).reshape(20, 6)
+    assert share.sum(0) == pytest.approx(np.ones(6))
+    for epoch in range(6):
+        assert share[epoch, epoch] == pytest.approx(8 / 27)
+    assert figures.numbers(fig)["pairs"].sum() == 6 * 27
+
+
+def test_two_runs_side_by_side(log: pd.DataFrame) -> None:
+    plain = log.assign(mosaic_share=0.0, targets_per_image=3.0, AP=log["AP"] / 2)
+    fig = figures.training.side_by_side({"plain D-FINE": plain, "DEIM": log})
+    scores, targets = fig.axes[0].lines, fig.axes[1].lines
+    assert scores[0].get_ydata().tolist() == [0.05, 0.25, 0.2]
+    assert scores[1].get_ydata().tolist() == [0.1, 0.5, 0.4]
+    assert [line.get_color() for line in scores[:2]] == [style.COLOURS["plain"], style.COLOURS["dense"]]
+    assert targets[1].get_ydata().tolist() == [3, 9, 9, 3, 3, 3]
+    shaded = [patch for patch in fig.axes[1].patches if patch.get_x() == 1 and patch.get_width() == 2]
+    assert len(shaded) == 1  # where the dense arm was dense, once
+    assert set(figures.numbers(fig)["arm"]) == {"plain D-FINE", "DEIM"}
+
+
+def test_a_plain_run_is_not_shaded_as_dense(log: pd.DataFrame) -> None:
+    """Its schedule has the phase, but with both probabilities at 0 nothing dense happens in it."""
+    plain = log.assign(mosaic_share=0.0)
+    assert not figures.training.side_by_side({"plain": plain}).axes[0].patches
+
+
+def test_a_run_that_has_just_begun_draws_empty_panels(log: pd.DataFrame) -> None:
+    for table in (pd.DataFrame(), log.iloc[:1]):
+        for draw in (figures.training.curves, figures.training.iou_histogram):
+            assert draw(table)._repr_png_() is not None
+    assert any("nothing logged" in text.get_text() for text in figures.training.curves(pd.DataFrame()).axes[0].texts)

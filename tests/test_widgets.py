@@ -147,3 +147,56 @@ def test_sliders_span_what_the_losses_take() -> None:
     for name in panel.sliders:
         for end in (panel.sliders[name].min, panel.sliders[name].max):
             panel.sliders[name].value = end  # no end raises
+
+
+# --- following a run ---------------------------------------------------------------------------------------------------------------------
+
+def events(epochs: int, steps: int) -> list[dict[str, object]]:
+    """What ``train`` tells its listener over a run of ``epochs`` × ``steps``."""
+    told: list[dict[str, object]] = [{"kind": "start", "run": "runs/a", "epoch": 0, "step": 0, "steps": epochs * steps, "epochs": epochs,
+                                      "notices": []}]
+    for epoch in range(epochs):
+        told += [{"kind": "step", "epoch": epoch, "step": epoch * steps + step + 1, "steps": epochs * steps, "loss": 9.0, "epochs": epochs}
+                 for step in range(steps)]
+        at = {"epoch": epoch, "step": (epoch + 1) * steps, "epochs": epochs}
+        told.append({"kind": "train", **at, "phase": "dense", "loss": 8.0, "lr_last": 1e-3, "targets_per_image": 5.0, "loss/class/layer_0": 1.0})
+        told.append({"kind": "val", **at, "AP": 0.25, "AP50": 0.5})
+    return [*told, {"kind": "done", "run": "runs/a", "best_AP": 0.25, "best_epoch": 0}]
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(4, 250), (100, 10), (1000, 1)])
+def test_plain_progress_is_short_however_the_steps_fall(epochs: int, steps: int, capsys: pytest.CaptureFixture[str]) -> None:
+    listener = widgets.follow(static=True)
+    for event in events(epochs, steps):
+        listener(event)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 110  # of a thousand steps
+    assert len(lines) >= 2 + min(epochs, 90)
+    assert f"{epochs}/{epochs}" in lines[-2]  # the last epoch is never left out
+    assert "AP 0.250" in lines[-2]
+    assert lines[-1].startswith("done: best AP 0.250 after epoch 1")
+
+
+def test_live_progress_replaces_one_line_and_one_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two displays in all, whatever the number of events; no widget among them."""
+    shown: list[object] = []
+    replaced: list[object] = []
+
+    class Handle:
+        def update(self, item: object) -> None:
+            replaced.append(item)
+
+    def display(item: object, display_id: bool) -> Handle:
+        shown.append(item)
+        return Handle()
+
+    monkeypatch.setattr("IPython.display.display", display)
+    listener = widgets.follow(static=False, every_seconds=0.0)
+    for event in events(3, 5):
+        listener(event)
+    assert len(shown) == 2
+    assert isinstance(shown[1], Figure)
+    assert not [item for item in [*shown, *replaced] if isinstance(item, ipywidgets.Widget)]
+    assert repr(replaced[-1]).startswith("done: best AP 0.250")
+    assert figures.numbers(shown[1])["epoch"].notna().any()
+    assert any("epoch 3/3, step 15/15" in repr(item) for item in replaced)

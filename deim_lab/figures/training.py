@@ -171,7 +171,7 @@ def _rows(table: pd.DataFrame, kind: str, column: str) -> pd.DataFrame:
     if table.empty or "kind" not in table or column not in table:
         return pd.DataFrame({"epoch": pd.Series(dtype=float), column: pd.Series(dtype=float)})
     found = table[(table["kind"] == kind) & table[column].notna()]
-    return found.dropna(axis=1, how="all").sort_values("epoch").reset_index(drop=True)
+    return found.loc[:, found.notna().any() | found.columns.isin(["epoch", column])].sort_values("epoch").reset_index(drop=True)
 
 
 def _dots(found: pd.DataFrame) -> str | None:
