@@ -112,6 +112,10 @@ def test_shares_over_epochs_are_lines_of_their_levels() -> None:
     assert {line.get_label(): list(line.get_ydata()) for line in left.lines} == {"a": [0.9, 0.5], "b": [0.8, 0.4]}
     assert {line.get_label(): list(line.get_ydata()) for line in right.lines} == {"a": [0.3], "b": [0.2]}
     assert left.get_ylim() == (0, 1)
+    assert list(left.lines[0].get_xdata()) == [1, 2], "the checkpoint of epoch 0 stands at 1, the epochs done"
+    assert right.get_xlim() == (1.5, 2.5)
+    lone = matching.quality_and_stability(low[:2], changed[:0])
+    assert not lone.axes[1].lines
 
 
 def test_positives_are_bars_with_their_targets() -> None:

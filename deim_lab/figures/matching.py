@@ -2,6 +2,7 @@
 
 Tables are those of ``microscope`` (or any with the same columns). Matched pairs to be drawn are a table, a row a target at a level:
 ``level, iou`` and both boxes in pixels, ``query_x1 … query_y2`` (NaN: the target has no query) and ``target_x1 … target_y2``.
+The checkpoint of epoch e (from 0, as in the log) stands at e + 1, the epochs then done.
 """
 
 from __future__ import annotations
@@ -185,13 +186,13 @@ def iou_histogram(pairs: pd.DataFrame, *, bins: int = 10, limit: int = 5) -> Fig
     edges = np.linspace(0, 1, bins + 1)
     with style.context():
         fig = style.figure(style.DOUBLE, 2.0)
-        tints = _by_epoch(epochs)
+        tints = _by_epoch([epoch + 1 for epoch in epochs])
         for ax, level in zip(np.atleast_1d(fig.subplots(1, len(levels), sharey=True)), levels, strict=True):
             for epoch in epochs:
                 values = pairs.loc[(pairs["level"] == level) & (pairs["epoch"] == epoch), "iou"].to_numpy()
                 count, _ = np.histogram(values, edges)
                 share = count / max(len(values), 1)
-                ax.stairs(share, edges, color=tints.to_rgba(epoch), linewidth=1.3)
+                ax.stairs(share, edges, color=tints.to_rgba(epoch + 1), linewidth=1.3)
                 style.attach(fig, f"{level}, epoch {epoch}", {"level": level, "epoch": epoch, "iou_from": edges[:-1], "iou_to": edges[1:],
                                                              "pairs": count, "share": share})
             ax.axvline(0.5, color=style.FAINT, linewidth=0.8, zorder=0)
@@ -202,7 +203,7 @@ def iou_histogram(pairs: pd.DataFrame, *, bins: int = 10, limit: int = 5) -> Fig
             ax.set_xlabel("IoU of the match")
         fig.axes[0].set_ylabel("share of matches")
         fig.axes[0].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
-        bar = fig.colorbar(tints, ax=fig.axes, aspect=18, pad=0.01, label="epoch")
+        bar = fig.colorbar(tints, ax=fig.axes, aspect=18, pad=0.01, label="epochs done")
         bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
         return fig
 
@@ -217,13 +218,15 @@ def over_epochs(table: pd.DataFrame, value: str, *, label: str | None = None, ax
         fig, ax = style.canvas(ax)
         for level, tint in _by_level(levels).items():
             rows = table[table["level"] == level]
-            ax.plot(rows["epoch"], rows[value], "o-", color=tint, label=level, clip_on=False)
+            ax.plot(rows["epoch"] + 1, rows[value], "o-", color=tint, label=level, clip_on=False)
         ax.set_ylim(0, 1)
         ax.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        ax.set_xlabel("epoch")
+        ax.set_xlabel("epochs done")
         ax.set_ylabel(label or value)
-        ax.legend(loc="best", ncols=2)
+        _room(ax, table["epoch"])
+        if levels:
+            ax.legend(loc="best", ncols=2)
         style.attach(fig, value, table[["epoch", "level", value]])
         return fig
 
@@ -274,11 +277,12 @@ def growth(table: pd.DataFrame) -> Figure:
         fig, ax = style.canvas(None)
         for name, tint in method_colours(names).items():
             rows = table[table["method"] == name]
-            ax.plot(rows["epoch"], rows["per_target"], "o-", color=tint, label=name, clip_on=False)
+            ax.plot(rows["epoch"] + 1, rows["per_target"], "o-", color=tint, label=name, clip_on=False)
         ax.set_ylim(0, max(2.0, 1.1 * float(table["per_target"].max())))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        ax.set_xlabel("epoch")
+        ax.set_xlabel("epochs done")
         ax.set_ylabel("positives per target")
+        _room(ax, table["epoch"])
         ax.legend(loc="best")
         style.attach(fig, "growth", table[["epoch", "method", "per_target"]])
         return fig
@@ -307,6 +311,12 @@ def _outline(box: Array) -> list[tuple[float, float]]:
 
 def _centre(box: Array) -> tuple[float, float]:
     return float(box[0] + box[2]) / 2, float(box[1] + box[3]) / 2
+
+
+def _room(ax: Axes, epochs: pd.Series) -> None:
+    """Half an epoch beside the first and the last: an axis also where there is one epoch, or none."""
+    first, last = (epochs.min(), epochs.max()) if len(epochs) else (0, 0)
+    ax.set_xlim(first + 0.5, last + 1.5)
 
 
 def _by_epoch(epochs: Sequence[int]) -> ScalarMappable:
