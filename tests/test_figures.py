@@ -151,6 +151,14 @@ def test_expected_draws_the_mixture(rows: dict[str, np.ndarray]) -> None:
     assert f"{chance @ np.arange(len(chance)):.1f}" in fig.axes[0].get_title(loc="left")
 
 
+def test_the_last_bar_holds_the_tail_that_the_axis_cuts(rows: dict[str, np.ndarray]) -> None:
+    fig = density.expected(rows, 1, 1)
+    edges = [bar.get_x() + bar.get_width() for bar in fig.axes[0].containers[0]]
+    chance = density.mixture(rows, 1, 1)
+    assert edges[-1] < len(chance) - 1  # something is cut
+    assert sum(bar.get_height() for bar in fig.axes[0].containers[0]) == pytest.approx(1, abs=1e-9)
+
+
 def test_the_twin_shows_each_setting(rows: dict[str, np.ndarray]) -> None:
     settings = ((0, 0), (0.5, 0.5), (1, 1), (0, 1))
     fig = density.expected_grid(rows, settings)
