@@ -64,26 +64,43 @@ def dense_density(rows: density.Rows, *, mosaic_prob: float = 0.5, mixup_prob: f
     return Panel(fig, sliders, update, shown.moving)
 
 
-def mal_vs_vfl(*, gamma: float = 1.5, iou: float = 0.05, kinds: Sequence[str] = ("vfl", "mal"), static: bool | None = None) -> Panel | Figure:
-    """Sliders for MAL's γ (0.5 to 3) and the IoU of the match (0 to 1) that redraw loss and gradient against the score.
+def mal_vs_vfl(*, gamma: float = 1.5, iou: float = 0.05, alpha: float | None = None, kinds: Sequence[str] = ("vfl", "mal"),
+               static: bool | None = None) -> Panel | Figure:
+    """Sliders for MAL's γ (0.5 to 3), the IoU of the match (0 to 1) and MAL's α, and a switch a loss, that redraw loss and gradient.
 
-    The curves are those of ``deim_lab.losses``, by autograd at each move. ``static`` as in ``dense_density`` (twin:
-    ``figures.losses.curves``; ``curves_grid`` shows several settings).
+    The curves are those of ``deim_lab.losses``, by autograd at each move. α weighs MAL's negatives; the official recipes have none, which
+    is 1 on the slider. ``kinds``: the losses that are on at first. ``static`` as in ``dense_density`` (twin: ``figures.losses.overview`` at this
+    setting; ``curves_grid`` shows several).
     """
     if static or (static is None and not live()):
-        return losses.curves(gamma, iou, kinds=kinds)
+        return losses.overview(iou, gamma, alpha=alpha, kinds=kinds)
     with style.context():
-        fig = style.figure(style.DOUBLE, 2.6)
-        shown = losses.Curves(fig.subplots(1, 2), kinds=kinds)
-    sliders = {"gamma": _slider("γ of MAL", gamma, 0.5, 3, 0.1), "iou": _slider("IoU", iou, 0, 1, 0.05)}
+        fig = style.figure(style.DOUBLE, 4.2)
+        axes = fig.subplots(2, 2)
+        rows = [losses.Curves(axes[row], kinds=tuple(losses.KINDS), positive=row == 0, legend=row == 0) for row in (0, 1)]
+        for ax in axes[0]:
+            ax.set_xlabel("")
+    sliders = {"gamma": _slider("γ of MAL", gamma, 0.5, 3, 0.1), "iou": _slider("IoU", iou, 0, 1, 0.05),
+               "alpha": _slider("α of MAL", 1.0 if alpha is None else alpha, 0, 1, 0.05)}
+    switches = {kind: ipywidgets.Checkbox(value=kind in kinds, description=style.label(kind), indent=False, layout=ipywidgets.Layout(width="90px"))
+                for kind in losses.KINDS}
 
-    def update(gamma: float, iou: float) -> str:
-        found = shown.update(gamma, iou)
-        middle = losses.POINTS // 2
-        steep = {kind: abs(float(found[kind]["gradient"].iloc[middle])) for kind in kinds}
-        return "gradient at score 0.5: " + ", ".join(f"{style.label(kind)} {value:.3f}" for kind, value in steep.items())
+    def update(gamma: float, iou: float, alpha: float, **on: bool) -> str:
+        shown = [kind for kind, wanted in on.items() if wanted]
+        for curves in rows:
+            curves.update(gamma, iou, alpha, shown)
+        return _glance(losses.at_a_glance(gamma, iou, alpha=alpha, kinds=shown), iou)
 
-    return Panel(fig, sliders, update, shown.moving)
+    return Panel(fig, sliders, update, [artist for curves in rows for artist in curves.moving], switches=switches, readout=ipywidgets.HTML())
+
+
+def _glance(numbers: pd.DataFrame, iou: float, score: float = 0.1) -> str:
+    """``losses.at_a_glance`` as a small table, the ratio of MAL to VFL in words above it."""
+    cells = "".join(f"<tr><td>{style.label(str(kind))}</td>" + "".join(f"<td>{row[name]:.{digits}f}</td>" for name, digits in
+                    (("minimum", 3), ("positive", 4), ("negative", 4))) + "</tr>" for kind, row in numbers.iterrows())
+    ratio = numbers["ratio"].get("mal")
+    told = "" if ratio is None else f"At score {score:g} and IoU {iou:.2f}, MAL's gradient is <b>{ratio:.2f}</b> times VFL's."
+    return (f"{told}<table><tr><th></th><th>least at score</th><th>gradient at {score:g}, positive</th><th>negative</th></tr>{cells}</table>")
 
 
 def follow(*, static: bool | None = None, every_seconds: float = 2.0) -> Callable[[Mapping[str, Any]], None]:
@@ -211,29 +228,35 @@ class Panel(ipywidgets.VBox):  # type: ignore[misc]
 
     Attributes:
         sliders: name → slider; the names are the arguments of ``update``.
+        switches: name → checkbox, arguments of ``update`` too; side by side under the sliders.
         picture: the image in the page; its bytes are replaced at each move, nothing is added.
         readout: the numbers, as text.
         figure: the one figure behind the picture.
     """
 
-    def __init__(self, fig: Figure, sliders: Mapping[str, Any], update: Callable[..., str], moving: Sequence[Artist]) -> None:
+    def __init__(self, fig: Figure, sliders: Mapping[str, Any], update: Callable[..., str], moving: Sequence[Artist], *,
+                 switches: Mapping[str, Any] | None = None, readout: Any = None) -> None:
         self.figure = fig
-        self.sliders = dict(sliders)
+        self.sliders, self.switches = dict(sliders), dict(switches or {})
         self._update = update
-        self._update(**{name: slider.value for name, slider in self.sliders.items()})  # before the layout, which has to hold its texts
+        self._update(**self._values())  # before the layout, which has to hold its texts
         self._pixels = _Pixels(fig, moving)
         width = f"{round(fig.get_figwidth() * _PX_PER_INCH)}px"
         # Width and height are given, so that the page doesn't jump while one picture replaces another.
         self.picture = ipywidgets.Image(format="png", layout=ipywidgets.Layout(
             width=width, height=f"{round(fig.get_figheight() * _PX_PER_INCH)}px", object_fit="contain"))
-        self.readout = ipywidgets.Label()
-        super().__init__([*self.sliders.values(), self.readout, self.picture])
-        for slider in self.sliders.values():
-            slider.observe(self._moved, names="value")
+        self.readout = ipywidgets.Label() if readout is None else readout
+        row = [ipywidgets.HBox(list(self.switches.values()))] if self.switches else []
+        super().__init__([*self.sliders.values(), *row, self.readout, self.picture])
+        for control in (*self.sliders.values(), *self.switches.values()):
+            control.observe(self._moved, names="value")
         self._moved(None)
 
+    def _values(self) -> dict[str, Any]:
+        return {name: control.value for name, control in (self.sliders | self.switches).items()}
+
     def _moved(self, change: Any) -> None:
-        text = self._update(**{name: slider.value for name, slider in self.sliders.items()})
+        text = self._update(**self._values())
         self.picture.value = self._pixels.png()
         self.readout.value = text
 

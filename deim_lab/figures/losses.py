@@ -51,9 +51,9 @@ def loss_and_gradient(kind: str, score: ArrayLike, iou: ArrayLike, *, positive: 
         raise ValueError(f"unknown loss {kind!r}{nearest(kind, KINDS)}; known: {', '.join(KINDS)}")
     scores, ious = (np.asarray(values, dtype=np.float64) for values in (score, iou))
     if not ((scores > 0) & (scores < 1)).all():
-        raise ValueError(f"score {_outside(scores, 0, 1)!r} is outside (0, 1)")
+        raise ValueError(f"score {_first(scores, (scores <= 0) | (scores >= 1))!r} is outside (0, 1)")
     if not ((ious >= 0) & (ious <= 1)).all():
-        raise ValueError(f"iou {_outside(ious, 0, 1)!r} is outside [0, 1]")
+        raise ValueError(f"iou {_first(ious, ~((ious >= 0) & (ious <= 1)))!r} is outside [0, 1]")
     if gamma is not None and not 0 <= gamma < np.inf:
         raise ValueError(f"gamma {gamma!r} is not a number from 0")
     if alpha is not None and not 0 <= alpha <= 1:
@@ -105,6 +105,22 @@ def gradient_ratio(iou: float, *, gamma: float = RECIPE_GAMMA, scores: ArrayLike
     return pd.DataFrame({"score": points, "vfl": vfl, "mal": mal, "ratio": ratio})
 
 
+def at_a_glance(gamma: float = RECIPE_GAMMA, iou: float = 0.05, *, alpha: float | None = None, kinds: Sequence[str] = ("vfl", "mal"),
+                score: float = 0.1) -> pd.DataFrame:
+    """The numbers that the sliders show, a row a loss: ``minimum`` (score of the least loss of a positive), ``positive`` and ``negative`` (gradients
+    at ``score``) and ``ratio``, the positive's gradient over VFL's (infinite where only VFL's is 0, below 0 where they point in opposite
+    directions)."""
+    base = loss_and_gradient("vfl", score, iou)[1]
+    rows = {}
+    for kind in kinds:
+        options = {"gamma": gamma, "alpha": alpha} if kind == "mal" else {}
+        positive, negative = (float(loss_and_gradient(kind, score, iou, positive=side, **options)[1]) for side in (True, False))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = float(np.abs(np.divide(positive, base)) if base == 0 else positive / base)
+        rows[kind] = {"minimum": float(minimum(kind, iou, **options)), "positive": positive, "negative": negative, "ratio": ratio}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["minimum", "positive", "negative", "ratio"]).rename_axis("kind")
+
+
 def curves(gamma: float = RECIPE_GAMMA, iou: float = 0.05, *, kinds: Sequence[str] = ("vfl", "mal"), alpha: float | None = None,
            positive: bool = True) -> Figure:
     """Loss (left) and its gradient with respect to the logit (right) against the score, one line a loss; a dot at each minimum.
@@ -139,7 +155,7 @@ def paper_panels(ious: Sequence[float] = (0.05, 0.95), gamma: float = RECIPE_GAM
     with style.context():
         fig = style.figure(style.DOUBLE, 2.5)
         for ax, iou in zip(np.atleast_1d(fig.subplots(1, len(ious), sharey=True)), ious, strict=True):
-            shown = Curves((ax, None), kinds=kinds, legend=iou == ious[0], legend_at="upper left")
+            shown = Curves((ax, None), kinds=kinds, legend=iou == ious[0])
             shown.update(gamma, iou)
             ax.label_outer()
             ax.set_xlabel("predicted score p")
@@ -178,7 +194,7 @@ def ratio(ious: Sequence[float] = (0.05, 0.3, 0.6, 0.9, 1.0), gamma: float = REC
             ax.plot(found["score"], size.where(same), color=tint, label=f"IoU {iou:g}")
             ax.plot(found["score"], size.where(~same), color=tint, linestyle=":")
             rows.append(found.assign(iou=iou, gamma_mal=gamma))
-        ax.axhline(1, color=style.INK, linewidth=0.5)
+        ax.axhline(1, color=style.INK, linewidth=0.5, zorder=0)
         ax.set(xlim=(0, 1), yscale="log", ylim=(0.05, 200), xlabel="predicted score p", ylabel="|gradient MAL / VFL|")
         ax.set_title(f"γ = {gamma:g}; dotted: opposite directions")
         ax.legend(loc="upper right", ncols=3)
@@ -233,7 +249,7 @@ class Curves:
     """The artists of ``curves``, made once; ``update`` moves their data. The sliders and the still picture share it."""
 
     def __init__(self, axes: Sequence[Axes | None] | np.ndarray, *, kinds: Sequence[str] = ("vfl", "mal"), positive: bool = True,
-                 legend: bool = True, legend_at: str | None = None) -> None:
+                 legend: bool = True) -> None:
         self.kinds, self.positive = tuple(kinds), positive
         self.panels: dict[str, Axes] = {name: ax for name, ax in zip(("loss", "gradient"), axes, strict=True) if ax is not None}
         self.lines = {(quantity, kind): ax.plot([], [], color=style.colour(kind), linestyle=style.dashes(kind), label=style.label(kind))[0]
@@ -255,7 +271,7 @@ class Curves:
             # A positive's gradient lies in [−1, 1]; MAL's on a negative reaches 1 as well.
             self.panels["gradient"].set_ylim(-1.05 if positive else -0.05, 1.05)
         last = list(self.panels.values())[-1]
-        self.legend = last.legend(loc=legend_at or ("lower right" if positive else "upper left")) if legend else None
+        self.legend = last.legend(loc="lower right" if positive and "gradient" in self.panels else "upper left") if legend else None
         self.title = next(iter(self.panels.values())).set_title(" ")
 
     @property
@@ -300,6 +316,5 @@ def _shades(count: int) -> list[tuple[float, ...]]:
     return [tuple(tint) for tint in matplotlib.colormaps["viridis"](np.linspace(0, 0.88, count))]
 
 
-def _outside(values: NDArray[np.float64], low: float, high: float) -> float:
-    inside = (values > low) & (values < high)
-    return float(values[~inside].ravel()[0])
+def _first(values: NDArray[np.float64], wrong: NDArray[np.bool_]) -> float:
+    return float(values[wrong][0]) if wrong.any() else float("nan")
