@@ -70,8 +70,8 @@ def main() -> int:
     assert isinstance(second, widgets.Panel)
     good = [compare("dense_density", first, {"mosaic_prob": steps, "mixup_prob": steps[::-1]},
                     lambda turn: anew(density.expected(counted, steps[turn % 21], 0.5))),  # type: ignore[arg-type]
-            compare("mal_vs_vfl", second, {"gamma": np.linspace(0.5, 3, 26), "iou": steps},
-                    lambda turn: anew(losses.curves(1.5, steps[turn % 21])))]  # type: ignore[arg-type]
+            compare("mal_vs_vfl", second, {"gamma": np.linspace(0.5, 3, 26), "iou": steps, "alpha": steps[::-1]},
+                    lambda turn: anew(losses.overview(steps[turn % 21])))]  # type: ignore[arg-type]
     return 0 if all(good) else 1
 
 
