@@ -55,6 +55,7 @@ def test_the_view_is_what_the_criterion_matches(dataset: CocoDataset, kind: str)
     torch.testing.assert_close(sum(view.costs.values()), cost)
     assert view.levels == ("encoder", "pre", "layer_0", "layer_1")
     assert view.iou.shape == (len(expected),)
+    assert len(view.names[0].unique()) == view.names.shape[1], "every query has a name of its own, also in groups of the same anchors"
 
     pairs = view.pairs()
     row = pairs.iloc[5]
