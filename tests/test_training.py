@@ -172,7 +172,10 @@ def test_a_non_finite_loss_names_images_and_term_and_leaves_a_repro(
 
 def test_a_run_records_the_proof_of_its_factors(small_set: Path, tmp_path: Path) -> None:
     run = deim_lab.train(
-        preset("smoke", FAST | {"augment.mosaic_prob": 1.0, "augment.mixup_prob": 1.0, "train.eval_every": 1}), small_set, runs_dir=tmp_path, device="cpu"
+        preset("smoke", FAST | {"augment.mosaic_prob": 1.0, "augment.mixup_prob": 1.0, "train.eval_every": 1}),
+        small_set,
+        runs_dir=tmp_path,
+        device="cpu",
     )
     table = run.metrics()
     train_rows = table[table["kind"] == "train"].set_index("epoch")
