@@ -21,6 +21,7 @@ from deim_lab.structures import Targets
 # Okabe and Ito's, then Tol's: a colour a class that readers with any common colour blindness can tell apart; ``detector.predict`` has the same.
 CLASS_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#882255", "#44AA99", "#999933", "#332288", "#AA4499")
 CROWDED = 12  # boxes in an image above which names would hide it: a legend names the colours instead
+_NAME_SHARE = 0.06  # of the panel's height that a name takes
 
 Names = Sequence[str] | Mapping[int, str]
 
@@ -117,14 +118,14 @@ def _grid(pixels: Sequence[NDArray[Any]], marks: Sequence[_Marks], names: Names,
     tallest = max(image.shape[0] / image.shape[1] for image in pixels)
     width = style.DOUBLE if columns > 2 else style.SINGLE * max(columns, 1.2) / 1.2
     with style.context():
-        fig = style.figure(width, lines * (width / columns * tallest + 0.2) + 0.3 * crowded, photographic=True)
+        fig = style.figure(width, lines * (width / columns * tallest + 0.12) + 0.25 * crowded, photographic=True)
         panels = np.ravel(fig.subplots(lines, columns, squeeze=False))
         for ax in panels:
             ax.set_axis_off()
         for ax, image, mark, title in zip(panels, pixels, marks, titles, strict=False):
             ax.imshow(image)
             ax.set_title(title, fontsize=7, pad=2)
-            _boxes(ax, mark, names, written=not crowded)
+            _boxes(ax, mark, names, height_px=image.shape[0], written=not crowded)
         if crowded:
             shown = sorted({int(label) for mark in marks for label in mark.labels})
             fig.legend(handles=[Patch(color=_colour(label), label=_name(names, label)) for label in shown], loc="outside lower left",
@@ -133,15 +134,21 @@ def _grid(pixels: Sequence[NDArray[Any]], marks: Sequence[_Marks], names: Names,
         return fig
 
 
-def _boxes(ax: Axes, mark: _Marks, names: Names, *, written: bool) -> None:
-    """Rectangles on a dark casing, so that they show on any ground; where ``written``, name and score inside the upper left corner."""
-    for index, (x0, y0, x1, y1) in enumerate(mark.boxes_xyxy):
+def _boxes(ax: Axes, mark: _Marks, names: Names, *, height_px: int, written: bool) -> None:
+    """Rectangles on a dark casing, so that they show on any ground; where ``written``, name and score on top of the upper left corner.
+
+    The best score comes last and so lies on top. At the image's upper edge the name goes inside the box.
+    """
+    order = range(len(mark)) if mark.scores is None else np.argsort(mark.scores, kind="stable").tolist()
+    for index in order:
+        x0, y0, x1, y1 = mark.boxes_xyxy[index]
         label = int(mark.labels[index])
         ax.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=_colour(label), linewidth=1.0,
                                path_effects=[Stroke(linewidth=1.9, foreground="black", alpha=0.55), Normal()]))
         if written:
             score = "" if mark.scores is None else f" {mark.scores[index]:.2f}"
-            ax.text(x0, y0, f"{_name(names, label)}{score}", fontsize=4.5, va="bottom", ha="left", color=_ink(label), clip_on=True,
+            ax.text(max(x0, 0), max(y0, 0), f"{_name(names, label)}{score}", fontsize=4.5, ha="left", color=_ink(label), clip_on=True,
+                    va="bottom" if y0 > _NAME_SHARE * height_px else "top",
                     bbox={"boxstyle": "square,pad=0.12", "facecolor": _colour(label), "edgecolor": "none", "alpha": 0.9})
 
 

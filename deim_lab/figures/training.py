@@ -21,6 +21,13 @@ from deim_lab.schedule import Phase
 
 # Loss terms as drawn: the matching queries' own, and all of denoising as one. Colours are none of the methods'.
 TERMS: dict[str, str] = {"class": style.INK, "l1": "#882255", "giou": "#44AA99", "fgl": "#999933", "ddf": "#332288", "denoising": "#BBBBBB"}
+# Stages of a step, as the log names them, with none of the methods' colours.
+STAGES: dict[str, str] = {"data": "#BBBBBB", "forward": "#332288", "match": "#882255", "loss": "#999933", "backward": "#44AA99",
+                          "step": "#AA4499"}
+# What ``side_by_side`` compares: kind of event, column, axis.
+_COMPARED = (("val", "AP", "AP (AP50 faint)"), ("train", "targets_per_image", "targets per image"),
+             ("train", "matched_iou", "mean IoU of matched pairs"))
+_AT = {"val": 1.0, "train": 0.5}  # where on the axis an event of epoch 0 stands
 _NOTHING = "nothing logged yet"
 
 
@@ -43,7 +50,7 @@ def average_precision(table: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
         epochs = found["epoch"] + 1
         for name, dashes in (("AP50", (0, (1, 1.2))), ("AP", "-")):
             if name in found:
-                ax.plot(epochs, found[name], color=style.INK, linestyle=dashes, marker="o", markersize=2.2, label=name)
+                ax.plot(epochs, found[name], color=style.INK, linestyle=dashes, marker="o", markersize=2.2, label=name, clip_on=False)
         if len(found):
             scores = found["AP"].to_numpy(dtype=float)
             best = int(scores.argmax())
@@ -109,6 +116,60 @@ def activity(table: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
         return fig
 
 
+def workings(table: pd.DataFrame) -> Figure:
+    """What a run did with its images and its time: share of Mosaic and MixUp, and milliseconds a step by stage, epoch by epoch."""
+    with style.context():
+        fig = style.figure(style.DOUBLE, 2.2)
+        first, second = fig.subplots(1, 2, width_ratios=(1, 1.35))
+        composition(table, ax=first)
+        stages(table, ax=second)
+        return fig
+
+
+def composition(table: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
+    """Share of images that are Mosaics and of steps with MixUp, each epoch: outside the dense phase both are 0."""
+    with style.context():
+        fig, ax = style.canvas(ax)
+        found = _rows(table, "train", "mosaic_share")
+        for column, name, text in (("mosaic_share", "mosaic", "Mosaic, of the images"), ("mixup_share", "mixup", "MixUp, of the steps")):
+            if column in found:
+                ax.plot(found["epoch"] + 0.5, found[column], color=style.colour(name), label=text, marker=_dots(found))
+        ax.set_ylim(-0.02, 1.35)
+        ax.set_yticks((0, 0.5, 1), ("0 %", "50 %", "100 %"))
+        ax.set_ylabel("share")
+        if len(found):
+            ax.legend(loc="upper right")
+        _finish(ax, table, empty=found.empty)
+        style.attach(fig, "composition", found[[name for name in ("epoch", "phase", "mosaic_share", "mixup_share") if name in found]])
+        return fig
+
+
+def stages(table: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
+    """Mean milliseconds of a step by stage, stacked, an epoch a column; the legend says each stage's share. Of the logged steps, which wait
+    for the device at each stage."""
+    with style.context():
+        fig, ax = style.canvas(ax, style.SINGLE * 1.35, 2.2)
+        logged = _rows(table, "train", "seconds/forward")
+        names = [name for name in STAGES if f"seconds/{name}" in logged]
+        found = pd.DataFrame({"epoch": logged["epoch"], **{f"{name}_ms": 1000 * logged[f"seconds/{name}"].fillna(0.0) for name in names}})
+        below = np.zeros(len(found))
+        whole = float(found.drop(columns="epoch").to_numpy(dtype=float).sum())
+        handles = []
+        for name in names:
+            heights = found[f"{name}_ms"].to_numpy(dtype=float)
+            share = heights.sum() / whole if whole else 0.0
+            handles.append(ax.bar(found["epoch"], heights, width=1.0, align="edge", bottom=below, color=STAGES[name], linewidth=0,
+                                  label=f"{name} {100 * share:.0f} %"))
+            below = below + heights
+        ax.set_ylim(0, 1.12 * below.max() if whole else 1)
+        ax.set_ylabel("ms a step")
+        if handles:
+            ax.legend(handles=handles[::-1], loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=0.9)  # as stacked
+        _finish(ax, table, empty=found.empty, shade=False)
+        style.attach(fig, "stages", found)
+        return fig
+
+
 def iou_histogram(table: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
     """IoU of the matched pairs of the last level, an epoch a column: the share of pairs by colour, the mean as a line."""
     with style.context():
@@ -138,21 +199,26 @@ def iou_histogram(table: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
 
 
 def side_by_side(tables: Mapping[str, pd.DataFrame]) -> Figure:
-    """Runs against one another over epochs: AP, targets per image, mean IoU of matched pairs. One colour an arm; Dense O2O shaded."""
+    """Runs against one another over epochs: AP (AP50 faint), targets per image, mean IoU of matched pairs.
+
+    One colour an arm; the epochs in which Dense O2O was on are shaded.
+    """
     with style.context():
         fig = style.figure(style.DOUBLE, 2.55)
-        panels = fig.subplots(1, 3)
         tints = style.colours(tables)
-        for ax, (kind, column, label) in zip(panels, (("val", "AP", "AP on the validation set"), ("train", "targets_per_image", "targets per image"),
-                                                      ("train", "matched_iou", "mean IoU of matched pairs")), strict=True):
+        panels = fig.subplots(1, 3)
+        for ax, (kind, column, label) in zip(panels, _COMPARED, strict=True):
             rows = []
             for name, table in tables.items():
                 found = _rows(table, kind, column)
-                at = found["epoch"] + (1.0 if kind == "val" else 0.5)
                 end = f" (AP {found[column].iloc[-1]:.3f} at the end)" if kind == "val" and len(found) else ""
-                ax.plot(at, found[column], color=tints[name], linestyle=style.dashes(name), label=f"{name}{end}",
-                        marker="o" if kind == "val" else _dots(found), markersize=2.4)
-                rows.append(pd.DataFrame({"arm": name, "epoch": found["epoch"], column: found[column]}))
+                ax.plot(found["epoch"] + _AT[kind], found[column], color=tints[name], linestyle=style.dashes(name), label=f"{name}{end}",
+                        marker="o" if kind == "val" else _dots(found), markersize=2.4, clip_on=kind != "val")
+                kept = [item for item in ("epoch", column, "AP50") if item in found and (item != "AP50" or kind == "val")]
+                rows.append(found[kept].assign(arm=name))
+            for name, part in zip(tables, rows, strict=True):
+                if "AP50" in part:
+                    ax.plot(part["epoch"] + _AT[kind], part["AP50"], color=tints[name], linestyle=style.dashes(name), linewidth=0.9, alpha=0.45)
             ax.set_ylabel(label)
             ax.set_ylim(bottom=0)
             together = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame({"epoch": []})
@@ -201,9 +267,12 @@ def _finish(ax: Axes, table: pd.DataFrame, *, empty: bool, shade: bool = True, s
     if not shade:
         return
     start = 0
+    dense = _is_dense(table)
     for epoch in range(1, len(phases) + 1):
         if epoch == len(phases) or phases[epoch] != phases[start]:
             phase = Phase(phases[start])
+            if phase is Phase.DENSE and not dense:  # with neither Mosaic nor MixUp, the phase is a plain one
+                phase = Phase.PLAIN
             if phase is Phase.DENSE:
                 ax.axvspan(start, epoch, color=style.colour("dense"), alpha=0.10, linewidth=0, zorder=0)
             if strip:
