@@ -141,7 +141,7 @@ def f1_over_thresholds(curves: Mapping[str, F1], *, methods: Mapping[str, str] |
             ax.axvline(FIXED, color=style.INK, linewidth=0.5, linestyle=(0, (2, 2)), zorder=0)
             ax.plot([FIXED], [fixed], "o", color=tints[name], markerfacecolor="white", zorder=4, label=f"{fixed:.3f} at a fixed {FIXED:g}")
             ax.plot([curve.threshold], [curve.f1], "o", color=tints[name], zorder=5, label=f"{curve.f1:.3f} at its own {curve.threshold:.2f}")
-            ax.set(xlim=(0, 1), xlabel="score threshold", title=name)
+            ax.set(xlim=(0, 1), xlabel="score threshold", title=_short(name))
             ax.legend(loc="upper right", title="F1")
             style.attach(fig, name, {"run": name, "threshold": curve.thresholds, "f1": curve.f1_at, "best_threshold": curve.threshold,
                                      "best_f1": curve.f1, "f1_at_fixed": fixed})
@@ -170,6 +170,12 @@ def _steps(ax: Axes, curve: F1, **options: Any) -> None:
     thresholds, values = np.asarray(curve.thresholds)[::-1], np.asarray(curve.f1_at)[::-1]
     if len(thresholds):
         ax.step(np.concatenate([[0.0], thresholds]), np.concatenate([values[:1], values]), where="pre", **options)
+
+
+def _short(name: str, longest: int = 46) -> str:
+    """The start and the end of a long name: a run's folder says its time first and its fingerprint last."""
+    half = (longest - 1) // 2
+    return name if len(name) <= longest else f"{name[:half]}…{name[-half:]}"
 
 
 def _counts(histogram: ArrayLike) -> NDArray[np.float64]:
