@@ -154,7 +154,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for epoch in (0, 1):
             run.log("train", epoch=epoch, step=10 * epoch, matched_iou_histogram=[float(20 - bin + 30 * epoch * bin) for bin in range(20)])
             run.log("val", epoch=epoch, step=10 * epoch, AP=0.1 + epoch / 10, AP50=0.2, best_f1=0.6, best_f1_threshold=shift)
-            run.save_detections(f"epoch_{epoch:04d}", [
+            run.save_detections("best", [  # the second epoch's AP is the higher one
                 {key: item[key] for key in ("image_id", "category_id", "bbox")} | {"score": shift + 0.001 * (number % 300) * (epoch + 1) / 2}
                 for number, item in enumerate(truth) if number % (3 - epoch)])
         run.finish()
@@ -226,8 +226,9 @@ def notebook(tmp_path: Path) -> Path:
 
 def moved_by_keyboard(page: Any, panel: Any) -> None:
     """Move γ and IoU of the panel by keyboard; its picture and its numbers have to follow."""
-    picture, readout = panel.locator("img.widget-image").first, panel.locator(".widget-html-content").first
+    picture, readout = panel.locator("img.widget-image").first, panel.locator(".widget-html-content", has_text="MAL's gradient").first
     picture.wait_for()
+    readout.wait_for()
     said = NUMBERS.search(readout.inner_text())
     assert said is not None, readout.inner_text()
     assert said.groups() == ("0.05", "35.53")
@@ -236,7 +237,7 @@ def moved_by_keyboard(page: Any, panel: Any) -> None:
     panel.locator(".noUi-handle").nth(0).focus()
     for _ in range(5):
         page.keyboard.press("ArrowRight")  # γ from 1.5 to 2.0
-    _wait_for_text(page, readout, "38.")
+    _wait_for_text(page, readout, f"{(0.1 - 0.05**2) / (0.05 * 0.05):.2f} times")
     _wait_for_text(page, readout, "0.003")  # 0.05² = 0.0025
     page.wait_for_function("([element, old]) => element.src !== old", arg=[picture.element_handle(), before])
     between = picture.get_attribute("src")
