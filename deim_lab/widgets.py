@@ -100,7 +100,8 @@ def _glance(numbers: pd.DataFrame, iou: float, score: float = 0.1) -> str:
                     (("minimum", 3), ("positive", 4), ("negative", 4))) + "</tr>" for kind, row in numbers.iterrows())
     ratio = numbers["ratio"].get("mal")
     told = "" if ratio is None else f"At score {score:g} and IoU {iou:.2f}, MAL's gradient is <b>{ratio:.2f}</b> times VFL's."
-    return (f"{told}<table><tr><th></th><th>least at score</th><th>gradient at {score:g}, positive</th><th>negative</th></tr>{cells}</table>")
+    return (f"{told}<table style='border-spacing: 14px 0'><tr><th></th><th>least at score</th><th>gradient at {score:g}, positive</th>"
+            f"<th>gradient at {score:g}, negative</th></tr>{cells}</table>")
 
 
 def follow(*, static: bool | None = None, every_seconds: float = 2.0) -> Callable[[Mapping[str, Any]], None]:
