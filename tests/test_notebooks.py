@@ -17,7 +17,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 COMMON = ("preset", "overrides", "data", "seed", "device", "runs_dir")
-FIGURES = {"01_dense_o2o": 7, "03_train": 4}  # pictures an executed copy holds, at least
+NAMES = sorted((path.stem for path in NOTEBOOKS.glob("*.ipynb")), key=lambda name: (name != "03_train", name))  # 03 first: it trains for the others
+FIGURES = {"01_dense_o2o": 7, "02_mal_vs_vfl": 11, "03_train": 4, "04_matching": 6}  # pictures an executed copy holds, at least; one where nothing is said
 
 Json = Any
 
@@ -29,7 +30,7 @@ def runs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def executed(runs_dir: Path) -> Iterator[dict[str, dict[str, Json]]]:
-    """Each notebook as papermill leaves it, with a kernel of this very interpreter; 03 first, so that 01 finds a trained detector."""
+    """Each notebook as papermill leaves it, with a kernel of this very interpreter; 03 first, so that the others find a trained detector."""
     papermill = pytest.importorskip("papermill")
     kernel_home = runs_dir / "jupyter"
     subprocess.run([sys.executable, "-m", "ipykernel", "install", "--prefix", str(kernel_home), "--name", "python3"], check=True,
@@ -40,7 +41,7 @@ def executed(runs_dir: Path) -> Iterator[dict[str, dict[str, Json]]]:
         os.environ.pop(name, None)
     try:
         found = {}
-        for name in ("03_train", "01_dense_o2o"):
+        for name in NAMES:
             target = runs_dir / f"{name}.ipynb"
             parameters = {"preset": "smoke", "overrides": {"data.batch_size": 8}, "device": "cpu", "runs_dir": str(runs_dir)}
             papermill.execute_notebook(str(NOTEBOOKS / f"{name}.ipynb"), str(target), parameters=parameters, cwd=str(runs_dir),
@@ -80,17 +81,17 @@ def test_parameters_are_the_common_ones_and_plain_json(path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", NAMES)
 def test_an_executed_notebook_shows_its_figures_and_stays_small(executed: dict[str, dict[str, Json]], runs_dir: Path, name: str) -> None:
     found = pictures(executed[name])
-    assert len(found) >= FIGURES[name]
+    assert len(found) >= FIGURES.get(name, 1)
     assert len(set(found)) == len(found), "two figures of the notebook are the same"
     assert all(len(picture) > 5_000 for picture in found)
     assert (runs_dir / f"{name}.ipynb").stat().st_size < 1_000_000
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", NAMES)
 def test_an_executed_notebook_holds_no_dead_widget(executed: dict[str, dict[str, Json]], name: str) -> None:
     kinds = {kind for output in outputs(executed[name]) for kind in output.get("data", {})}
     assert not [kind for kind in kinds if "widget-view" in kind or "plotly" in kind or "javascript" in kind]
@@ -99,13 +100,13 @@ def test_an_executed_notebook_holds_no_dead_widget(executed: dict[str, dict[str,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_converted_notebook_reads_without_a_kernel(executed: dict[str, dict[str, Json]], name: str) -> None:
     nbconvert = pytest.importorskip("nbconvert")
     nbformat = pytest.importorskip("nbformat")
     page, _ = nbconvert.HTMLExporter().from_notebook_node(nbformat.reads(json.dumps(executed[name]), as_version=4))
     assert "model not found" not in page.lower()
-    assert len(re.findall(r"<img[^>]+src=\"data:image/(?:png|jpeg);base64", page)) >= FIGURES[name]
+    assert len(re.findall(r"<img[^>]+src=\"data:image/(?:png|jpeg);base64", page)) >= FIGURES.get(name, 1)
 
 
 @pytest.mark.slow
@@ -130,7 +131,7 @@ def test_01_says_what_it_measured(executed: dict[str, dict[str, Json]], runs_dir
 def test_03_trains_and_leaves_its_figures_in_the_run(executed: dict[str, dict[str, Json]], runs_dir: Path) -> None:
     from deim_lab import runs
 
-    (run,) = runs.all_runs(runs_dir, status="done")
+    run = runs.all_runs(runs_dir, status="done")[0]  # by time; 04 trains one more, that keeps all its checkpoints
     table = run.metrics()
     assert {"curves.png", "matched_iou.csv", "detections.pdf", "schedule.svg"} <= {path.name for path in (run.folder / "figures").iterdir()}
     said = text(executed["03_train"])
@@ -147,6 +148,8 @@ def test_03_again_trains_nothing(executed: dict[str, dict[str, Json]], runs_dir:
 
     config = presets.preset("smoke", {"data.batch_size": 8})
     events: list[Json] = []
+    before = {run.folder for run in runs.all_runs(runs_dir)}
     run = train(config, "embedded", seed=0, runs_dir=runs_dir, device="cpu", on_event=events.append)
     assert events == []
-    assert run.folder == runs.all_runs(runs_dir)[0].folder
+    assert run.folder in before
+    assert {run.folder for run in runs.all_runs(runs_dir)} == before
