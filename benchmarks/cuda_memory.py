@@ -2,8 +2,9 @@
 
     python benchmarks/cuda_memory.py [--presets deim_dfine_n deim_dfine_s …] [--limit-gib 22.5] [--targets 20]
 
-Random pictures at the preset's input size with ``--targets`` boxes an image (Dense O2O at its usual density), bf16 forward, AdamW and EMA
-in memory, three steps after a first one. Out of memory is a result, printed as such. Without CUDA it says so and measures nothing.
+Random pictures of the largest size that the preset trains at (800 px where it has multi-scale, else 640), ``--targets`` boxes an image
+(Dense O2O at its usual density), bf16 forward, AdamW and EMA in memory, three steps after a first one. Out of memory is a result, printed
+as such. Without CUDA it says so and measures nothing.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from deim_lab import criterion
 from deim_lab.config import Config
 from deim_lab.detector.detector import build_detector
 from deim_lab.presets import PRESETS, preset
+from deim_lab.schedule import multiscale_sizes
 from deim_lab.structures import Targets
 from deim_lab.training.ema import Ema
 from deim_lab.training.optimizer import build_optimizer
@@ -36,7 +38,9 @@ def peak_gib(config: Config, batch: int, per_image: int) -> float | None:
         model = build_detector(config, num_classes=80).cuda().train()
         ema = Ema(model, decay=config.ema.decay, warmup_updates=config.ema.warmup_updates)
         optimizer = build_optimizer(model, config.optim)
-        images = torch.rand(batch, 3, *config.data.input_size, device="cuda")
+        repeat, size = config.augment.multiscale_repeat, max(config.data.input_size)
+        largest = size if repeat is None else max(multiscale_sizes(size, repeat))
+        images = torch.rand(batch, 3, largest, largest, device="cuda")
         targets = random_targets(batch, per_image, 80).to("cuda")
         for _ in range(4):
             with torch.autocast("cuda", dtype=torch.bfloat16):

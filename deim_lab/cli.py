@@ -372,6 +372,8 @@ def _message(error: Exception) -> str | None:
     """One line for an error that the user can do something about; None for one that is ours."""
     if isinstance(error, TYPED):
         return " ".join(str(error).split())
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
     if type(error).__name__ == "OutOfMemoryError":
         return f"out of GPU memory: halve data.batch_size and double train.accumulate ({' '.join(str(error).split())[:160]})"
     return None

@@ -57,6 +57,14 @@ class ModelConfig:
         at_least("model.max_denoising", self.max_denoising, 2)
         at_least("model.decoder_layers", self.decoder_layers, 1)
         at_least("model.reg_max", self.reg_max, 4)
+        if self.reg_max % 2:
+            raise ConfigError(f"model.reg_max {self.reg_max} must be even: W(n) has as many bins on either side of 0")
+        for name in ("num_heads", "hidden_dim", "encoder_ffn_dim", "decoder_dim", "decoder_ffn_dim"):
+            at_least(f"model.{name}", getattr(self, name), 1)
+        for points in self.decoder_points:
+            at_least("model.decoder_points", points, 1)
+        positive("model.expansion", self.expansion)
+        positive("model.depth_mult", self.depth_mult)
         within("model.label_noise_ratio", self.label_noise_ratio, 0, 1)
         at_least("model.box_noise_scale", self.box_noise_scale, 0)
         positive("model.reg_scale", self.reg_scale)
@@ -138,6 +146,8 @@ class MatchConfig:
             raise ConfigError(f"match.kind {self.kind!r}: the number of groups is outside [2, 20]{one}")
         for name in ("cost_class", "cost_l1", "cost_giou", "simota_iou_weight"):
             at_least(f"match.{name}", getattr(self, name), 0)
+        at_least("match.gamma", self.gamma, 0)
+        within("match.alpha", self.alpha, 0, 1)
         at_least("match.simota_candidates", self.simota_candidates, 1)
         positive("match.simota_radius", self.simota_radius)
 
@@ -224,7 +234,7 @@ class ScheduleConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW and its parameter groups as the official recipes make them (docs/architecture.md, "quirks")."""
+    """AdamW and its parameter groups as the official recipes make them (docs/architecture.md, "Official quirks")."""
 
     lr: float = 8e-4
     backbone_lr: float = 4e-4
@@ -241,7 +251,7 @@ class OptimConfig:
         at_least("optim.weight_decay", self.weight_decay, 0)
         at_least("optim.clip_norm", self.clip_norm, 0)
         for beta in self.betas:
-            within("optim.betas", beta, 0, 1)
+            within("optim.betas", beta, 0, 0.999999)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -313,7 +323,10 @@ class Config:
             check = getattr(getattr(self, item.name), "_check", None)
             if check is not None:
                 check()
-        smallest = [side if self.augment.multiscale_repeat is None else round(0.75 * side / 32) * 32 for side in self.data.input_size]
+        # Multi-scale goes down to 0.75 of the shorter side in whole 32 px, the longer one in step (schedule.multiscale_sizes).
+        shorter = min(self.data.input_size)
+        factor = 1.0 if self.augment.multiscale_repeat is None else int(0.75 * shorter / 32) * 32 / shorter
+        smallest = [max(32, round(side * factor / 32) * 32) for side in self.data.input_size]
         anchors = sum((smallest[0] // stride) * (smallest[1] // stride) for stride in self.model.strides)
         if anchors < self.model.num_queries:
             raise ConfigError(f"model.num_queries {self.model.num_queries} is above the {anchors} anchors of {smallest[0]}×{smallest[1]} px (the "

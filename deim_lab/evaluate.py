@@ -176,7 +176,8 @@ def resolve_backend(backend: str = "auto") -> str:
 
 def evaluate(model: nn.Module, dataset: CocoDataset, config: Config, *, device: torch.device | str | None = None,
              limit: int | None = None) -> Evaluation:
-    """Score ``model`` (usually the EMA's) on ``dataset`` in float32; its train/eval mode is as before afterwards.
+    """Score ``model`` (usually the EMA's) on ``dataset`` in float32 (on CUDA, torch lets convolutions use TF32); its
+    train/eval mode is as before afterwards.
 
     Args:
         model: a detector whose class indices are ``dataset.categories``.
@@ -192,7 +193,7 @@ def evaluate(model: nn.Module, dataset: CocoDataset, config: Config, *, device: 
     rows: list[dict[str, Json]] = []
     image_ids: list[int] = []
     with _eval_mode(model), torch.no_grad():
-        for batch in loader.eval_batches(dataset, config, limit=limit):
+        for batch in loader.eval_batches(dataset, config, limit=limit, pin_memory=place.type == "cuda"):
             prediction = model(batch.images.to(place, non_blocking=True))
             check_finite(prediction, batch.image_ids)
             detections = postprocess(prediction, batch.sizes_wh.to(place), top_k=config.eval.top_k)

@@ -1,6 +1,6 @@
 """Name → a whole Config: the official recipes of D-FINE and DEIM-D-FINE, and the presets that learn on a CPU.
 
-Numbers of the official recipes are those of the DEIM repository's configurations (FACTS in docs/architecture.md). Where one
+Numbers of the official recipes are those of the DEIM repository's configurations (docs/architecture.md lists their quirks). Where one
 number there follows from others (flat epochs = end of Dense O2O), only the others are written here.
 """
 

@@ -59,7 +59,8 @@ class Run:
 
     @classmethod
     def start(cls, runs_dir: str | Path, config: Config, *, seed: int, data: Mapping[str, Json],
-              overrides: Mapping[str, Json] | None = None, what: str | None = None, device: str | None = None) -> Run:
+              overrides: Mapping[str, Json] | None = None, what: str | None = None, device: str | None = None,
+              fingerprint: str | None = None, weights: Mapping[str, Json] | None = None) -> Run:
         """Make ``<runs_dir>/<time>_<preset>_<what differs>_s<seed>_<fingerprint>/`` and open it for writing.
 
         Args:
@@ -67,16 +68,19 @@ class Run:
             overrides: what makes this run differ from its preset; None: nothing.
             what: the part of the name that says so; None: made from ``overrides``.
             device: where it runs, as it was resolved (``cuda:0``).
+            fingerprint: of what it computes; None: the config's.
+            weights: what it starts from (``path`` and ``sha256``); None: from scratch.
         """
         for key in ("name", "fingerprint"):
             if key not in data:
                 raise ConfigError(f"data {dict(data)!r} of a run lacks {key!r}")
-        overrides, fingerprint = dict(overrides or {}), configs.fingerprint(config)
+        overrides, fingerprint = dict(overrides or {}), fingerprint or configs.fingerprint(config)
         differs = _slug(what or _differs(overrides)).replace("_", "-") or "base"  # "_" stands between the parts
         name = f"{_now():%Y%m%d-%H%M%S}_{config.preset}_{differs}_s{seed}_{fingerprint}"
         run = cls(_make_folder(Path(runs_dir), name), {
             "status": "running", "preset": config.preset, "seed": seed, "fingerprint": fingerprint, "overrides": overrides,
-            "data": dict(data), "device": device, "started": _stamp(), "resumed": [], "finished": None, "seconds": 0.0,
+            "data": dict(data), "weights": dict(weights) if weights else None, "device": device,
+            "started": _stamp(), "resumed": [], "finished": None, "seconds": 0.0,
             "error": None, "versions": _versions(), "git": _git_commit(), "platform": platform.platform(),
         })
         for subfolder in SUBFOLDERS:

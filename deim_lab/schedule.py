@@ -106,13 +106,16 @@ def build(config: Config, steps_per_epoch: int) -> Schedule:
 
     clean_start = epochs - clean
     dense_end = min(clean_start, warm_up + round(wanted.dense_share * clean_start))
-    asks_dense = (config.augment.mosaic_prob > 0 or config.augment.mixup_prob > 0) and wanted.dense_share > 0
-    if asks_dense and dense_end <= warm_up:
+    asks_dense = config.augment.mosaic_prob > 0 or config.augment.mixup_prob > 0
+    if asks_dense and wanted.dense_share == 0:
+        notices.append("Dense O2O is never on: schedule.dense_share is 0, so augment.mosaic_prob and augment.mixup_prob have no effect")
+    elif asks_dense and dense_end <= warm_up:
         if wanted.unscaled:
             notices.append(f"Dense O2O is never on: {warm_up} warm-up and {clean} clean epochs leave none of {epochs} to it")
         else:
             dense_end = warm_up + 1
             clean_start = max(clean_start, dense_end)
+            notices.append(f"Dense O2O is on in one epoch of {epochs}, although schedule.dense_share {wanted.dense_share:g} rounds to none")
     if wanted.unscaled and lr_warmup >= epochs * steps_per_epoch:
         reached = ((epochs * steps_per_epoch - 1) / lr_warmup) ** 2
         notices.append(f"the learning rate never leaves its warm-up of {lr_warmup} steps: {reached:.1%} of optim.lr after "

@@ -183,7 +183,7 @@ def executed(target: Path, **parameters: Json) -> tuple[str, int, list[str]]:
     outputs = [output for cell in json.loads(target.read_text())["cells"] for output in cell.get("outputs", [])]
     said = "".join("".join(output["text"]) for output in outputs if output["output_type"] == "stream")
     kinds = [kind for output in outputs for kind in output.get("data", {})]
-    assert target.stat().st_size < 2_000_000
+    assert target.stat().st_size < 1_200_000
     return said, kinds.count("image/png"), kinds
 
 
@@ -193,7 +193,7 @@ def test_notebook_without_runs_says_so_and_goes_on(tmp_path: Path, kernel: None)
     assert "No finished run" in said
     assert "9 of 9 hold" in said
     assert "γ = 1.5" in said
-    assert pictures == 9
+    assert pictures == 8
     assert not [kind for kind in kinds if "widget" in kind or "plotly" in kind]
     saved = {path.stem for path in (tmp_path / "none" / "figures" / "02_mal_vs_vfl_cpu_demo").glob("*.csv")}
     assert {"paper_panels", "overview", "gradient_ratio", "minima", "gamma", "surface_gradient", "surface_loss"} <= saved
@@ -209,7 +209,7 @@ def test_notebook_with_two_runs(trained: Path, tmp_path: Path, kernel: None, nam
     assert "trained with mal" in said
     assert "trained with vfl" in said
     assert "(γ = 2)" in said
-    assert pictures == 12  # two runs' matches, and their F1
+    assert pictures == 11  # two runs' matches, and their F1
     table = pd.read_csv(trained / "figures" / "02_mal_vs_vfl_smoke" / "f1_over_thresholds.csv")
     assert table["run"].nunique() == 2
     assert (table["best_f1"] > table["f1_at_fixed"]).any()  # the run of the low scores, cut at 0.5

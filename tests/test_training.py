@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -129,6 +130,31 @@ def test_a_finished_run_is_not_trained_again(small_set: Path, tmp_path: Path) ->
     assert deim_lab.train(config, small_set, runs_dir=tmp_path, device="cpu", resume="never").folder != first.folder
     with pytest.raises(ConfigError, match="another experiment"):
         deim_lab.train(preset("smoke", FAST | {"train.epochs": 2}), small_set, runs_dir=tmp_path, device="cpu", resume=str(first.folder))
+
+
+def test_what_a_run_starts_from_and_is_scored_with_is_part_of_its_identity(small_set: Path, tmp_path: Path) -> None:
+    config = preset("smoke", FAST | {"train.epochs": 1})
+    scratch = deim_lab.train(config, small_set, runs_dir=tmp_path / "runs", device="cpu")
+    with pytest.raises(WeightsError, match="nowhere"):
+        deim_lab.train(config, small_set, runs_dir=tmp_path / "runs", device="cpu", weights=tmp_path / "nowhere.pt")
+    assert len(list((tmp_path / "runs").glob("*_smoke_*"))) == 1, "no run folder for weights that aren't there"
+    tuned = deim_lab.train(config, small_set, runs_dir=tmp_path / "runs", device="cpu", weights=scratch.folder)
+    assert tuned.folder != scratch.folder
+    assert len(tuned.info["weights"]["sha256"]) == 64
+    assert deim_lab.train(config, small_set, runs_dir=tmp_path / "runs", device="cpu", weights=scratch.folder).folder == tuned.folder
+    other = shutil.copytree(small_set, tmp_path / "other")
+    json_file = other / "annotations" / "instances_val.json"
+    content = json.loads(json_file.read_text())
+    content["annotations"] = content["annotations"][:1]
+    json_file.write_text(json.dumps(content))
+    assert deim_lab.train(config, other, runs_dir=tmp_path / "runs", device="cpu").folder != scratch.folder
+
+
+def test_steps_of_several_batches_log_their_mean(small_set: Path, tmp_path: Path) -> None:
+    run = deim_lab.train(preset("smoke", FAST | {"train.epochs": 1, "train.accumulate": 2}), small_set, runs_dir=tmp_path, device="cpu")
+    steps = [event["loss"] for event in run.events() if event["kind"] == "step"]
+    (train_row,) = [event for event in run.events() if event["kind"] == "train"]
+    assert sum(steps) / len(steps) == pytest.approx(train_row["loss"], rel=1e-6)
 
 
 def test_a_truncated_checkpoint_costs_one_interval(small_set: Path, tmp_path: Path) -> None:
@@ -265,7 +291,7 @@ def test_two_processes_train_as_one(small_set: Path, tmp_path: Path) -> None:
     )
     script = tmp_path / "worker.py"
     script.write_text(code)
-    settings = FAST | {"train.epochs": 2, "data.batch_size": 2}
+    settings = FAST | {"train.epochs": 3, "data.batch_size": 2, "train.checkpoint_every": 3, "train.eval_every": 1}  # a best epoch is saved too
     subprocess.run(
         [
             sys.executable,
@@ -285,5 +311,5 @@ def test_two_processes_train_as_one(small_set: Path, tmp_path: Path) -> None:
     (folder,) = [path.parent for path in (tmp_path / "runs").glob("*/run.json")]
     run = Run.open(folder)
     assert run.status == "done"
-    assert len([event for event in run.events() if event["kind"] == "step"]) == 2 * (18 // 4)
+    assert len([event for event in run.events() if event["kind"] == "step"]) == 3 * (18 // 4)
     assert all(torch.isfinite(value).all() for value in weights_of(run).values())

@@ -27,7 +27,7 @@ from deim_lab import images
 from deim_lab.data.annotations import Annotations, Categories, read
 from deim_lab.errors import DataError, nearest
 
-__all__ = ["Annotations", "Categories", "CocoDataset", "DataSource", "Sample", "open_source", "resolve"]
+__all__ = ["Annotations", "Categories", "CocoDataset", "DataSource", "Sample", "joint_fingerprint", "open_source", "resolve"]
 
 log = logging.getLogger(__name__)
 
@@ -214,6 +214,11 @@ def open_source(source: DataSource, *, cache: bool = False) -> tuple[CocoDataset
     """``(train, val)`` of a source; val is read with train's categories."""
     train = CocoDataset.load(*source.train, cache=cache, name=source.name)
     return train, CocoDataset.load(*source.val, categories=train.categories, cache=cache, name=source.name)
+
+
+def joint_fingerprint(train: CocoDataset, val: CocoDataset) -> str:
+    """One hex sha256 for both halves: what a run was trained on and scored with."""
+    return hashlib.sha256(f"{train.fingerprint} {val.fingerprint}".encode()).hexdigest()
 
 
 def _in_layout(folder: Path, layout: tuple[str, str]) -> dict[str, dict[str, Path]]:

@@ -72,11 +72,12 @@ class Samples(SceneSource, Protocol):
 
 
 def train_batches(dataset: Samples, config: Config, schedule: Schedule, epoch: int, *, seed: int, rank: int = 0, world_size: int = 1,
-                  start_batch: int = 0, workers: int | None = None) -> Iterator[Batch]:
+                  start_batch: int = 0, workers: int | None = None, pin_memory: bool = False) -> Iterator[Batch]:
     """The training batches of one epoch, from ``start_batch`` on, for process ``rank`` of ``world_size``.
 
     Shuffled by (seed, epoch), augmented by the epoch's phase. What doesn't fill a batch in all processes is left out of the epoch,
     but for a set smaller than one batch: that makes one smaller batch. ``workers``: loader processes; None: ``config.data.workers``.
+    ``pin_memory``: workers' batches come in page-locked memory (for a run on CUDA).
 
     Raises:
         DataError: an empty set, fewer images than processes, or an image that can't be read (also from a worker, with its own message).
@@ -89,11 +90,11 @@ def train_batches(dataset: Samples, config: Config, schedule: Schedule, epoch: i
         mixup.note_single_image()
     pipeline = Pipeline(augment=config.augment, input_size=config.data.input_size)
     batches = _TrainBatches(dataset, pipeline, plan, phase, epoch, seed, rank)
-    return _iterate(batches, range(start_batch, plan.batches), config, workers)
+    return _iterate(batches, range(start_batch, plan.batches), config, workers, pin_memory)
 
 
 def eval_batches(dataset: Samples, config: Config, *, limit: int | None = None, batch_size: int | None = None,
-                 workers: int | None = None) -> Iterator[EvalBatch]:
+                 workers: int | None = None, pin_memory: bool = False) -> Iterator[EvalBatch]:
     """The images in order, squashed to the input size; the last batch may be smaller. ``limit``: the first so many images only.
 
     ``batch_size``: None takes ``data.eval_batch_size``, or twice ``data.batch_size`` where that is None. Raises ``DataError`` as above.
@@ -101,7 +102,7 @@ def eval_batches(dataset: Samples, config: Config, *, limit: int | None = None, 
     size = batch_size or config.data.eval_batch_size or 2 * config.data.batch_size
     count = len(dataset) if limit is None else min(limit, len(dataset))
     batches = _EvalBatches(dataset, config.data.input_size, size, count)
-    return _iterate(batches, range(len(batches)), config, workers)
+    return _iterate(batches, range(len(batches)), config, workers, pin_memory)
 
 
 def steps_per_epoch(dataset: Samples, config: Config, *, world_size: int = 1) -> int:
@@ -216,7 +217,7 @@ def _fill_cache(dataset: Samples) -> None:
         dataset[index]
 
 
-def _iterate(batches: _Batches[T_co], indices: range, config: Config, workers: int | None) -> Iterator[T_co]:
+def _iterate(batches: _Batches[T_co], indices: range, config: Config, workers: int | None, pin_memory: bool) -> Iterator[T_co]:
     """The batches in order, built here (0 workers) or ahead of time in worker processes."""
     workers = config.data.workers if workers is None else workers
     if workers == 0:
@@ -225,10 +226,9 @@ def _iterate(batches: _Batches[T_co], indices: range, config: Config, workers: i
         return
     if config.data.cache and multiprocessing.get_start_method() == "fork":
         _fill_cache(batches.dataset)
-    on_cuda = config.train.device != "cpu" and torch.cuda.is_available()
     # A generator of its own: DataLoader would draw its base seed from the global state, and so change what a run computes.
     loader = DataLoader(_Guarded(batches), batch_size=None, sampler=indices, num_workers=min(workers, max(1, len(indices))),
-                        pin_memory=on_cuda, generator=torch.Generator())
+                        pin_memory=pin_memory, generator=torch.Generator())
     for batch in loader:
         if isinstance(batch, _Failure):
             raise DataError(batch.message)

@@ -29,7 +29,9 @@ def sample_and_mix(values: Sequence[Tensor], locations: Tensor, weights: Tensor,
     batch, queries, heads = locations.shape[:3]
     # [B, Q, heads, P, 2] → [B · heads, Q, P, 2], in grid_sample's range [-1, 1]
     grids = (2 * locations - 1).transpose(1, 2).flatten(0, 1).split(list(points), dim=2)
-    read = [F.grid_sample(value.flatten(0, 1), grid.to(value.dtype), mode="bilinear", padding_mode="zeros", align_corners=False)
+    # In the wider of the two types: half-precision positions would be off by more than half a pixel on a large map.
+    wide = torch.promote_types(values[0].dtype, locations.dtype)
+    read = [F.grid_sample(value.flatten(0, 1).to(wide), grid.to(wide), mode="bilinear", padding_mode="zeros", align_corners=False)
             for value, grid in zip(values, grids, strict=True)]
     mixing = weights.transpose(1, 2).reshape(batch * heads, 1, queries, -1)
     mixed = (torch.cat(read, dim=-1) * mixing).sum(-1)  # [B · heads, c, Q]

@@ -7,6 +7,7 @@ in them is executed. A model is changed only after everything was found to fit.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import pickle
@@ -99,6 +100,15 @@ def load_weights(model: Detector, path: str | Path, *, categories: Sequence[Mapp
     return _load(model, content, where, other_classes=other)
 
 
+def fingerprint_of(path: str | Path) -> str:
+    """Hex sha256 of a weights file, or of the file that a run folder stands for. Raises ``WeightsError`` where there is none."""
+    file = _weights_file(Path(path))
+    if not file.is_file():
+        raise WeightsError(f"{file}: there is no such file")
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
 def official_state_dict(model: Detector, eval_size: tuple[int, int] = (640, 640)) -> dict[str, Tensor]:
     """The exact official layout: keys, order, shapes and dtypes, derived entries included.
 
@@ -165,6 +175,9 @@ def load_detector(path_or_run_folder: str | Path, map_location: str | torch.devi
         raise WeightsError(f"{where}: not a weights file of this project (its format is {content.get('format')!r}, expected {FORMAT!r}); "
                            f"it looks like {describe(_state_of(content, where))}. For official weights: build_detector(preset, "
                            "num_classes), then load_official")
+    for key in ("config", "categories"):
+        if key not in content:
+            raise WeightsError(f"{where}: lacks {key!r}, so it can't be built; its entries are {_some(list(content))}")
     config, categories = configs.from_dict(content["config"]), [dict(item) for item in content["categories"]]
     model = build_detector(config, len(categories)).eval()
     if content.get("deployed"):

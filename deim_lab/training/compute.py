@@ -7,12 +7,15 @@ import resource
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
 from deim_lab.config import check_device
 from deim_lab.errors import ConfigError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -40,12 +43,25 @@ class Compute:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
+    def agreed(self, value: T) -> T:
+        """What the main process has; all processes must call this together."""
+        if self.world_size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
     def barrier(self) -> None:
         if self.world_size > 1:
             dist.barrier()
 
+    def reset_peak_memory(self) -> None:
+        """Begin to measure: what an earlier run of this process took is not this one's."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+
     def peak_memory_mib(self) -> float:
-        """Peak memory of the run so far: the device's allocations on CUDA, the process's resident set on the CPU."""
+        """Peak memory: on CUDA the device's allocations since ``reset_peak_memory``, on the CPU the resident set of the whole process."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 2**20
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

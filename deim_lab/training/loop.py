@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -26,7 +27,7 @@ from deim_lab.data import coco, loader
 from deim_lab.data.coco import CocoDataset
 from deim_lab.data.loader import Batch
 from deim_lab.detector.detector import build_detector
-from deim_lab.detector.weights import load_weights
+from deim_lab.detector.weights import fingerprint_of, load_weights
 from deim_lab.errors import ConfigError, NonFiniteError
 from deim_lab.presets import PRESETS
 from deim_lab.runs import Run
@@ -93,7 +94,7 @@ def train(config: Config, data: str | Path | Mapping[str, Any] | None = None, *,
         torch.set_num_threads(config.train.threads)
     source = coco.resolve(data, cache_dir=Path(runs_dir) / "data")
     train_set, val_set = coco.open_source(source, cache=config.data.cache)
-    run, finished = _run_of(config, train_set, seed, Path(runs_dir), resume, compute)
+    run, finished = _run_of(config, coco.joint_fingerprint(train_set, val_set), train_set.name, seed, Path(runs_dir), resume, compute, weights)
     if finished:
         _log.info("%s is done: nothing to train (resume='never' trains it again)", run.folder)
         return run
@@ -119,7 +120,8 @@ def _epoch(state: _State) -> None:
         _restart_from_best(state)
     state.parallel.train()
     batches = loader.train_batches(state.train_set, config, state.schedule, state.epoch, seed=state.seed, rank=state.compute.rank,
-                                   world_size=state.compute.world_size, start_batch=state.batch, workers=config.data.workers)
+                                   world_size=state.compute.world_size, start_batch=state.batch, workers=config.data.workers,
+                                   pin_memory=state.compute.device.type == "cuda")
     while True:
         waited = time.perf_counter()
         group = list(islice(batches, config.train.accumulate))
@@ -147,7 +149,7 @@ def _step(state: _State, group: list[Batch], data_seconds: float) -> None:
     rate = set_learning_rate(state.optimizer, state.schedule.lr_factor(state.step + 1))
     torch.manual_seed(_step_seed(state.seed, state.step, compute.rank))  # denoising draws
     num_targets = sum(len(batch.targets) for batch in group) / len(group)
-    losses: dict[str, float] = {}
+    losses: dict[str, float] = defaultdict(float)  # means over the batches of the step
     for batch in group:
         batch.targets.check(len(state.train_set.categories))
         images = batch.images.to(compute.device, non_blocking=True)
@@ -157,12 +159,14 @@ def _step(state: _State, group: list[Batch], data_seconds: float) -> None:
             output = state.parallel(images, targets)
         watch.lap("forward")
         table = criterion.compute(output, targets, loss=config.loss, match=config.match, num_targets=num_targets, on_matched=watch.lap)
-        losses = table.as_dict()
+        of_batch = table.as_dict()
         watch.lap("loss")
-        _check_finite(state, batch, losses)
+        _check_finite(state, batch, of_batch)
+        for name, value in of_batch.items():
+            losses[name] += value / len(group)
         state.scaler.scale(table.total / len(group)).backward()
         watch.lap("backward")
-        _count(state.tally, batch, table, losses, rate)
+        _count(state.tally, batch, table, of_batch, rate)
     state.scaler.unscale_(state.optimizer)
     limit = config.optim.clip_norm or math.inf
     norm = nn.utils.clip_grad_norm_([p for g in state.optimizer.param_groups for p in g["params"]], limit)
@@ -215,13 +219,13 @@ def _evaluate(state: _State) -> bool:
             checkpoint.save(state.run.folder / "checkpoints" / checkpoint.BEST, _identity(state) | {
                 "epoch": state.epoch, "AP": state.best_ap, "model": state.model.state_dict(), "ema": state.ema.state_dict()})
         _diagnose(state)
-    state.compute.barrier()
-    return improved
+    return state.compute.agreed(improved)  # all processes save together, or none
 
 
 def _prepare(config: Config, seed: int, compute: Compute, run: Run, train_set: CocoDataset, val_set: CocoDataset,
              weights: str | Path | None, on_event: Callable[[Event], None] | None) -> _State:
     """Model, optimiser, EMA and schedule; then, where the run was cut, everything as it was."""
+    compute.reset_peak_memory()
     batches = loader.steps_per_epoch(train_set, config, world_size=compute.world_size)
     if config.train.accumulate > batches:
         raise ConfigError(f"train.accumulate {config.train.accumulate} is above the {batches} batches of an epoch")
@@ -275,12 +279,15 @@ def _announce(state: _State) -> None:
                 "epochs": plan.epochs, "notices": notices})
 
 
-def _run_of(config: Config, train_set: CocoDataset, seed: int, runs_dir: Path, resume: str, compute: Compute) -> tuple[Run, bool]:
+def _run_of(config: Config, data_fingerprint: str, data_name: str, seed: int, runs_dir: Path, resume: str, compute: Compute,
+            weights: str | Path | None) -> tuple[Run, bool]:
     """The run folder to train in, and whether it is finished already. All processes agree on the one that the main process chose."""
     chosen: list[Any] = [None, False]
     if compute.is_main:
         run: Run | None = None
-        identity: dict[str, Any] = {"fingerprint": configs.fingerprint(config), "seed": seed, "data_fingerprint": train_set.fingerprint}
+        start = None if weights is None else fingerprint_of(weights)
+        fingerprint = configs.fingerprint(config, *([] if start is None else [start]))
+        identity: dict[str, Any] = {"fingerprint": fingerprint, "seed": seed, "data_fingerprint": data_fingerprint}
         if resume == "auto":
             run = runs.find(runs_dir, **identity)
         elif resume != "never":
@@ -289,13 +296,13 @@ def _run_of(config: Config, train_set: CocoDataset, seed: int, runs_dir: Path, r
                 raise ConfigError(f"{run.folder} is a run of another experiment: {run.identity} there, {identity} asked for")
         if run is None:
             base = PRESETS[config.preset] if config.preset in PRESETS else Config()
-            run = Run.start(runs_dir, config, seed=seed, data={"name": train_set.name, "fingerprint": train_set.fingerprint},
-                            overrides=configs.diff(base, config), device=str(compute.device))
+            run = Run.start(runs_dir, config, seed=seed, data={"name": data_name, "fingerprint": data_fingerprint},
+                            overrides=configs.diff(base, config), device=str(compute.device), fingerprint=fingerprint,
+                            weights=None if weights is None else {"path": str(weights), "sha256": start})
         elif run.status != "done":
             run.reopen(device=str(compute.device))
         chosen = [str(run.folder), run.status == "done"]
-    if compute.world_size > 1:
-        torch.distributed.broadcast_object_list(chosen, src=0)
+    chosen = compute.agreed(chosen)
     return (run if compute.is_main else Run.open(chosen[0])), bool(chosen[1])  # type: ignore[return-value]
 
 
@@ -312,6 +319,7 @@ def _restart_from_best(state: _State) -> None:
     state.ema.load_state_dict(best["ema"])
     if state.compute.is_main:
         state.run.log("event", epoch=state.epoch, step=state.step, event="restart_from_best", best_epoch=best["epoch"], AP=best["AP"])
+    _save_last(state)  # from here on a better best.pt must not change where this tail began
 
 
 def _identity(state: _State) -> dict[str, Any]:
@@ -326,7 +334,7 @@ def _save_last(state: _State) -> None:
             "model": state.model.state_dict(), "ema": state.ema.state_dict(), "optimizer": state.optimizer.state_dict(),
             "scaler": state.scaler.state_dict(), "epoch": state.epoch, "batch": state.batch, "step": state.step,
             "tally": state.tally.state_dict(), "best_ap": state.best_ap, "best_epoch": state.best_epoch, "restarted": state.restarted,
-            "rng": torch.get_rng_state(), "rng_cuda": torch.cuda.get_rng_state_all() if state.compute.device.type == "cuda" else [],
+            "rng": torch.get_rng_state(),
         }, keep_previous=folder / checkpoint.PREVIOUS)
     state.compute.barrier()
 

@@ -13,7 +13,7 @@ from deim_lab.config import OptimConfig
 def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any]]:
     """The trainable parameters in three groups: ``backbone``, ``no_decay``, ``rest``; each with ``names``, ``lr``, ``base_lr``, ``weight_decay``.
 
-    Two switches give every official grouping (docs/architecture.md, quirk Q1): ``backbone_norm="backbone"`` leaves the backbone's batch
+    Two switches give every official grouping (docs/architecture.md, "Official quirks"): ``backbone_norm="backbone"`` leaves the backbone's batch
     norm with the backbone, decayed, at the backbone's rate (N, L, X); ``"base"`` moves it to the undecayed norms at the base rate (S, M).
     ``decay_bias`` says whether the biases of encoder and decoder decay. Every parameter is in exactly one group.
     """
