@@ -6,7 +6,7 @@ Nothing here reads a run, a data set or a detector: only what it is handed.
 
 from __future__ import annotations
 
-from deim_lab.figures import density, detections, losses, matching, schedule, style, training
+from deim_lab.figures import claims, density, detections, losses, matching, quality, schedule, style, surfaces, training
 from deim_lab.figures.style import numbers, save
 
-__all__ = ["density", "detections", "losses", "matching", "numbers", "save", "schedule", "style", "training"]
+__all__ = ["claims", "density", "detections", "losses", "matching", "numbers", "quality", "save", "schedule", "style", "surfaces", "training"]
