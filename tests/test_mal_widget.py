@@ -149,7 +149,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     truth = json.loads(val_set.annotations_path.read_text())["annotations"]
     for kind, shift in (("mal", 0.3), ("vfl", 0.6)):
         config = presets.preset("smoke", {"loss.classification": kind})
-        run = Run.start(root, config, seed=0, data={"name": train_set.name, "fingerprint": train_set.fingerprint},
+        run = Run.start(root, config, seed=0, data={"name": train_set.name, "fingerprint": coco.joint_fingerprint(train_set, val_set)},
                         overrides=configs.diff(presets.preset("smoke"), config))
         for epoch in (0, 1):
             run.log("train", epoch=epoch, step=10 * epoch, matched_iou_histogram=[float(20 - bin + 30 * epoch * bin) for bin in range(20)])
