@@ -50,7 +50,8 @@ class Made:
 
 
 def build(**overrides: object) -> tuple[Config, Schedule]:
-    values = {"data.batch_size": 4, "model.num_queries": 20, "data.input_size": 64, "data.workers": 0, "train.device": "cpu", "augment.zoom_out_prob": 0.5,
+    values = {"data.batch_size": 4, "model.num_queries": 20, "data.input_size": 64, "data.workers": 0, "train.device": "cpu",
+              "augment.zoom_out_prob": 0.5,
               "augment.iou_crop_prob": 0.8, "augment.multiscale_repeat": 2, "schedule.warmup_epochs": 0, "train.epochs": 10}
     config = override(preset("smoke"), values | {key.replace("__", "."): value for key, value in overrides.items()})
     return config, schedule.build(config, 5)
