@@ -150,6 +150,16 @@ def test_what_a_run_starts_from_and_is_scored_with_is_part_of_its_identity(small
     assert deim_lab.train(config, other, runs_dir=tmp_path / "runs", device="cpu").folder != scratch.folder
 
 
+def test_a_run_that_kept_no_checkpoints_does_not_stand_for_one_that_should(small_set: Path, tmp_path: Path) -> None:
+    config = preset("smoke", FAST | {"train.epochs": 2})
+    plain = deim_lab.train(config, small_set, runs_dir=tmp_path, device="cpu")
+    keeping = preset("smoke", FAST | {"train.epochs": 2, "train.keep_checkpoints": "all"})
+    kept = deim_lab.train(keeping, small_set, runs_dir=tmp_path, device="cpu")
+    assert kept.folder != plain.folder
+    assert len(list((kept.folder / "checkpoints").glob("epoch_*.pt"))) == 2
+    assert deim_lab.train(keeping, small_set, runs_dir=tmp_path, device="cpu").folder == kept.folder
+
+
 def test_steps_of_several_batches_log_their_mean(small_set: Path, tmp_path: Path) -> None:
     run = deim_lab.train(preset("smoke", FAST | {"train.epochs": 1, "train.accumulate": 2}), small_set, runs_dir=tmp_path, device="cpu")
     steps = [event["loss"] for event in run.events() if event["kind"] == "step"]

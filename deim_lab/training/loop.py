@@ -290,6 +290,8 @@ def _run_of(config: Config, data_fingerprint: str, data_name: str, seed: int, ru
         identity: dict[str, Any] = {"fingerprint": fingerprint, "seed": seed, "data_fingerprint": data_fingerprint}
         if resume == "auto":
             run = runs.find(runs_dir, **identity)
+            if run is not None and config.train.keep_checkpoints == "all" and run.config.train.keep_checkpoints != "all":
+                run = None  # the same experiment, but it threw away what this one is asked to keep
         elif resume != "never":
             run = Run.open(resume)
             if run.identity != identity:
