@@ -76,7 +76,7 @@ def render(arms: list[Arm], *, preset_name: str, seed: int, figure_paths: list[P
     verdict = "ahead of" if gap > 0 else "behind" if gap < 0 else "level with"
     finding = (f"DEIM is {verdict} plain D-FINE by {abs(gap):.3f} AP here, with {deim.targets_per_image / max(plain.targets_per_image, 1e-9):.1f} "
                f"times the targets an image over the whole run. One seed ({seed}), one small embedded set, preset {preset_name}: "
-               "a direction, not a size; docs/experiments.md has more seeds.")
+               "a direction, not a size; docs/experiments.md has another set and more seeds.")
     files = [f"- {path}" for path in [*(a.run for a in arms), *figure_paths]]
     return "\n".join(["", *rows, "", finding, "", "Runs and figures:", *files, ""])
 
