@@ -23,7 +23,7 @@ from deim_lab.boxes import cxcywh_to_xyxy, paired_iou_and_giou
 from deim_lab.config import LossConfig, MatchConfig
 from deim_lab.detector.edges import bin_distances, boxes_to_bins
 from deim_lab.errors import ConfigError
-from deim_lab.structures import DecoderOutput, DetectorOutput, Matches, Targets
+from deim_lab.structures import DecoderOutput, DetectorOutput, Matches, Targets, at_least_float32
 
 
 @dataclass(frozen=True)
@@ -312,13 +312,10 @@ def _bins(output: DetectorOutput) -> Tensor | None:
 
 def _single(decoder: DecoderOutput) -> DecoderOutput:
     """The same output in float32 at least."""
-    def lift(values: Tensor) -> Tensor:
-        return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
-
     return replace(
         decoder,
-        logits=lift(decoder.logits),
-        boxes_cxcywh=lift(decoder.boxes_cxcywh),
-        corners=None if decoder.corners is None else lift(decoder.corners),
-        reference_cxcywh=None if decoder.reference_cxcywh is None else lift(decoder.reference_cxcywh),
+        logits=at_least_float32(decoder.logits),
+        boxes_cxcywh=at_least_float32(decoder.boxes_cxcywh),
+        corners=None if decoder.corners is None else at_least_float32(decoder.corners),
+        reference_cxcywh=None if decoder.reference_cxcywh is None else at_least_float32(decoder.reference_cxcywh),
     )

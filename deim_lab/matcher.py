@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from deim_lab.boxes import cxcywh_to_xyxy, paired_giou
-from deim_lab.structures import Matches, Targets
+from deim_lab.structures import Matches, Targets, at_least_float32
 
 logger = logging.getLogger(__name__)
 
@@ -72,10 +72,10 @@ def cost_parts(logits: Tensor, boxes_cxcywh: Tensor, targets: Targets, *, alpha:
     L1 distance of cxcywh, and −GIoU (DETR, eq. 1, with the focal cost of Deformable DETR).
     """
     image = targets.image_index
-    score = _single(logits[..., image, :, targets.labels]).sigmoid().movedim(0, -2)  # [T, ..., Q] → [..., T, Q]
+    score = at_least_float32(logits[..., image, :, targets.labels]).sigmoid().movedim(0, -2)  # [T, ..., Q] → [..., T, Q]
     found = alpha * (1 - score) ** gamma * -(score + _EPS).log()
     missed = (1 - alpha) * score**gamma * -(1 - score + _EPS).log()
-    predicted = _single(boxes_cxcywh).index_select(-3, image)  # [..., T, Q, 4]
+    predicted = at_least_float32(boxes_cxcywh).index_select(-3, image)  # [..., T, Q, 4]
     wanted = targets.boxes_cxcywh.to(predicted.dtype)[:, None]  # [T, 1, 4]
     by_l1 = (predicted - wanted).abs().sum(-1)
     by_giou = -paired_giou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(wanted))
@@ -117,8 +117,3 @@ def _assign(cost: np.ndarray, counts: np.ndarray) -> list[Tensor]:
                 rows.append(np.stack([np.full(len(query), image), query[order] + first, target[order] + start, np.full(len(query), level)]))
     pairs = np.concatenate(rows, axis=1) if rows else np.zeros((4, 0), dtype=np.int64)
     return list(torch.from_numpy(pairs.astype(np.int64)))
-
-
-def _single(values: Tensor) -> Tensor:
-    """At least float32: half precision would make ties of different costs."""
-    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from deim_lab.boxes import cxcywh_to_xyxy, paired_iou
-from deim_lab.structures import Matches, Targets
+from deim_lab.structures import Matches, Targets, at_least_float32
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def costs(logits: Tensor, boxes_cxcywh: Tensor, targets: Targets, *, radius: flo
     ``[..., B, Q, C]``, ``[..., B, Q, 4]``, ``T`` targets → two of ``[..., T, Q]``, float32 (float64 stays).
     """
     image = targets.image_index
-    logits, boxes_cxcywh = _single(logits), _single(boxes_cxcywh)
+    logits, boxes_cxcywh = at_least_float32(logits), at_least_float32(boxes_cxcywh)
     # Σ_c softplus(x_c) − x_label is the cross-entropy of sigmoid(x) with a one-hot label.
     by_class = softplus(logits).sum(-1).index_select(-2, image) - logits[..., image, :, targets.labels].movedim(0, -2)
     predicted = boxes_cxcywh.index_select(-3, image)  # [..., T, Q, 4]
@@ -114,8 +114,3 @@ def _settle(claimed: Tensor, cost: Tensor, targets: Targets) -> Tensor:
     tied = torch.where(cost == least[:, image], row, num_targets)
     first = torch.full(of_image, num_targets, device=cost.device).scatter_reduce(1, index, tied, "amin")
     return torch.where(claims[:, image] > 1, first[:, image] == row, claimed)
-
-
-def _single(values: Tensor) -> Tensor:
-    """At least float32: half precision would make ties of different costs."""
-    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values

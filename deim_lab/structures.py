@@ -179,3 +179,8 @@ class DetectorOutput:
         """The finest level of the first group, as inference would return it."""
         queries = self.matching.logits.shape[2] // self.matching.groups
         return Prediction(self.matching.logits[-1, :, :queries], self.matching.boxes_cxcywh[-1, :, :queries])
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half-precision results of autocast as float32; float32 and float64 as they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

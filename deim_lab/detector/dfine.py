@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from deim_lab.detector.attention import DeformableAttention, split_heads
 from deim_lab.detector.denoising import DenoisingQueries, make_queries
 from deim_lab.detector.edges import bin_distances, distances_to_boxes, expected_distances
-from deim_lab.detector.layers import ACTIVATIONS, ConvNorm, Mlp, TableCache, at_least_float32, inverse_sigmoid
+from deim_lab.detector.layers import ACTIVATIONS, ConvNorm, Mlp, TableCache, inverse_sigmoid
 from deim_lab.detector.queries import Selection, isolate_groups, make_anchors, repeat_in_groups, select_queries
-from deim_lab.structures import DecoderOutput, DetectorOutput, Prediction, Targets
+from deim_lab.structures import DecoderOutput, DetectorOutput, Prediction, Targets, at_least_float32
 
 PRIOR = 0.01  # probability that an untrained score head gives to every class (focal prior)
 _LQE_TOP, _LQE_HIDDEN = 4, 64

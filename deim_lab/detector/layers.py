@@ -24,11 +24,6 @@ def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
 
 
-def at_least_float32(x: Tensor) -> Tensor:
-    """Half-precision results of autocast as float32; float32 and float64 as they are."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
 class TableCache(dict[Hashable, Any]):
     """Tables that depend only on sizes and device, made once each; of more than ``LIMIT`` sizes the oldest is dropped."""
 

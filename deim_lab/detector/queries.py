@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from deim_lab.detector.layers import at_least_float32
+from deim_lab.structures import at_least_float32
 
 ANCHOR_SIZE = 0.05  # side of an anchor on the finest level, relative to the image; doubles from level to level
 MARGIN = 0.01  # an anchor with a coordinate nearer than this to 0 or 1 is not used
