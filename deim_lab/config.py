@@ -26,12 +26,14 @@ Json = Any
 class ModelConfig:
     """The detector: backbone, hybrid encoder, decoder. Defaults are DEIM-D-FINE-N's."""
 
-    family: Literal["dfine"] = "dfine"
-    backbone: str = "hgnetv2_b0"  # a name of detector.hgnetv2.VARIANTS
+    family: Literal["dfine", "rtdetrv2", "deimv2"] = "dfine"  # of the decoder, and of the encoder's fuse blocks
+    backbone: str = "hgnetv2_b0"  # a name of detector.backbones: hgnetv2_*, resnet*_vd, lite0, timm:NAME, torchvision:NAME
+    backbone_weights: str | None = None  # ImageNet weights that training starts from: a file, or the name of a source (detector.pretrained)
     backbone_stages: tuple[int, ...] = (2, 3)  # 0-based stages handed to the encoder; strides 4·2^stage
     learnable_affine: bool = True  # HGNetV2's scalar scale and shift after each activation
     freeze_backbone_norm: bool = False  # batch norm of the backbone as constants (plain D-FINE L and X)
     freeze_stem: bool = False  # no gradient in the backbone's stem (plain D-FINE L and X)
+    encoder: Literal["hybrid", "lite"] = "hybrid"  # lite: DEIMv2's smallest sizes, two levels from one map of the backbone
     hidden_dim: int = 128  # encoder channels
     encoder_ffn_dim: int = 512
     expansion: float = 0.34  # width of the encoder's fuse blocks
@@ -40,6 +42,10 @@ class ModelConfig:
     decoder_dim: int = 128
     decoder_ffn_dim: int = 512
     decoder_layers: int = 3
+    eval_layers: int | None = None  # decoder layers that inference runs, at most decoder_layers; None: all
+    gateway: bool = True  # D-FINE's gate after cross-attention; False: a plain residual (DEIMv2's smallest sizes)
+    share_box_head: bool = False  # one box head for all decoder layers (DEIMv2's smallest sizes)
+    query_position: Literal["wide", "deep"] = "wide"  # MLP from box to query position: 4→2d→d, or DEIM's 4→d→d→d for RT-DETRv2
     decoder_points: tuple[int, ...] = (6, 6)  # sampling points a head takes on each level, fine to coarse
     activation: Literal["silu", "relu"] = "silu"  # of the decoder: SiLU in DEIM, ReLU in plain D-FINE
     num_queries: int = 300
@@ -56,6 +62,8 @@ class ModelConfig:
         at_least("model.num_denoising", self.num_denoising, 0)
         at_least("model.max_denoising", self.max_denoising, 2)
         at_least("model.decoder_layers", self.decoder_layers, 1)
+        if self.eval_layers is not None:
+            within("model.eval_layers", self.eval_layers, 1, self.decoder_layers)
         at_least("model.reg_max", self.reg_max, 4)
         if self.reg_max % 2:
             raise ConfigError(f"model.reg_max {self.reg_max} must be even: W(n) has as many bins on either side of 0")
@@ -373,9 +381,13 @@ def diff(base: Config, other: Config) -> dict[str, Json]:
 
 
 def fingerprint(config: Config, *extra: Json) -> str:
-    """Eight hex digits of what the run computes: equal for equal experiments, whatever device or loader they run on."""
-    flat = {key: value for key, value in flatten(config).items() if key not in _NOT_IDENTITY}
-    text = json.dumps([flat, *extra], sort_keys=True)
+    """Eight hex digits of what the run computes: equal for equal experiments, whatever device or loader they run on.
+
+    Knobs at their default are left out, so that a knob which a later version adds leaves the identity of older runs alone.
+    """
+    flat, defaults = flatten(config), flatten(Config())
+    changed = {key: value for key, value in flat.items() if key not in _NOT_IDENTITY and value != defaults[key]}
+    text = json.dumps([changed, *extra], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 

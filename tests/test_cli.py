@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import subprocess
@@ -251,13 +252,13 @@ def test_debug_shows_the_traceback_and_other_errors_are_not_swallowed(monkeypatc
     def bug(*_: object) -> None:
         raise ZeroDivisionError("ours")
 
-    monkeypatch.setattr(cli, "_presets", bug)
+    monkeypatch.setattr(importlib.import_module("deim_lab.cli.presets"), "run", bug)
     with pytest.raises(ZeroDivisionError):
         cli.main(["presets"])
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_presets", stop)
+    monkeypatch.setattr(importlib.import_module("deim_lab.cli.presets"), "run", stop)
     assert cli.main(["presets"]) == 130
     assert "interrupted" in capsys.readouterr().err

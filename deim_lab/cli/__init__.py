@@ -1,0 +1,61 @@
+"""The command line: one verb a job, a file a verb, the same Config. Results on stdout, progress and messages on stderr.
+
+A typed error becomes one line on stderr and exit code 2. Heavy imports wait for the verb that needs them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+
+import deim_lab
+from deim_lab.cli import options
+from deim_lab.errors import ConfigError, DataError, NonFiniteError, RunFailedError, TargetsError, WeightsError
+
+TYPED = (ConfigError, DataError, NonFiniteError, RunFailedError, TargetsError, WeightsError)
+VERBS = ("train", "evaluate", "predict", "doctor", "presets", "demo")  # a file of this folder each: ``add`` its options, ``run`` it
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code: 0, 2 for a typed error, 130 when interrupted."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    logging.basicConfig(stream=sys.stderr, format="%(message)s")
+    logging.getLogger("deim_lab").setLevel(logging.INFO)  # its own news, not those of every library
+    try:
+        args.run(args)
+    except KeyboardInterrupt:
+        options.say("interrupted" + ("; the same command continues it" if args.verb in ("train", "demo") else ""))
+        return 130
+    except Exception as error:
+        message = _message(error)
+        if message is None or args.debug:
+            raise
+        options.say(f"deim-lab {args.verb}: error: {message}")
+        return 2
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All verbs and their options."""
+    parser = argparse.ArgumentParser(prog="deim-lab", description="Train, score and use detectors of the D-FINE/DEIM family.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"deim-lab {deim_lab.__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    shared = options.shared_options()
+    for verb in VERBS:
+        importlib.import_module(f"deim_lab.cli.{verb}").add(verbs, shared)
+    return parser
+
+
+def _message(error: Exception) -> str | None:
+    """One line for an error that the user can do something about; None for one that is ours."""
+    if isinstance(error, TYPED):
+        return " ".join(str(error).split())
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    if type(error).__name__ == "OutOfMemoryError":
+        return f"out of GPU memory: halve data.batch_size and double train.accumulate ({' '.join(str(error).split())[:160]})"
+    return None

@@ -1,0 +1,149 @@
+"""What several verbs share: groups of options, checked numbers, the data set, device and detector that options name."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import deim_lab
+from deim_lab import config as configs
+from deim_lab.errors import ConfigError, WeightsError
+from deim_lab.presets import preset
+
+if TYPE_CHECKING:
+    from deim_lab.detector.weights import LoadedDetector
+
+Json = Any
+
+EXPLICIT = ("train_images", "train_annotations", "val_images", "val_annotations")
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Groups of options that a verb takes as parents: ``common`` is for every verb."""
+
+    common: argparse.ArgumentParser
+    settings: argparse.ArgumentParser
+    device: argparse.ArgumentParser
+    runs: argparse.ArgumentParser
+    data: argparse.ArgumentParser
+    weights: argparse.ArgumentParser
+
+
+def shared_options() -> Shared:
+    """The groups of options, made anew."""
+    common = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    settings = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    settings.add_argument("--set", dest="assignments", metavar="KEY=VALUE", action="append", default=[],
+                          help="override a config key, e.g. train.epochs=30; may be repeated")
+    device = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    device.add_argument("--device", help="auto | cpu | cuda | cuda:N (default: auto)")
+    runs = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    runs.add_argument("--runs", metavar="DIR", type=Path, default=Path("runs"), help="folder of runs (default: runs)")
+    data = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    data.add_argument("--data", metavar="FOLDER", help="data set in COCO layout: images/{train,val}, annotations/instances_{train,val}.json, or "
+                                                       "COCO 2017's own; 'embedded': the one that the lab draws itself")
+    for name in EXPLICIT:
+        kind = ("folder of images" if name.endswith("images") else "COCO json") + f" of the {name.partition('_')[0]} half, instead of --data"
+        data.add_argument(f"--{name.replace('_', '-')}", metavar="DIR" if name.endswith("images") else "JSON", help=kind)
+    weights = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    weights.add_argument("weights", metavar="RUN_OR_WEIGHTS", help="a run folder, a weights file of this lab, or (with --preset) an official .pth")
+    weights.add_argument("--preset", metavar="NAME", help="what an official checkpoint is of, e.g. deim_dfine_n")
+    weights.add_argument("--categories", metavar="JSON", type=Path, help="COCO json that names an official checkpoint's classes (default: COCO's 80)")
+    return Shared(common, settings, device, runs, data, weights)
+
+
+def data(args: argparse.Namespace) -> str | dict[str, Json] | None:
+    """``--data``, or the four explicit paths, as ``data.coco.resolve`` takes them; None: the embedded set."""
+    given = {name: getattr(args, name) for name in EXPLICIT if getattr(args, name) is not None}
+    if not given:
+        return args.data
+    if args.data is not None:
+        raise ConfigError("--data and explicit paths (--train-images, …) exclude each other")
+    missing = [f"--{name.replace('_', '-')}" for name in EXPLICIT if name not in given]
+    if missing:
+        raise ConfigError(f"explicit data paths need all four options; missing: {', '.join(missing)}")
+    return {half: {"images": given[f"{half}_images"], "annotations": given[f"{half}_annotations"]} for half in ("train", "val")}
+
+
+def device_name(args: argparse.Namespace) -> str | None:
+    """``--device`` after a look at its name; None: the config's."""
+    if args.device is not None:
+        configs.check_device(args.device)
+    name: str | None = args.device
+    return name
+
+
+def device(args: argparse.Namespace) -> Any:
+    """The torch device of ``--device``."""
+    from deim_lab.training.compute import resolve
+
+    return resolve(device_name(args) or "auto", "fp32").device
+
+
+def load(args: argparse.Namespace) -> LoadedDetector:
+    """Model, config (with ``--set``) and categories of what ``RUN_OR_WEIGHTS`` names, on the device."""
+    overrides = configs.parse_assignments(args.assignments)
+    official = preset(args.preset, overrides) if args.preset is not None else None
+    if args.categories is not None and official is None:
+        raise ConfigError("--categories names the classes of an official checkpoint: it needs --preset")
+    from dataclasses import replace
+
+    from deim_lab.detector import weights
+
+    if official is None:
+        try:
+            loaded = weights.load_detector(args.weights)
+        except WeightsError as error:
+            hint = ". (An official checkpoint needs --preset NAME)" if Path(args.weights).is_file() else ""
+            raise WeightsError(f"{error}{hint}") from error
+        loaded = replace(loaded, config=configs.override(loaded.config, overrides))
+    else:
+        from deim_lab.data import annotations
+        from deim_lab.data.coco80 import COCO80
+
+        categories = [{"id": category_id, "name": name} for category_id, name in COCO80]
+        if args.categories is not None:
+            categories = annotations.read(args.categories).categories.as_list()
+        model = deim_lab.build_detector(official, num_classes=len(categories))
+        report = weights.load_official(model, args.weights)
+        if report.reinitialised or report.missing:
+            raise WeightsError(f"{args.weights} does not fill {args.preset} with {len(categories)} classes: {report}. "
+                               "--categories takes the COCO json of the classes that it was trained on")
+        loaded = weights.LoadedDetector(model.eval(), official, categories)
+    loaded.model.to(device(args))
+    return loaded
+
+
+def seed(text: str) -> int:
+    return _number(text, int, 0, None)
+
+
+def positive(text: str) -> int:
+    return _number(text, int, 1, None)
+
+
+def share(text: str) -> float:
+    return _number(text, float, 0, 1)
+
+
+def _number(text: str, kind: Any, low: float, high: float | None) -> Any:
+    try:
+        value = kind(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no {'whole number' if kind is int else 'number'}") from error
+    if not (low <= value and (high is None or value <= high)):
+        raise argparse.ArgumentTypeError(f"{text} is outside [{low}, {'…' if high is None else high}]")
+    return value
+
+
+def out(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def say(text: str) -> None:
+    sys.stderr.write(text + "\n")

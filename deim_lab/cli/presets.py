@@ -1,0 +1,29 @@
+"""``deim-lab presets``: the recipes as a table, or one of them whole."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from deim_lab import config as configs
+from deim_lab.cli import options
+from deim_lab.presets import PRESETS, preset
+
+
+def add(verbs: Any, shared: options.Shared) -> None:
+    parser = verbs.add_parser("presets", parents=[shared.common],
+                              help="list the recipes, or show one", allow_abbrev=False)
+    parser.add_argument("name", nargs="?", help="show the whole config of this one as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.name is not None:
+        options.out(json.dumps(configs.to_dict(preset(args.name)), indent=1))
+        return
+    options.out(f"{'name':<15} {'input':>9} {'epochs':>6} {'batch':>5} {'loss':>5} {'mosaic':>6} {'mixup':>6} {'queries':>7}  backbone")
+    for name, item in PRESETS.items():
+        height, width = item.data.input_size
+        options.out(f"{name:<15} {f'{height}×{width}':>9} {item.train.epochs:>6} {item.data.batch_size:>5} {item.loss.classification:>5} "
+                    f"{item.augment.mosaic_prob:>6g} {item.augment.mixup_prob:>6g} {item.model.num_queries:>7}  {item.model.backbone}")
