@@ -7,9 +7,9 @@ import copy
 from torch import Tensor, nn
 
 from deim_lab.config import Config
+from deim_lab.detector.backbones import Backbone, build_backbone
 from deim_lab.detector.dfine import Denoising, DFineDecoder
 from deim_lab.detector.encoder import HybridEncoder
-from deim_lab.detector.hgnetv2 import HGNetV2
 from deim_lab.errors import ConfigError
 from deim_lab.presets import preset
 from deim_lab.structures import DetectorOutput, Prediction, Targets
@@ -29,8 +29,7 @@ def build_detector(preset_or_config: str | Config, num_classes: int) -> Detector
     if num_classes < 1:
         raise ConfigError(f"num_classes {num_classes} is below 1: the training annotations need at least one category")
     model = config.model
-    backbone = HGNetV2(model.backbone, model.backbone_stages, learnable_affine=model.learnable_affine,
-                       freeze_norm=model.freeze_backbone_norm, freeze_stem=model.freeze_stem)
+    backbone = build_backbone(model)
     encoder = HybridEncoder(backbone.channels, hidden_dim=model.hidden_dim, ffn_dim=model.encoder_ffn_dim, num_heads=model.num_heads,
                             expansion=model.expansion, depth_mult=model.depth_mult)
     denoising = Denoising(model.num_denoising, model.max_denoising, model.label_noise_ratio, model.box_noise_scale)
@@ -38,7 +37,7 @@ def build_detector(preset_or_config: str | Config, num_classes: int) -> Detector
                            num_layers=model.decoder_layers, num_heads=model.num_heads, points=model.decoder_points,
                            num_queries=model.num_queries, act=model.activation, reg_max=model.reg_max, reg_scale=model.reg_scale,
                            up=model.up, denoising=denoising if model.num_denoising else None, query_groups=config.match.groups)
-    return Detector(backbone, encoder, decoder, strides=model.strides)
+    return Detector(backbone, encoder, decoder, strides=backbone.strides)
 
 
 class Detector(nn.Module):
@@ -49,7 +48,7 @@ class Detector(nn.Module):
         deployed: whether this is the deploy form, which can't be trained.
     """
 
-    def __init__(self, backbone: HGNetV2, encoder: HybridEncoder, decoder: DFineDecoder, *, strides: tuple[int, ...]) -> None:
+    def __init__(self, backbone: Backbone, encoder: HybridEncoder, decoder: DFineDecoder, *, strides: tuple[int, ...]) -> None:
         super().__init__()
         self.backbone = backbone
         self.decoder = decoder

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deim_lab.detector.layers import FrozenBatchNorm2d
+from deim_lab.detector.layers import check_stages, freeze_norms
 from deim_lab.errors import ConfigError, nearest
 
 
@@ -77,20 +76,16 @@ class HGNetV2(nn.Module):
         if variant not in VARIANTS:
             raise ConfigError(f"unknown model.backbone {variant!r}{nearest(variant, VARIANTS)}; known: {', '.join(VARIANTS)}")
         spec = VARIANTS[variant]
-        wanted = tuple(stages)
-        if not wanted or sorted(set(wanted)) != list(wanted) or not 0 <= wanted[0] <= wanted[-1] < len(spec.stages):
-            raise ConfigError(f"model.backbone_stages {list(wanted)}: {variant} has the stages 0 to {len(spec.stages) - 1}, "
-                              "to be named in increasing order")
-        if any(b - a != 1 for a, b in pairwise(wanted)):
-            raise ConfigError(f"model.backbone_stages {list(wanted)} must follow each other: the encoder doubles sizes from level to level")
-        self.returned = wanted
-        self.channels = tuple(spec.stages[i].out for i in wanted)
+        check_stages(variant, stages, len(spec.stages))
+        self.returned = tuple(stages)
+        self.channels = tuple(spec.stages[stage].out for stage in stages)
+        self.strides = tuple(4 * 2**stage for stage in stages)
         inner, outer = spec.stem
         self.stem = _Stem(inner, outer, learnable_affine)
         widths = [outer, *(stage.out for stage in spec.stages)]
         self.stages = nn.ModuleList(_Stage(width, stage, learnable_affine) for width, stage in zip(widths[:-1], spec.stages, strict=True))
         if freeze_norm:
-            _freeze_norms(self)
+            freeze_norms(self)
         if freeze_stem:
             self.stem.requires_grad_(False)
 
@@ -196,11 +191,3 @@ class _Stage(nn.Module):
 def _pad_far_edges(x: Tensor) -> Tensor:
     """One row and column of zeros at the right and the bottom: what "same" means for the stem's 2×2 kernels."""
     return F.pad(x, (0, 1, 0, 1))
-
-
-def _freeze_norms(module: nn.Module) -> None:
-    for name, child in module.named_children():
-        if isinstance(child, nn.BatchNorm2d):
-            setattr(module, name, FrozenBatchNorm2d(child.num_features, child.eps))
-        else:
-            _freeze_norms(child)

@@ -1,8 +1,8 @@
-"""What backbone, encoder and decoder share: convolution with norm, constant norm, MLP, inverse sigmoid, tables made once a size."""
+"""What backbones, encoder and decoders share: convolution with norm, constant norm, MLP, inverse sigmoid, tables made once a size."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from deim_lab.errors import ConfigError
 
 T = TypeVar("T")
 
@@ -82,6 +84,23 @@ class FrozenBatchNorm2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps)  # type: ignore[arg-type]
+
+
+def freeze_norms(module: nn.Module) -> None:
+    """Put constant norms, as new, in place of all batch norms inside ``module``."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, FrozenBatchNorm2d(child.num_features, child.eps))
+        else:
+            freeze_norms(child)
+
+
+def check_stages(backbone: str, stages: Sequence[int], available: int) -> None:
+    """Raise ``ConfigError`` unless ``stages`` are consecutive ones of a backbone that has the stages 0 to ``available`` - 1."""
+    if not stages or sorted(set(stages)) != list(stages) or not 0 <= stages[0] <= stages[-1] < available:
+        raise ConfigError(f"model.backbone_stages {list(stages)}: {backbone} has the stages 0 to {available - 1}, to be named in increasing order")
+    if any(b - a != 1 for a, b in pairwise(stages)):
+        raise ConfigError(f"model.backbone_stages {list(stages)} must follow each other: the encoder doubles sizes from level to level")
 
 
 class Mlp(nn.Module):
