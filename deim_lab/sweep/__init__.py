@@ -1,0 +1,32 @@
+"""Ablation grids: a grid file → runs in processes of their own, each an executed notebook → an index of what came of them.
+
+``run`` does it all. The names below are loaded on first use, so that checks which need no torch stay quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_LAZY = {
+    "Executor": "deim_lab.sweep.spec",
+    "RunRecord": "deim_lab.sweep.spec",
+    "RunSpec": "deim_lab.sweep.spec",
+    "run_one": "deim_lab.sweep.worker",
+}
+
+__all__ = ["Executor", "RunRecord", "RunSpec", "run_one"]
+
+if TYPE_CHECKING:
+    from deim_lab.sweep.spec import Executor, RunRecord, RunSpec
+    from deim_lab.sweep.worker import run_one
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'deim_lab.sweep' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,91 @@
+"""The kernel of one run: of this very interpreter, on a channel that no other kernel can take, and gone when its run is.
+
+Kernels that start side by side on TCP now and then choose the same port. Here they talk over Unix sockets in a folder of their own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+PID_FILE = "DEIM_LAB_KERNEL_PID"  # variable that names the file which the process id of a worker's kernel is written into
+
+_LONGEST_SOCKET = 100  # characters; the system's limit on the path of a Unix socket is 104 (macOS) or 108 (Linux)
+_ARGUMENTS = ("-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}")
+_ENVIRONMENT = {"DEIM_LAB_WIDGETS": "static"}  # nobody watches: plain lines and pictures
+
+
+@dataclass(frozen=True)
+class Channel:
+    """A private folder for one kernel's connection."""
+
+    folder: Path
+
+    @property
+    def connection_file(self) -> Path:
+        return self.folder / "kernel.json"
+
+    @property
+    def transport(self) -> str:
+        """``ipc``, or ``tcp`` where there are no Unix sockets or the folder's path is too long for one."""
+        fits = len(str(self.folder.resolve() / "kernel-ipc-5")) <= _LONGEST_SOCKET
+        return "ipc" if fits and sys.platform != "win32" else "tcp"
+
+
+@contextlib.contextmanager
+def private_channel() -> Iterator[Channel]:
+    """A channel, whose folder is removed in the end."""
+    folder = Path(tempfile.mkdtemp(prefix="deim-"))
+    try:
+        yield Channel(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def manager_class(channel: Channel, started: list[int]) -> type[Any]:
+    """A kernel manager for ``nbclient`` that starts this interpreter on ``channel`` and appends the kernel's process id to ``started``."""
+
+    class Manager(_bare_manager()):  # type: ignore[misc]
+        def __init__(self, **values: Any) -> None:
+            super().__init__(**values, connection_file=str(channel.connection_file), transport=channel.transport)
+
+        async def _async_launch_kernel(self, kernel_cmd: list[str], **values: Any) -> None:
+            values["env"] = {**values.get("env", os.environ), **_ENVIRONMENT}
+            await super()._async_launch_kernel(kernel_cmd, **values)
+            started.append(int(self.provisioner.process.pid))
+            if PID_FILE in os.environ:
+                Path(os.environ[PID_FILE]).write_text(str(started[-1]))
+
+        _launch_kernel = _async_launch_kernel
+
+    return Manager
+
+
+def kill_group(pid: int) -> None:
+    """End a kernel and every process that it started; nothing where they have ended."""
+    if hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)  # a kernel leads a process group of its own
+
+
+@cache
+def _bare_manager() -> type[Any]:
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+
+    class Manager(AsyncKernelManager):
+        @property
+        def kernel_spec(self) -> KernelSpec:
+            """This interpreter, whatever kernel specification a user's folders hold under the name python3."""
+            return KernelSpec(argv=[sys.executable, *_ARGUMENTS], display_name="Python 3", language="python")
+
+    return Manager

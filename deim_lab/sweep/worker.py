@@ -1,0 +1,153 @@
+"""One run of a sweep: papermill executes its notebook in a kernel of this process. The same function for every executor.
+
+Nothing of torch is imported here: the kernel trains, and continues by itself what was cut.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import shutil
+import socket
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from deim_lab.errors import DataError
+from deim_lab.sweep import kernel
+from deim_lab.sweep.spec import Failure, RunRecord, RunSpec, failed, identity
+
+Json = Any
+
+STARTS = 3  # times that a kernel is started which never comes up
+LIVES = 2  # times that a kernel is started which dies at work
+START_SECONDS = 180  # a kernel imports its libraries from a disk that others read too
+MESSAGE_SECONDS = 180  # a busy machine may keep a cell's last output waiting
+LARGEST_BYTES = 1_000_000  # of an executed notebook; a larger one is said
+
+_log = logging.getLogger(__name__)
+_COLOURS = re.compile("\x1b\\[[0-9;]*[A-Za-z]")
+
+
+def run_one(spec: RunSpec) -> RunRecord:
+    """Execute the notebook of ``spec``, and say how it ended: a failed run is a record, never an exception.
+
+    A kernel that dies (killed, out of memory) is started once more; the training inside continues at its last checkpoint. A cell that
+    raises is not tried again. The executed notebook ends up in the run's folder as ``notebook.ipynb``; that of a failed run, or of a
+    notebook that makes no run, stays at ``spec.executed``.
+    """
+    began, attempts = time.monotonic(), 0
+
+    def values() -> dict[str, Json]:
+        notebook = spec.executed if Path(spec.executed).is_file() else None
+        return {"seconds": round(time.monotonic() - began, 3), "attempts": attempts, "where": where(), "notebook": notebook}
+
+    try:
+        check_data(spec.parameters.get("data"), on=socket.gethostname())
+        Path(spec.executed).parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            attempts += 1
+            failure, again = _attempt(spec, attempts)
+            if failure is None:
+                break
+            if not again:
+                return failed(spec, failure, run=_run_name(spec), **values())
+            _log.warning("%s: %s; started again", spec.label, failure.message)
+        name, finished = _run_name(spec), values()
+        if name is not None:
+            finished["notebook"] = str(_move(Path(spec.executed), Path(spec.runs_dir) / name / "notebook.ipynb"))
+        return RunRecord(index=spec.index, arm=spec.arm, seed=spec.seed, status="done", run=name, **finished)
+    except Exception as error:
+        return failed(spec, Failure(type(error).__name__, str(error), traceback.format_exc()), **values())
+
+
+def check_data(data: Json, *, on: str) -> None:
+    """Raise ``DataError`` where a data set's folder or files are absent on the host named ``on``. Needs no torch, reads nothing."""
+    if data is None or data == "embedded":
+        return
+    halves = [half for half in data.values() if isinstance(half, Mapping)] if isinstance(data, Mapping) else []
+    paths = [data] if isinstance(data, str) else [path for half in halves for path in half.values()]
+    for path in paths:
+        if not Path(path).exists():
+            raise DataError(f"data: {str(path)!r} does not exist on {on}; every worker must see the data set under this path")
+
+
+def where() -> str:
+    """Host, and the GPUs that this process sees where some were assigned to it."""
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return socket.gethostname() + (f" gpu {gpus}" if gpus else "")
+
+
+def _attempt(spec: RunSpec, attempt: int) -> tuple[Failure | None, bool]:
+    """Execute once: how it failed (None: it didn't), and whether another attempt makes sense."""
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    started: list[int] = []
+    try:
+        with _quiet(), kernel.private_channel() as channel:
+            papermill.execute_notebook(
+                spec.notebook, spec.executed, parameters=spec.parameters, kernel_name="python3", language="python", progress_bar=False,
+                log_output=False, cwd=str(Path(spec.notebook).parent), start_timeout=START_SECONDS, iopub_timeout=MESSAGE_SECONDS,
+                kernel_manager_class=kernel.manager_class(channel, started))
+    except PapermillExecutionError as error:
+        lines = _COLOURS.sub("", "\n".join(error.traceback))
+        return Failure(str(error.ename), str(error.evalue), lines), False
+    except DeadKernelError:
+        message = f"the kernel died {attempt} times (killed, or out of memory)" if attempt > 1 else "the kernel died"
+        return Failure("DeadKernelError", message), attempt < LIVES
+    except RuntimeError as error:
+        if "Kernel" not in str(error):  # jupyter_client has no type of its own for a kernel that doesn't come up
+            raise
+        return Failure("RuntimeError", str(error)), attempt < STARTS
+    finally:
+        for pid in started:
+            kernel.kill_group(pid)
+    _slim(Path(spec.executed))
+    return None, False
+
+
+def _run_name(spec: RunSpec) -> str | None:
+    """Name of the run's folder; None where the notebook made none of this identity."""
+    from deim_lab import runs
+
+    run = runs.find(spec.runs_dir, **identity(spec))
+    return None if run is None else run.folder.name
+
+
+def _slim(path: Path) -> None:
+    """Take the state of widgets out of an executed notebook: nothing shows it, and it may be megabytes."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if content["metadata"].pop("widgets", None) is not None:
+        path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    size = path.stat().st_size
+    if size > LARGEST_BYTES:
+        _log.warning("%s has %.1f MB: draw fewer or plainer figures in the notebook", path, size / 1e6)
+
+
+def _move(source: Path, target: Path) -> Path:
+    """Rename within a file system, else copy beside the target and rename there."""
+    draft = target.with_name(f".{target.name}.draft")
+    shutil.move(source, draft)
+    os.replace(draft, target)
+    return target
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Papermill and nbclient log each step; what matters of it is in the record."""
+    loggers = [logging.getLogger(name) for name in ("papermill", "traitlets")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
