@@ -1,0 +1,96 @@
+"""What a model costs: parameters and floating-point operations, counted by the convention of the family's published numbers.
+
+D-FINE, DEIM and RT-DETRv2 publish what the tool calflops counts: twice the multiply-adds of convolutions and linear layers, and a
+few operations an element for norms (batch 2, layer 5), activations, softmax, pooling and up-sampling (1 each). Not counted are the
+two products inside attention, sampling in deformable attention, and plain arithmetic between tensors. So the numbers here stand
+beside the published ones; they are no exact account of the work. Nothing is computed: shapes alone pass through the model.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Parameters, and the operations of one forward pass of one image.
+
+    Attributes:
+        parameters: elements of all parameters, frozen ones included, buffers not.
+        gflops: 10⁹ floating-point operations (see above).
+        gmacs: 10⁹ multiply-adds of convolutions and linear layers.
+    """
+
+    parameters: int
+    gflops: float
+    gmacs: float
+
+
+def count(model: nn.Module, size: tuple[int, int] = (640, 640)) -> Cost:
+    """The cost of a detector as it is: its train form or its deploy form, of which the published numbers speak.
+
+    Args:
+        model: takes images ``[1, 3, H, W]``; it isn't changed. May be on the meta device.
+        size: height and width in pixels.
+    """
+    parameters = sum(item.numel() for item in model.parameters())
+    twin = copy.deepcopy(model).to("meta").eval()
+    with torch.no_grad(), _Counter() as counter:
+        twin(torch.empty(1, 3, *size, device="meta"))
+    return Cost(parameters, (2 * counter.macs + counter.others) / 1e9, counter.macs / 1e9)
+
+
+class _Counter(TorchDispatchMode):
+    """Adds up the operations that pass through PyTorch's dispatcher."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.macs = 0
+        self.others = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        if name in _MACS:
+            self.macs += _MACS[name](args, result)
+        if name in _OTHERS:
+            self.others += _OTHERS[name](args, result)
+        return result
+
+
+def _each_output(operations: int) -> Callable[[tuple[Any, ...], Any], int]:
+    return lambda _, result: operations * (result if isinstance(result, Tensor) else result[0]).numel()
+
+
+def _each_input(operations: int) -> Callable[[tuple[Any, ...], Any], int]:
+    return lambda args, _: operations * int(args[0].numel())
+
+
+def _convolution_macs(args: tuple[Any, ...], result: Tensor) -> int:
+    """Every output element needs a kernel's worth of multiply-adds; a weight is ``[out, in / groups, h, w]``."""
+    return result.numel() * args[1][0].numel()
+
+
+def _convolution_bias(args: tuple[Any, ...], result: Tensor) -> int:
+    return 0 if args[2] is None else result.numel()
+
+
+_MACS: dict[str, Callable[[tuple[Any, ...], Any], int]] = {
+    "convolution": _convolution_macs,
+    "mm": lambda args, result: result.numel() * args[0].shape[-1],
+    "addmm": lambda args, result: result.numel() * args[1].shape[-1],
+}
+_OTHERS: dict[str, Callable[[tuple[Any, ...], Any], int]] = {
+    "convolution": _convolution_bias,
+    **dict.fromkeys(("native_batch_norm", "cudnn_batch_norm", "_native_batch_norm_legit_no_training", "_batch_norm_no_update"), _each_output(2)),
+    "native_layer_norm": _each_output(5),
+    **dict.fromkeys(("relu", "relu_", "silu", "silu_", "gelu", "_softmax", "_safe_softmax"), _each_output(1)),
+    **dict.fromkeys(("max_pool2d_with_indices", "avg_pool2d", "upsample_nearest2d", "upsample_bilinear2d"), _each_input(1)),
+}
