@@ -24,20 +24,21 @@ class HybridEncoder(nn.Module):
         in_channels: channels of each map.
         expansion: width of the fuse blocks' inner convolutions.
         depth_mult: number of those convolutions, in units of 3.
+        summed: two maps are added before a fuse block, not concatenated, and its CSP layers split one convolution (DEIMv2).
     """
 
     def __init__(self, in_channels: Sequence[int], *, hidden_dim: int, ffn_dim: int, num_heads: int, expansion: float,
-                 depth_mult: float) -> None:
+                 depth_mult: float, summed: bool = False) -> None:
         super().__init__()
+        self.summed = summed
         steps = len(in_channels) - 1
         self.input_proj = nn.ModuleList(ConvNorm(channels, hidden_dim, 1) for channels in in_channels)
         self.encoder = nn.ModuleList([_TransformerEncoder(hidden_dim, ffn_dim, num_heads)])
         self.lateral_convs = nn.ModuleList(ConvNorm(hidden_dim, hidden_dim, 1) for _ in range(steps))
-        # Python rounds halves to even here, as the official layouts do.
-        inner, depth = round(expansion * hidden_dim // 2), round(3 * depth_mult)
-        self.fpn_blocks = nn.ModuleList(_FuseBlock(hidden_dim, inner, depth) for _ in range(steps))
+        inner, depth = fuse_block_size(hidden_dim, expansion, depth_mult)
+        self.fpn_blocks = nn.ModuleList(FuseBlock(hidden_dim, inner, depth, summed=summed) for _ in range(steps))
         self.downsample_convs = nn.ModuleList(nn.Sequential(_Downsample(hidden_dim)) for _ in range(steps))
-        self.pan_blocks = nn.ModuleList(_FuseBlock(hidden_dim, inner, depth) for _ in range(steps))
+        self.pan_blocks = nn.ModuleList(FuseBlock(hidden_dim, inner, depth, summed=summed) for _ in range(steps))
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         maps = [project(feature) for project, feature in zip(self.input_proj, features, strict=True)]
@@ -47,22 +48,35 @@ class HybridEncoder(nn.Module):
             coarse = len(maps) - 1 - step
             maps[coarse] = lateral(maps[coarse])  # the way back up uses the lateral map, too
             enlarged = F.interpolate(maps[coarse], scale_factor=2.0, mode="nearest")
-            maps[coarse - 1] = fuse(torch.cat([enlarged, maps[coarse - 1]], dim=1))
+            maps[coarse - 1] = fuse(self._join(enlarged, maps[coarse - 1]))
 
         for fine, (shrink, fuse) in enumerate(zip(self.downsample_convs, self.pan_blocks, strict=True)):
-            maps[fine + 1] = fuse(torch.cat([shrink(maps[fine]), maps[fine + 1]], dim=1))
+            maps[fine + 1] = fuse(self._join(shrink(maps[fine]), maps[fine + 1]))
         return maps
 
     def fuse(self) -> None:
         """Fold the norms of the fusion part into their convolutions (deploy form). The input projections stay as they are."""
-        for part in (self.lateral_convs, self.fpn_blocks, self.downsample_convs, self.pan_blocks):
-            blocks = list(part.modules())
-            for block in blocks:
-                if isinstance(block, _RepConv):
-                    block.fuse()
-            for block in blocks:
-                if isinstance(block, ConvNorm):
-                    block.fuse()
+        fold_norms(self.lateral_convs, self.fpn_blocks, self.downsample_convs, self.pan_blocks)
+
+    def _join(self, first: Tensor, second: Tensor) -> Tensor:
+        return first + second if self.summed else torch.cat([first, second], dim=1)
+
+
+def fuse_block_size(hidden_dim: int, expansion: float, depth_mult: float) -> tuple[int, int]:
+    """Channels and number of a fuse block's inner convolutions. Python rounds halves to even here, as the official layouts do."""
+    return round(expansion * hidden_dim // 2), round(3 * depth_mult)
+
+
+def fold_norms(*parts: nn.Module) -> None:
+    """Fold every norm in ``parts`` into its convolution, and re-parametrised convolutions into one each, in place."""
+    for part in parts:
+        blocks = list(part.modules())
+        for block in blocks:
+            if isinstance(block, _RepConv):
+                block.fuse()
+        for block in blocks:
+            if isinstance(block, ConvNorm):
+                block.fuse()
 
 
 def position_embedding(width: int, height: int, dim: int, *, device: torch.device | None = None) -> Tensor:
@@ -128,14 +142,15 @@ class _Downsample(nn.Module):
         return self.cv2(self.cv1(x))
 
 
-class _FuseBlock(nn.Module):
-    """Two maps side by side ``[B, 2·dim, h, w]`` → one ``[B, dim, h, w]`` ("RepNCSPELAN4")."""
+class FuseBlock(nn.Module):
+    """Two maps, side by side ``[B, 2·dim, h, w]`` or (``summed``) added ``[B, dim, h, w]`` → one ``[B, dim, h, w]`` ("RepNCSPELAN4")."""
 
-    def __init__(self, dim: int, inner: int, depth: int) -> None:
+    def __init__(self, dim: int, inner: int, depth: int, *, summed: bool = False) -> None:
         super().__init__()
-        self.cv1 = ConvNorm(2 * dim, 2 * dim, 1, act="silu")
-        self.cv2 = nn.Sequential(_CspLayer(dim, inner, depth), ConvNorm(inner, inner, 3, act="silu"))
-        self.cv3 = nn.Sequential(_CspLayer(inner, inner, depth), ConvNorm(inner, inner, 3, act="silu"))
+        layer = _SplitCspLayer if summed else _CspLayer
+        self.cv1 = ConvNorm(dim if summed else 2 * dim, 2 * dim, 1, act="silu")
+        self.cv2 = nn.Sequential(layer(dim, inner, depth), ConvNorm(inner, inner, 3, act="silu"))
+        self.cv3 = nn.Sequential(layer(inner, inner, depth), ConvNorm(inner, inner, 3, act="silu"))
         self.cv4 = ConvNorm(2 * dim + 2 * inner, dim, 1, act="silu")
 
     def forward(self, x: Tensor) -> Tensor:
@@ -155,6 +170,19 @@ class _CspLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.bottlenecks(self.conv1(x)) + self.conv2(x)
+
+
+class _SplitCspLayer(nn.Module):
+    """``_CspLayer`` with one convolution for both branches: its second half of channels goes through the re-parametrised convolutions."""
+
+    def __init__(self, in_channels: int, out_channels: int, depth: int) -> None:
+        super().__init__()
+        self.conv1 = ConvNorm(in_channels, 2 * out_channels, 1, act="silu")
+        self.bottlenecks = nn.Sequential(*(_RepConv(out_channels) for _ in range(depth)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        straight, refined = self.conv1(x).chunk(2, dim=1)
+        return self.bottlenecks(refined) + straight
 
 
 class _RepConv(nn.Module):

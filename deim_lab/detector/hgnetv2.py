@@ -1,7 +1,7 @@
 """HGNetV2, the backbone of D-FINE and DEIM: a stem of stride 4, then stages of densely aggregated convolutions.
 
-The architecture is PaddleDetection's PP-HGNetV2 (Cui et al.); the sizes B0 to B5 are those of the official checkpoints, and
-``hgnetv2_tiny`` is this project's own for learning on a CPU.
+The architecture is PaddleDetection's PP-HGNetV2 (Cui et al.); the sizes B0 to B5 and DEIMv2's atto, femto and pico, which end at
+stride 16, are those of the official checkpoints, and ``hgnetv2_tiny`` is this project's own for learning on a CPU.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ def _standard(stem: tuple[int, int], layers: int, mid: Sequence[int], out: Seque
                                for m, o, b, kind in zip(mid, out, blocks, kinds, strict=True)))
 
 
+_SMALL = (Stage(16, 64, 1, 3, downsample=False), Stage(32, 256, 1, 3))  # of DEIMv2's three smallest sizes; B0's, too
+
 VARIANTS: dict[str, Variant] = {
     "hgnetv2_b0": _standard((16, 16), 3, (16, 32, 64, 128), (64, 256, 512, 1024), (1, 1, 2, 1)),
     "hgnetv2_b1": _standard((24, 32), 3, (32, 48, 96, 192), (64, 256, 512, 1024), (1, 1, 2, 1)),
@@ -52,6 +54,9 @@ VARIANTS: dict[str, Variant] = {
     "hgnetv2_b3": _standard((24, 32), 5, (32, 64, 128, 256), (128, 512, 1024, 2048), (1, 1, 3, 1)),
     "hgnetv2_b4": _standard((32, 48), 6, (48, 96, 192, 384), (128, 512, 1024, 2048), (1, 1, 3, 1)),
     "hgnetv2_b5": _standard((32, 64), 6, (64, 128, 256, 512), (128, 512, 1024, 2048), (1, 2, 5, 2)),
+    "hgnetv2_atto": Variant((16, 16), (*_SMALL, Stage(64, 256, 1, 3, light=True))),
+    "hgnetv2_femto": Variant((16, 16), (*_SMALL, Stage(64, 512, 1, 3, light=True, kernel=5))),
+    "hgnetv2_pico": Variant((16, 16), (*_SMALL, Stage(64, 512, 2, 3, light=True, kernel=5))),
     "hgnetv2_tiny": Variant((16, 16), (Stage(16, 32, 1, 2, downsample=False), Stage(24, 96, 1, 2), Stage(48, 192, 1, 2))),
 }
 
