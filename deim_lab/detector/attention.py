@@ -1,7 +1,7 @@
 """Multi-scale deformable attention: each query reads a few learnt points around its box on every level.
 
-Deformable DETR (Zhu et al. 2021, eq. 3) as D-FINE uses it: no value or output projection (memory is split into heads as it is), a
-number of points for each level, offsets in units of the reference box's half size.
+Deformable DETR (Zhu et al. 2021, eq. 3) as RT-DETRv2 and D-FINE use it: a number of points for each level, offsets in units of the
+reference box's half size. D-FINE leaves out the projections of values and output (memory is split into heads as it is).
 """
 
 from __future__ import annotations
@@ -39,11 +39,16 @@ def sample_and_mix(values: Sequence[Tensor], locations: Tensor, weights: Tensor,
 
 
 class DeformableAttention(nn.Module):
-    """Queries ``[B, Q, dim]`` with reference boxes ``[B, Q, 4]`` (cxcywh, [0, 1]) read the levels' values → ``[B, Q, dim]``."""
+    """Queries ``[B, Q, dim]`` with reference boxes ``[B, Q, 4]`` (cxcywh, [0, 1]) read the levels' values → ``[B, Q, dim]``.
+
+    Args:
+        points: points a head takes on each level.
+        project: linear maps of the values before they are read, and of what was read.
+    """
 
     num_points_scale: Tensor
 
-    def __init__(self, dim: int, num_heads: int, points: Sequence[int]) -> None:
+    def __init__(self, dim: int, num_heads: int, points: Sequence[int], *, project: bool = False) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.points = tuple(points)
@@ -51,6 +56,8 @@ class DeformableAttention(nn.Module):
         self.register_buffer("num_points_scale", torch.tensor([1 / n for n in self.points for _ in range(n)]), persistent=False)
         self.sampling_offsets = nn.Linear(dim, num_heads * total * 2)
         self.attention_weights = nn.Linear(dim, num_heads * total)
+        self.value_proj = nn.Linear(dim, dim) if project else nn.Identity()
+        self.output_proj = nn.Linear(dim, dim) if project else nn.Identity()
         self._initialise()
 
     def _initialise(self) -> None:
@@ -63,6 +70,14 @@ class DeformableAttention(nn.Module):
             self.sampling_offsets.bias.copy_((ray[:, None] * step[:, None]).flatten())
         for weight in (self.sampling_offsets.weight, self.attention_weights.weight, self.attention_weights.bias):
             nn.init.zeros_(weight)
+        for projection in (self.value_proj, self.output_proj):
+            if isinstance(projection, nn.Linear):
+                nn.init.xavier_uniform_(projection.weight)
+                nn.init.zeros_(projection.bias)
+
+    def values_of(self, memory: Tensor, shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """What ``forward`` reads, of memory ``[B, Σ h·w, dim]``: of each level ``[B, heads, dim / heads, h, w]``."""
+        return split_heads(self.value_proj(memory), shapes, self.num_heads)
 
     def forward(self, queries: Tensor, reference_cxcywh: Tensor, values: Sequence[Tensor]) -> Tensor:
         shape = (*queries.shape[:2], self.num_heads, sum(self.points))
@@ -70,7 +85,7 @@ class DeformableAttention(nn.Module):
         weights = self.attention_weights(queries).reshape(shape).softmax(-1)
         reference = reference_cxcywh[:, :, None, None]
         locations = reference[..., :2] + offsets * self.num_points_scale[:, None] * reference[..., 2:] * 0.5
-        return sample_and_mix(values, locations, weights, self.points)
+        return self.output_proj(sample_and_mix(values, locations, weights, self.points))
 
 
 def split_heads(memory: Tensor, shapes: Sequence[tuple[int, int]], num_heads: int) -> list[Tensor]:

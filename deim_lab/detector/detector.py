@@ -8,8 +8,10 @@ from torch import Tensor, nn
 
 from deim_lab.config import Config
 from deim_lab.detector.backbones import Backbone, build_backbone
-from deim_lab.detector.dfine import Denoising, DFineDecoder
+from deim_lab.detector.decoder import DecoderSpec, Denoising, QueryDecoder
+from deim_lab.detector.dfine import DFineDecoder
 from deim_lab.detector.encoder import HybridEncoder
+from deim_lab.detector.rtdetr import RTDetrDecoder
 from deim_lab.errors import ConfigError
 from deim_lab.presets import preset
 from deim_lab.structures import DetectorOutput, Prediction, Targets
@@ -32,12 +34,20 @@ def build_detector(preset_or_config: str | Config, num_classes: int) -> Detector
     backbone = build_backbone(model)
     encoder = HybridEncoder(backbone.channels, hidden_dim=model.hidden_dim, ffn_dim=model.encoder_ffn_dim, num_heads=model.num_heads,
                             expansion=model.expansion, depth_mult=model.depth_mult)
+    return Detector(backbone, encoder, _build_decoder(config, num_classes), strides=backbone.strides)
+
+
+def _build_decoder(config: Config, num_classes: int) -> QueryDecoder:
+    model = config.model
     denoising = Denoising(model.num_denoising, model.max_denoising, model.label_noise_ratio, model.box_noise_scale)
-    decoder = DFineDecoder(model.hidden_dim, num_classes=num_classes, dim=model.decoder_dim, ffn_dim=model.decoder_ffn_dim,
-                           num_layers=model.decoder_layers, num_heads=model.num_heads, points=model.decoder_points,
-                           num_queries=model.num_queries, act=model.activation, reg_max=model.reg_max, reg_scale=model.reg_scale,
-                           up=model.up, denoising=denoising if model.num_denoising else None, query_groups=config.match.groups)
-    return Detector(backbone, encoder, decoder, strides=backbone.strides)
+    spec = DecoderSpec(in_channels=model.hidden_dim, num_classes=num_classes, dim=model.decoder_dim, ffn_dim=model.decoder_ffn_dim,
+                       num_layers=model.decoder_layers, eval_layers=model.eval_layers or model.decoder_layers, num_heads=model.num_heads,
+                       points=model.decoder_points, num_queries=model.num_queries, act=model.activation, gateway=model.gateway,
+                       query_position=model.query_position, denoising=denoising if model.num_denoising else None,
+                       query_groups=config.match.groups)
+    if model.family == "rtdetrv2":
+        return RTDetrDecoder(spec)
+    return DFineDecoder(spec, reg_max=model.reg_max, reg_scale=model.reg_scale, up=model.up)
 
 
 class Detector(nn.Module):
@@ -48,7 +58,7 @@ class Detector(nn.Module):
         deployed: whether this is the deploy form, which can't be trained.
     """
 
-    def __init__(self, backbone: Backbone, encoder: HybridEncoder, decoder: DFineDecoder, *, strides: tuple[int, ...]) -> None:
+    def __init__(self, backbone: Backbone, encoder: HybridEncoder, decoder: QueryDecoder, *, strides: tuple[int, ...]) -> None:
         super().__init__()
         self.backbone = backbone
         self.decoder = decoder

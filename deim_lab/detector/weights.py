@@ -115,23 +115,25 @@ def official_state_dict(model: Detector, eval_size: tuple[int, int] = (640, 640)
     Args:
         eval_size: height and width in pixels for which the anchors are written.
     """
-    device = model.decoder.up.device
+    device = next(model.parameters()).device
     anchors, valid = make_anchors([(eval_size[0] // stride, eval_size[1] // stride) for stride in model.strides], device=device)
-    reg_scale = model.decoder.reg_scale.detach()
-    shape = {"up": model.decoder.up.detach(), "reg_scale": reg_scale.long() if bool((reg_scale == reg_scale.round()).all()) else reg_scale}
+    shape: dict[str, Tensor] = {}  # of W(n), where the family has edge distributions
+    if model.decoder.up is not None and model.decoder.reg_scale is not None:
+        up, reg_scale = model.decoder.up.detach(), model.decoder.reg_scale.detach()
+        shape = {"up": up, "reg_scale": reg_scale.long() if bool((reg_scale == reg_scale.round()).all()) else reg_scale}
     result: dict[str, Tensor] = {}
     for key, value in model.state_dict().items():
         if key.startswith(_ONLY_TRAINING):
             continue
-        if key.startswith("decoder.decoder.") and "decoder.decoder.up" not in result:
+        if key.startswith("decoder.") and key.removeprefix("decoder.") not in shape and "decoder.anchors" not in result:
+            result |= {"decoder.anchors": anchors, "decoder.valid_mask": valid}
+        if shape and key.startswith("decoder.decoder.") and "decoder.decoder.up" not in result:
             result |= {f"decoder.decoder.{name}": item for name, item in shape.items()}
         module, _, name = key.rpartition(".")
         if name == "weight" and module.endswith("cross_attn.sampling_offsets"):
             attention = module.removesuffix(".sampling_offsets")
             result[f"{attention}.num_points_scale"] = model.get_submodule(attention).num_points_scale  # type: ignore[assignment]
         result[key] = shape[name] if module == "decoder" and name in shape else value
-        if key == "decoder.reg_scale":
-            result |= {"decoder.anchors": anchors, "decoder.valid_mask": valid}
     return result
 
 
@@ -221,7 +223,7 @@ def _load(model: Detector, content: Mapping[str, Any], where: str, *, other_clas
     wanted = model.state_dict()
     for key in (f"decoder.{name}" for name in _COPIED):
         value = given.get(key, state.get(f"decoder.{key}"))
-        if value is not None:
+        if value is not None and key in wanted:
             given[key] = value.reshape(1)
             if float(value) != float(wanted[key]):
                 _log.warning("%s: %s is %g in the file and %g in the model's config; the file's is used", where, key, value, wanted[key])

@@ -1,0 +1,273 @@
+"""What the decoders of all families share: selected and denoising queries, the layer, the heads, and the levels that come out.
+
+A family gives the refinement between its heads: ``dfine`` (boxes as edge distributions) and ``rtdetr`` (boxes as they are).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from deim_lab.detector.attention import DeformableAttention
+from deim_lab.detector.denoising import DenoisingQueries, make_queries
+from deim_lab.detector.layers import ACTIVATIONS, ConvNorm, Mlp, TableCache
+from deim_lab.detector.queries import Selection, isolate_groups, make_anchors, repeat_in_groups, select_queries
+from deim_lab.structures import DecoderOutput, DetectorOutput, Prediction, Targets, at_least_float32
+
+PRIOR = 0.01  # probability that an untrained score head gives to every class (focal prior)
+_HALF_MAX = 65504.0  # largest float16
+
+Shapes = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Denoising:
+    """How to make denoising queries; the meaning of each number stands in ``config.ModelConfig``."""
+
+    num_denoising: int
+    max_denoising: int
+    label_noise_ratio: float
+    box_noise_scale: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderSpec:
+    """The size of a decoder.
+
+    Attributes:
+        in_channels: channels of the maps; where they aren't ``dim``, a 1×1 convolution makes them so.
+        eval_layers: layers that inference runs, the first of ``num_layers``.
+        points: sampling points a head takes on each level.
+        act: activation of the feed-forward networks and the MLPs.
+        gateway: a learnt gate around cross-attention, else a residual.
+        query_position: MLP from a box to its query's position, ``wide`` (4 → 2·dim → dim) or ``deep`` (4 → dim → dim → dim).
+        denoising: ``None`` builds no class embedding, and no denoising queries are made.
+        query_groups: groups of ``num_queries`` queries in training; inference has the first alone (``queries.repeat_in_groups``).
+    """
+
+    in_channels: int
+    num_classes: int
+    dim: int
+    ffn_dim: int
+    num_layers: int
+    eval_layers: int
+    num_heads: int
+    points: tuple[int, ...]
+    num_queries: int
+    act: str
+    gateway: bool
+    query_position: Literal["wide", "deep"]
+    denoising: Denoising | None
+    query_groups: int = 1
+
+
+@dataclass(frozen=True)
+class Refined:
+    """What the layers gave: as the fields of ``DecoderOutput``, denoising queries first. For inference its one level is enough."""
+
+    levels: tuple[str, ...]
+    logits: Tensor
+    boxes_cxcywh: Tensor
+    corners: Tensor | None = None
+    reference_cxcywh: Tensor | None = None
+
+    def part(self, queries: slice) -> DecoderOutput:
+        """Only these queries."""
+        return DecoderOutput(self.levels, self.logits[:, :, queries], self.boxes_cxcywh[:, :, queries],
+                             None if self.corners is None else self.corners[:, :, queries],
+                             None if self.reference_cxcywh is None else self.reference_cxcywh[:, queries])
+
+
+class QueryDecoder(nn.Module):
+    """Fused maps, finest first → ``Prediction`` in eval mode, ``DetectorOutput`` in train mode.
+
+    A family builds its layers, hands them over, then builds its box heads and calls ``finish``; and it gives ``refine``.
+
+    Args:
+        layers: of the family; ``layers.layers`` is the list of them.
+        always_project: a convolution on each map even where its channels fit.
+    """
+
+    up: nn.Parameter | None  # of W(n), where the family has edge distributions (``edges``)
+    reg_scale: nn.Parameter | None
+
+    def __init__(self, spec: DecoderSpec, layers: nn.Module, *, always_project: bool = False) -> None:
+        super().__init__()
+        dim, act = spec.dim, spec.act
+        self.register_parameter("up", None)
+        self.register_parameter("reg_scale", None)
+        self.spec, self.num_classes, self.query_groups = spec, spec.num_classes, spec.query_groups
+        self.input_proj = nn.ModuleList(ConvNorm(spec.in_channels, dim, 1) if always_project or spec.in_channels != dim else nn.Identity()
+                                        for _ in spec.points)
+        self.decoder = layers
+        if spec.denoising is not None:
+            self.denoising_class_embed = nn.Embedding(spec.num_classes + 1, dim, padding_idx=spec.num_classes)
+        self.query_pos_head = Mlp(4, 2 * dim, dim, 2, act) if spec.query_position == "wide" else Mlp(4, dim, dim, 3, act)
+        self.enc_output = nn.Sequential()
+        self.enc_output.add_module("proj", nn.Linear(dim, dim))
+        self.enc_output.add_module("norm", nn.LayerNorm(dim))
+        self.enc_score_head = nn.Linear(dim, spec.num_classes)
+        self.enc_bbox_head = Mlp(dim, dim, 4, 3, act)
+        self.dec_score_head = nn.ModuleList(nn.Linear(dim, spec.num_classes) for _ in range(spec.num_layers))
+        self._anchors = TableCache()
+
+    def finish(self, box_heads: Sequence[Mlp]) -> None:
+        """Initial values: score heads at the focal prior, box heads without any correction. Then what only query groups need."""
+        for score in (self.enc_score_head, *self.dec_score_head):
+            self.initialise_score(score)
+        for head in (self.enc_bbox_head, *box_heads):
+            head.zero_last_layer()
+        for part in (self.enc_output, self.query_pos_head.layers[:2], self.input_proj):  # the deep head's third layer is left as it is
+            for layer in part.modules():
+                if isinstance(layer, (nn.Linear, nn.Conv2d)):
+                    nn.init.xavier_uniform_(layer.weight)
+        if self.query_groups > 1:
+            # Made last: all other weights are those of one group, draw for draw.
+            self.group_embed = nn.Embedding(self.query_groups - 1, self.spec.dim)
+
+    @staticmethod
+    def initialise_score(head: nn.Module) -> None:
+        """The bias at which every class of every query has probability ``PRIOR`` (focal loss, Lin et al. 2017, section 4.1)."""
+        nn.init.constant_(head.bias, -math.log((1 - PRIOR) / PRIOR))  # type: ignore[arg-type]
+
+    def forward(self, features: Sequence[Tensor], targets: Targets | None = None, *,
+                every_level: bool | None = None) -> Prediction | DetectorOutput:
+        """``every_level``: return all levels (and all groups) as in training, in eval mode up to the one of inference; None: in train mode."""
+        every_level = self.training if every_level is None else every_level
+        memory, shapes = self.flatten(features)
+        chosen = self.select(memory, shapes)
+        noisy = self._make_denoising(targets) if self.training else None
+        groups = self.query_groups if every_level else 1
+        content, boxes_logit, mask = self._queries(chosen, noisy, groups)
+        refined = self.refine(content, boxes_logit, memory, shapes, mask, every_level=every_level)
+        if not every_level:
+            return Prediction(refined.logits[-1], refined.boxes_cxcywh[-1])
+        return self._output(chosen, refined, noisy, groups)
+
+    def flatten(self, features: Sequence[Tensor]) -> tuple[Tensor, Shapes]:
+        """Maps → memory ``[B, Σ h·w, dim]`` and the levels' (h, w)."""
+        maps = [project(feature) for project, feature in zip(self.input_proj, features, strict=True)]
+        shapes = tuple((item.shape[-2], item.shape[-1]) for item in maps)
+        return torch.cat([item.flatten(2) for item in maps], dim=-1).transpose(1, 2), shapes
+
+    def select(self, memory: Tensor, shapes: Shapes) -> Selection:
+        """Query selection on ``memory`` (see ``queries.select_queries``)."""
+        device = memory.device
+        anchors_logit, valid = self._anchors.get_or_make((shapes, device), lambda: make_anchors(shapes, device=device))
+        return select_queries(memory, anchors_logit.to(at_least_float32(memory[:0]).dtype), valid, self.spec.num_queries,
+                              project=self.enc_output, score=self.enc_score_head, box=self.enc_bbox_head)
+
+    def refine(self, content: Tensor, boxes_logit: Tensor, memory: Tensor, shapes: Shapes, mask: Tensor | None, *,
+               every_level: bool) -> Refined:
+        """Run the layers (``self.run``) on queries ``[B, Q, dim]`` with boxes before the sigmoid ``[B, Q, 4]``.
+
+        Args:
+            mask: ``[Q, Q]``, True where a query (row) may not attend.
+            every_level: keep all levels, else only the last one's logits and boxes.
+        """
+        raise NotImplementedError
+
+    @property
+    def run(self) -> int:
+        """Layers to run: all in training, else those of inference."""
+        return self.spec.num_layers if self.training else self.spec.eval_layers
+
+    def drop_unused_heads(self) -> None:
+        """Leave out what inference doesn't use (deploy form): the query groups; a family may know more."""
+        if self.query_groups > 1:
+            self.query_groups = 1
+            del self.group_embed
+
+    def _queries(self, chosen: Selection, noisy: DenoisingQueries | None, groups: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Content, boxes before the sigmoid and attention mask of the denoising queries and all groups of the selected ones."""
+        content, boxes_logit = chosen.features.detach(), chosen.boxes_logit.detach()
+        mask = None if noisy is None else noisy.attention_mask
+        if groups > 1:
+            content, boxes_logit = repeat_in_groups(content, boxes_logit, self.group_embed.weight)
+            mask = isolate_groups(mask, self.spec.num_queries, groups, device=content.device)
+        if noisy is not None:
+            content = torch.cat([self.denoising_class_embed(noisy.class_ids).to(content.dtype), content], dim=1)
+            boxes_logit = torch.cat([noisy.boxes_logit.to(boxes_logit.dtype), boxes_logit], dim=1)
+        elif self.training and self.spec.denoising is not None:
+            # Keeps the embedding in the graph: data-parallel training waits for a gradient of every parameter.
+            content = content + 0 * self.denoising_class_embed.weight.sum()
+        return content, boxes_logit, mask
+
+    def _output(self, chosen: Selection, refined: Refined, noisy: DenoisingQueries | None, groups: int) -> DetectorOutput:
+        """Part denoising queries (first) from matching queries, which the encoder's level precedes. There all groups are the same."""
+        split = 0 if noisy is None else len(noisy)
+        layers = refined.part(slice(split, None))
+        matching = DecoderOutput(
+            levels=("encoder", *layers.levels),
+            logits=torch.cat([at_least_float32(chosen.logits).repeat(1, groups, 1)[None], layers.logits]),
+            boxes_cxcywh=torch.cat([chosen.boxes_logit.sigmoid().repeat(1, groups, 1)[None], layers.boxes_cxcywh]),
+            corners=layers.corners,
+            reference_cxcywh=layers.reference_cxcywh,
+            anchors=chosen.index.repeat(1, groups),
+            groups=groups,
+        )
+        if noisy is None:
+            return DetectorOutput(matching, up=self.up, reg_scale=self.reg_scale)
+        return DetectorOutput(matching, refined.part(slice(split)), noisy.matches, noisy.groups, up=self.up, reg_scale=self.reg_scale)
+
+    def _make_denoising(self, targets: Targets | None) -> DenoisingQueries | None:
+        how = self.spec.denoising
+        if targets is None or how is None:
+            return None
+        return make_queries(targets, num_classes=self.num_classes, num_queries=self.spec.num_queries, num_denoising=how.num_denoising,
+                            max_denoising=how.max_denoising, label_noise_ratio=how.label_noise_ratio, box_noise_scale=how.box_noise_scale)
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention among the queries, deformable attention into the maps, feed-forward network; norms after each.
+
+    Args:
+        project: cross-attention with value and output projections.
+    """
+
+    def __init__(self, spec: DecoderSpec, *, project: bool) -> None:
+        super().__init__()
+        dim = spec.dim
+        self.self_attn = nn.MultiheadAttention(dim, spec.num_heads, batch_first=True)
+        self.norm1 = nn.LayerNorm(dim)
+        self.cross_attn = DeformableAttention(dim, spec.num_heads, spec.points, project=project)
+        if spec.gateway:
+            self.gateway = _Gate(dim)
+        else:
+            self.norm2 = nn.LayerNorm(dim)
+        self.linear1 = nn.Linear(dim, spec.ffn_dim)
+        self.linear2 = nn.Linear(spec.ffn_dim, dim)
+        self.norm3 = nn.LayerNorm(dim)
+        self.act = ACTIVATIONS[spec.act]
+        self.gated = spec.gateway
+        nn.init.xavier_uniform_(self.linear1.weight)
+        nn.init.xavier_uniform_(self.linear2.weight)
+
+    def forward(self, content: Tensor, position: Tensor, reference_cxcywh: Tensor, values: Sequence[Tensor], mask: Tensor | None) -> Tensor:
+        """``content`` and ``position [B, Q, dim]``, boxes ``[B, Q, 4]``, values of each level (``attention``) → content ``[B, Q, dim]``."""
+        placed = content + position
+        content = self.norm1(content + self.self_attn(placed, placed, content, attn_mask=mask, need_weights=False)[0])
+        read = self.cross_attn(content + position, reference_cxcywh, values)
+        content = self.gateway(content, read) if self.gated else self.norm2(content + read)
+        content = content + self.linear2(self.act(self.linear1(content)))
+        return self.norm3(content.clamp(-_HALF_MAX, _HALF_MAX))
+
+
+class _Gate(nn.Module):
+    """Two learnt gates weigh what a query was against what it has read (D-FINE's "target gating layer")."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(2 * dim, 2 * dim)
+        self.norm = nn.LayerNorm(dim)
+        nn.init.zeros_(self.gate.weight)
+        nn.init.zeros_(self.gate.bias)
+
+    def forward(self, before: Tensor, read: Tensor) -> Tensor:
+        keep, take = self.gate(torch.cat([before, read], dim=-1)).sigmoid().chunk(2, dim=-1)
+        return self.norm(keep * before + take * read)
