@@ -17,7 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-PID_FILE = "DEIM_LAB_KERNEL_PID"  # variable that names the file which the process id of a worker's kernel is written into
+FOLDER = "DEIM_LAB_KERNEL_FOLDER"  # variable: where a worker's kernel lives and notes its process id, for whoever has to end it
+PID_FILE = "kernel.pid"
 
 _LONGEST_SOCKET = 100  # characters; the system's limit on the path of a Unix socket is 104 (macOS) or 108 (Linux)
 _ARGUMENTS = ("-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}")
@@ -43,8 +44,8 @@ class Channel:
 
 @contextlib.contextmanager
 def private_channel() -> Iterator[Channel]:
-    """A channel, whose folder is removed in the end."""
-    folder = Path(tempfile.mkdtemp(prefix="deim-"))
+    """A channel, whose folder is removed in the end. It is made in the folder that ``FOLDER`` names, else in the system's temporary one."""
+    folder = Path(tempfile.mkdtemp(prefix="deim-", dir=os.environ.get(FOLDER)))
     try:
         yield Channel(folder)
     finally:
@@ -62,8 +63,8 @@ def manager_class(channel: Channel, started: list[int]) -> type[Any]:
             values["env"] = {**values.get("env", os.environ), **_ENVIRONMENT}
             await super()._async_launch_kernel(kernel_cmd, **values)
             started.append(int(self.provisioner.process.pid))
-            if PID_FILE in os.environ:
-                Path(os.environ[PID_FILE]).write_text(str(started[-1]))
+            if FOLDER in os.environ:
+                (Path(os.environ[FOLDER]) / PID_FILE).write_text(str(started[-1]))
 
         _launch_kernel = _async_launch_kernel
 
@@ -75,6 +76,12 @@ def kill_group(pid: int) -> None:
     if hasattr(os, "killpg"):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)  # a kernel leads a process group of its own
+
+
+def kill_noted(folder: Path) -> None:
+    """End the kernel that a worker noted in ``folder``, when that worker can't do it any more."""
+    with contextlib.suppress(OSError, ValueError):
+        kill_group(int((folder / PID_FILE).read_text()))
 
 
 @cache
