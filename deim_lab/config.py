@@ -77,9 +77,9 @@ class ModelConfig:
         at_least("model.box_noise_scale", self.box_noise_scale, 0)
         positive("model.reg_scale", self.reg_scale)
         positive("model.up", self.up)
-        if len(self.decoder_points) != len(self.backbone_stages):
+        if len(self.decoder_points) != len(self.strides):
             raise ConfigError(f"model.decoder_points {list(self.decoder_points)} needs one entry a level, and model.backbone_stages "
-                              f"{list(self.backbone_stages)} makes {len(self.backbone_stages)}")
+                              f"{list(self.backbone_stages)} makes {len(self.strides)} with model.encoder {self.encoder!r}")
         for name in ("hidden_dim", "decoder_dim"):
             if getattr(self, name) % self.num_heads:
                 raise ConfigError(f"model.{name} {getattr(self, name)} is not a multiple of model.num_heads {self.num_heads}")
@@ -87,7 +87,8 @@ class ModelConfig:
     @property
     def strides(self) -> tuple[int, ...]:
         """Stride in pixels of each level, fine to coarse."""
-        return tuple(4 * 2**stage for stage in self.backbone_stages)
+        added = (self.backbone_stages[-1] + 1,) if self.encoder == "lite" and self.backbone_stages else ()
+        return tuple(4 * 2**stage for stage in (*self.backbone_stages, *added))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,7 +249,8 @@ class OptimConfig:
     backbone_lr: float = 4e-4
     weight_decay: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.999)
-    backbone_norm: Literal["backbone", "base"] = "backbone"  # backbone's batch norm: with the backbone (decayed) or at lr, no decay
+    # The backbone's batch norm: with the backbone (decayed), at the backbone's rate undecayed, or at lr undecayed.
+    backbone_norm: Literal["backbone", "undecayed", "base"] = "backbone"
     decay_bias: bool = False  # weight decay on the biases of encoder and decoder
     clip_norm: float = 0.1  # total gradient norm; 0: no clipping
     recipe_batch: int = 128  # total batch that lr was chosen for; another one is noted in the log
@@ -342,7 +344,7 @@ class Config:
 
 
 # Where a run happens, not what it computes: outside the fingerprint.
-_NOT_IDENTITY = ("train.device", "train.threads", "train.log_every", "train.checkpoint_every", "train.checkpoint_steps",
+NOT_IDENTITY = ("train.device", "train.threads", "train.log_every", "train.checkpoint_every", "train.checkpoint_steps",
                  "train.keep_checkpoints", "data.workers", "data.cache", "eval.backend")
 
 
@@ -386,7 +388,7 @@ def fingerprint(config: Config, *extra: Json) -> str:
     Knobs at their default are left out, so that a knob which a later version adds leaves the identity of older runs alone.
     """
     flat, defaults = flatten(config), flatten(Config())
-    changed = {key: value for key, value in flat.items() if key not in _NOT_IDENTITY and value != defaults[key]}
+    changed = {key: value for key, value in flat.items() if key not in NOT_IDENTITY and value != defaults[key]}
     text = json.dumps([changed, *extra], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 

@@ -1,4 +1,4 @@
-"""Name → a whole Config: the official recipes of D-FINE and DEIM-D-FINE, and the presets that learn on a CPU.
+"""Name → a whole Config: the official recipes of D-FINE, RT-DETRv2 and DEIM on both, and the presets that learn on a CPU.
 
 Numbers of the official recipes are those of the DEIM repository's configurations (docs/architecture.md lists their quirks). Where one
 number there follows from others (flat epochs = end of Dense O2O), only the others are written here.
@@ -7,6 +7,7 @@ number there follows from others (flat epochs = end of Dense O2O), only the othe
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -75,6 +76,90 @@ def _dfine(size: str, *, deim: bool) -> Config:
     )
 
 
+# RT-DETRv2: depth of the ResNet; encoder channels, feed-forward width, expansion
+_RTDETR = {
+    "r18": (18, 256, 1024, 0.5),
+    "r34": (34, 256, 1024, 0.5),
+    "r50m": (50, 256, 1024, 0.5),
+    "r50": (50, 256, 1024, 1.0),
+    "r101": (101, 384, 2048, 1.0),
+}
+#       decoder layers, of which inference runs; epochs, clean; backbone lr (lr: 2e-4)
+_DEIM_RTDETR = {
+    "r18": (3, None, 120, 3, 2e-4),
+    "r34": (4, None, 120, 3, 1e-4),
+    "r50m": (3, None, 60, 2, 2e-5),
+    "r50": (6, None, 60, 2, 2e-5),
+    "r101": (6, None, 60, 2, 2e-6),
+}
+#       the same (lr: 1e-4)
+_PLAIN_RTDETR = {
+    "r18": (3, None, 120, 3, 1e-4),
+    "r34": (4, None, 120, 3, 5e-5),
+    "r50m": (6, 3, 84, 3, 1e-5),
+    "r50": (6, None, 72, 0, 1e-5),
+    "r101": (6, None, 72, 0, 1e-6),
+}
+
+
+def _rtdetrv2(size: str, *, deim: bool) -> Config:
+    depth, hidden_dim, ffn_dim, expansion = _RTDETR[size]
+    layers, eval_layers, epochs, clean, backbone_lr = (_DEIM_RTDETR if deim else _PLAIN_RTDETR)[size]
+    frozen = not deim and depth >= 50
+    grouped = not deim and size == "r34"  # plain r34 alone keeps norms of the backbone at its rate, and biases without decay
+    dense_epochs = {120: 60, 60: 30}.get(epochs, 0) if deim else 0
+    return Config(
+        preset=f"{'deim_' if deim else ''}rtdetrv2_{size}",
+        model=ModelConfig(family="rtdetrv2", backbone=f"resnet{depth}_vd", backbone_stages=(1, 2, 3), freeze_backbone_norm=frozen,
+                          freeze_stem=frozen, hidden_dim=hidden_dim, encoder_ffn_dim=ffn_dim, expansion=expansion, depth_mult=1.0,
+                          decoder_dim=256, decoder_ffn_dim=1024, decoder_layers=layers, eval_layers=eval_layers, decoder_points=(4, 4, 4),
+                          gateway=False, query_position="deep" if deim else "wide", activation="silu" if deim else "relu"),
+        loss=LossConfig(classification="mal" if deim else "vfl", go_union=False),
+        augment=AugmentConfig(mosaic_prob=0.5 if deim else 0.0, mixup_prob=0.5 if deim else 0.0, multiscale_repeat=3),
+        data=DataConfig(batch_size=16),
+        schedule=ScheduleConfig(warmup_epochs=4 if deim else 0, dense_share=dense_epochs / (epochs - clean), clean_epochs=clean,
+                                lr_final_ratio=0.5 if deim else 1.0),
+        optim=OptimConfig(lr=2e-4 if deim else 1e-4, backbone_lr=backbone_lr, backbone_norm="undecayed" if grouped else "base",
+                          decay_bias=not grouped, recipe_batch=16),
+        ema=EmaConfig(warmup_updates=2000),
+        train=TrainConfig(epochs=epochs),
+    )
+
+
+_LITE: dict[str, Any] = {"encoder": "lite", "backbone_stages": (2,), "decoder_points": (4, 2), "gateway": False, "share_box_head": True}
+_DEIMV2: dict[str, dict[str, Any]] = {
+    "atto": dict(_LITE, backbone="hgnetv2_atto", hidden_dim=64, decoder_dim=64, decoder_ffn_dim=160, num_queries=100),
+    "femto": dict(_LITE, backbone="hgnetv2_femto", hidden_dim=96, decoder_dim=96, decoder_ffn_dim=256, num_queries=150),
+    "pico": dict(_LITE, backbone="hgnetv2_pico", hidden_dim=112, decoder_dim=112, decoder_ffn_dim=320, num_queries=200),
+    "n": {},
+}
+#        input px, mosaic probability, smallest box px, lr, backbone lr, decay bias; of the three smallest
+_DEIMV2_SMALL = {
+    "atto": (320, 0.3, 12.0, 2e-3, 1e-3, True),
+    "femto": (416, 0.5, 10.0, 1.6e-3, 8e-4, False),
+    "pico": (640, 0.5, 8.0, 1.6e-3, 8e-4, False),
+}
+
+
+def _deimv2(size: str) -> Config:
+    """DEIMv2's HGNetV2 sizes. The three smallest learn without edge distributions' own losses and without the union of matches."""
+    name, model = f"deimv2_hgnetv2_{size}", ModelConfig(family="deimv2", query_position="deep", **_DEIMV2[size])
+    if size == "n":
+        return replace(_dfine("n", deim=True), preset=name, model=model, data=DataConfig(batch_size=32), optim=OptimConfig(recipe_batch=32))
+    side, mosaic, min_box, lr, backbone_lr, decay_bias = _DEIMV2_SMALL[size]
+    return Config(
+        preset=name,
+        model=model,
+        loss=LossConfig(weight_fgl=0.0, weight_ddf=0.0, go_union=False),
+        augment=AugmentConfig(mosaic_prob=mosaic, mixup_prob=0.0, min_box_px=min_box),
+        data=DataConfig(batch_size=128, input_size=(side, side)),
+        # Dense O2O for the epochs 4 to 250, strong augmentation to 400, of 500
+        schedule=ScheduleConfig(warmup_epochs=4, dense_share=0.615, clean_epochs=100, lr_warmup_steps=4000),
+        optim=OptimConfig(lr=lr, backbone_lr=backbone_lr, decay_bias=decay_bias),
+        train=TrainConfig(epochs=500),
+    )
+
+
 def _cpu_demo() -> Config:
     """Half a million parameters, 160 px: learns on one CPU thread in minutes. The DEIM recipe; plain: ``PLAIN_RECIPE``."""
     return Config(
@@ -101,6 +186,9 @@ def _smoke() -> Config:
 _BUILDERS: dict[str, Callable[[], Config]] = {
     **{f"deim_dfine_{size}": partial(_dfine, size, deim=True) for size in _MODELS},
     **{f"dfine_{size}": partial(_dfine, size, deim=False) for size in _MODELS},
+    **{f"deim_rtdetrv2_{size}": partial(_rtdetrv2, size, deim=True) for size in _RTDETR},
+    **{f"rtdetrv2_{size}": partial(_rtdetrv2, size, deim=False) for size in _RTDETR},
+    **{f"deimv2_hgnetv2_{size}": partial(_deimv2, size) for size in _DEIMV2},
     "cpu_demo": _cpu_demo,
     "smoke": _smoke,
 }

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from deim_lab.config import Config
 from deim_lab.detector.backbones import Backbone, build_backbone
 from deim_lab.detector.decoder import DecoderSpec, Denoising, QueryDecoder
+from deim_lab.detector.deimv2 import Deimv2Decoder
 from deim_lab.detector.dfine import DFineDecoder
 from deim_lab.detector.encoder import HybridEncoder
+from deim_lab.detector.lite_encoder import LiteEncoder
 from deim_lab.detector.rtdetr import RTDetrDecoder
 from deim_lab.errors import ConfigError
 from deim_lab.presets import preset
@@ -32,8 +34,12 @@ def build_detector(preset_or_config: str | Config, num_classes: int) -> Detector
         raise ConfigError(f"num_classes {num_classes} is below 1: the training annotations need at least one category")
     model = config.model
     backbone = build_backbone(model)
+    if model.encoder == "lite":
+        lite = LiteEncoder(backbone.channels, hidden_dim=model.hidden_dim, expansion=model.expansion, depth_mult=model.depth_mult)
+        return Detector(backbone, lite, _build_decoder(config, num_classes), strides=(*backbone.strides, 2 * backbone.strides[-1]))
     encoder = HybridEncoder(backbone.channels, hidden_dim=model.hidden_dim, ffn_dim=model.encoder_ffn_dim, num_heads=model.num_heads,
-                            expansion=model.expansion, depth_mult=model.depth_mult)
+                            expansion=model.expansion, depth_mult=model.depth_mult, rtdetr=model.family == "rtdetrv2",
+                            summed=model.family == "deimv2")
     return Detector(backbone, encoder, _build_decoder(config, num_classes), strides=backbone.strides)
 
 
@@ -47,6 +53,8 @@ def _build_decoder(config: Config, num_classes: int) -> QueryDecoder:
                        query_groups=config.match.groups)
     if model.family == "rtdetrv2":
         return RTDetrDecoder(spec)
+    if model.family == "deimv2":
+        return Deimv2Decoder(spec, reg_max=model.reg_max, reg_scale=model.reg_scale, up=model.up, share_box_head=model.share_box_head)
     return DFineDecoder(spec, reg_max=model.reg_max, reg_scale=model.reg_scale, up=model.up)
 
 
@@ -58,7 +66,7 @@ class Detector(nn.Module):
         deployed: whether this is the deploy form, which can't be trained.
     """
 
-    def __init__(self, backbone: Backbone, encoder: HybridEncoder, decoder: QueryDecoder, *, strides: tuple[int, ...]) -> None:
+    def __init__(self, backbone: Backbone, encoder: HybridEncoder | LiteEncoder, decoder: QueryDecoder, *, strides: tuple[int, ...]) -> None:
         super().__init__()
         self.backbone = backbone
         self.decoder = decoder

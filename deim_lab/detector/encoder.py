@@ -1,7 +1,7 @@
-"""The hybrid encoder of D-FINE: self-attention on the coarsest map, then fusion top-down and bottom-up.
+"""The hybrid encoder of RT-DETR and D-FINE: self-attention on the coarsest map, then fusion top-down and bottom-up.
 
-RT-DETR's encoder (Zhao et al. 2024, section 4.2) with D-FINE's fuse blocks (GELAN with re-parametrised convolutions) and depth-wise
-down-sampling. Every fused map has ``hidden_dim`` channels and the size of the backbone map it stems from.
+RT-DETR's encoder (Zhao et al. 2024, section 4.2), with its own blocks or with D-FINE's fuse blocks (GELAN with re-parametrised
+convolutions) and depth-wise down-sampling. Every fused map has ``hidden_dim`` channels and the size of the backbone map it stems from.
 """
 
 from __future__ import annotations
@@ -25,20 +25,30 @@ class HybridEncoder(nn.Module):
         expansion: width of the fuse blocks' inner convolutions.
         depth_mult: number of those convolutions, in units of 3.
         summed: two maps are added before a fuse block, not concatenated, and its CSP layers split one convolution (DEIMv2).
+        rtdetr: RT-DETR's own blocks: one CSP layer to fuse, one strided convolution to shrink, lateral maps activated.
     """
 
     def __init__(self, in_channels: Sequence[int], *, hidden_dim: int, ffn_dim: int, num_heads: int, expansion: float,
-                 depth_mult: float, summed: bool = False) -> None:
+                 depth_mult: float, summed: bool = False, rtdetr: bool = False) -> None:
         super().__init__()
         self.summed = summed
         steps = len(in_channels) - 1
         self.input_proj = nn.ModuleList(ConvNorm(channels, hidden_dim, 1) for channels in in_channels)
         self.encoder = nn.ModuleList([_TransformerEncoder(hidden_dim, ffn_dim, num_heads)])
-        self.lateral_convs = nn.ModuleList(ConvNorm(hidden_dim, hidden_dim, 1) for _ in range(steps))
-        inner, depth = fuse_block_size(hidden_dim, expansion, depth_mult)
-        self.fpn_blocks = nn.ModuleList(FuseBlock(hidden_dim, inner, depth, summed=summed) for _ in range(steps))
-        self.downsample_convs = nn.ModuleList(nn.Sequential(_Downsample(hidden_dim)) for _ in range(steps))
-        self.pan_blocks = nn.ModuleList(FuseBlock(hidden_dim, inner, depth, summed=summed) for _ in range(steps))
+        self.lateral_convs = nn.ModuleList(ConvNorm(hidden_dim, hidden_dim, 1, act="silu" if rtdetr else None) for _ in range(steps))
+
+        def fuse_block() -> nn.Module:
+            inner, depth = fuse_block_size(hidden_dim, expansion, depth_mult)
+            if rtdetr:
+                return _CspLayer(2 * hidden_dim, hidden_dim, depth, inner=int(expansion * hidden_dim))
+            return FuseBlock(hidden_dim, inner, depth, summed=summed)
+
+        def shrink() -> nn.Module:
+            return ConvNorm(hidden_dim, hidden_dim, 3, 2, act="silu") if rtdetr else nn.Sequential(_Downsample(hidden_dim))
+
+        self.fpn_blocks = nn.ModuleList(fuse_block() for _ in range(steps))
+        self.downsample_convs = nn.ModuleList(shrink() for _ in range(steps))
+        self.pan_blocks = nn.ModuleList(fuse_block() for _ in range(steps))
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         maps = [project(feature) for project, feature in zip(self.input_proj, features, strict=True)]
@@ -160,16 +170,21 @@ class FuseBlock(nn.Module):
 
 
 class _CspLayer(nn.Module):
-    """Two 1×1 branches, one of them through ``depth`` re-parametrised convolutions, added."""
+    """Two 1×1 branches to ``inner`` channels (None: ``out_channels``), one of them through ``depth`` re-parametrised convolutions, added.
 
-    def __init__(self, in_channels: int, out_channels: int, depth: int) -> None:
+    Where ``inner`` isn't ``out_channels``, a last 1×1 convolution makes it so.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, depth: int, *, inner: int | None = None) -> None:
         super().__init__()
-        self.conv1 = ConvNorm(in_channels, out_channels, 1, act="silu")
-        self.conv2 = ConvNorm(in_channels, out_channels, 1, act="silu")
-        self.bottlenecks = nn.Sequential(*(_RepConv(out_channels) for _ in range(depth)))
+        inner = out_channels if inner is None else inner
+        self.conv1 = ConvNorm(in_channels, inner, 1, act="silu")
+        self.conv2 = ConvNorm(in_channels, inner, 1, act="silu")
+        self.bottlenecks = nn.Sequential(*(_RepConv(inner) for _ in range(depth)))
+        self.conv3 = nn.Identity() if inner == out_channels else ConvNorm(inner, out_channels, 1, act="silu")
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.bottlenecks(self.conv1(x)) + self.conv2(x)
+        return self.conv3(self.bottlenecks(self.conv1(x)) + self.conv2(x))
 
 
 class _SplitCspLayer(nn.Module):
