@@ -6,7 +6,7 @@ A family gives the refinement between its heads: ``dfine`` (boxes as edge distri
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -108,7 +108,7 @@ class QueryDecoder(nn.Module):
         if spec.denoising is not None:
             self.denoising_class_embed = nn.Embedding(spec.num_classes + 1, dim, padding_idx=spec.num_classes)
         self.query_pos_head = Mlp(4, 2 * dim, dim, 2, act) if spec.query_position == "wide" else Mlp(4, dim, dim, 3, act)
-        self.enc_output = nn.Sequential()
+        self.enc_output: nn.Module = nn.Sequential()
         self.enc_output.add_module("proj", nn.Linear(dim, dim))
         self.enc_output.add_module("norm", nn.LayerNorm(dim))
         self.enc_score_head = nn.Linear(dim, spec.num_classes)
@@ -226,27 +226,37 @@ class QueryDecoder(nn.Module):
 class DecoderLayer(nn.Module):
     """Self-attention among the queries, deformable attention into the maps, feed-forward network; norms after each.
 
+    A family may have other norms (``norm_type``) and another feed-forward network, between the norms 2 and 3 of its layout.
+
     Args:
         project: cross-attention with value and output projections.
     """
 
+    norm_type: Callable[[int], nn.Module] = nn.LayerNorm
+
     def __init__(self, spec: DecoderSpec, *, project: bool) -> None:
         super().__init__()
-        dim = spec.dim
+        dim, norm = spec.dim, self.norm_type
         self.self_attn = nn.MultiheadAttention(dim, spec.num_heads, batch_first=True)
-        self.norm1 = nn.LayerNorm(dim)
+        self.norm1 = norm(dim)
         self.cross_attn = DeformableAttention(dim, spec.num_heads, spec.points, project=project)
         if spec.gateway:
-            self.gateway = _Gate(dim)
+            self.gateway = _Gate(dim, norm(dim))
         else:
-            self.norm2 = nn.LayerNorm(dim)
-        self.linear1 = nn.Linear(dim, spec.ffn_dim)
-        self.linear2 = nn.Linear(spec.ffn_dim, dim)
-        self.norm3 = nn.LayerNorm(dim)
-        self.act = ACTIVATIONS[spec.act]
+            self.norm2 = norm(dim)
+        self.build_feed_forward(spec)
+        self.norm3 = norm(dim)
         self.gated = spec.gateway
+
+    def build_feed_forward(self, spec: DecoderSpec) -> None:
+        self.linear1 = nn.Linear(spec.dim, spec.ffn_dim)
+        self.linear2 = nn.Linear(spec.ffn_dim, spec.dim)
+        self.act = ACTIVATIONS[spec.act]
         nn.init.xavier_uniform_(self.linear1.weight)
         nn.init.xavier_uniform_(self.linear2.weight)
+
+    def feed_forward(self, content: Tensor) -> Tensor:
+        return self.linear2(self.act(self.linear1(content)))
 
     def forward(self, content: Tensor, position: Tensor, reference_cxcywh: Tensor, values: Sequence[Tensor], mask: Tensor | None) -> Tensor:
         """``content`` and ``position [B, Q, dim]``, boxes ``[B, Q, 4]``, values of each level (``attention``) → content ``[B, Q, dim]``."""
@@ -254,17 +264,17 @@ class DecoderLayer(nn.Module):
         content = self.norm1(content + self.self_attn(placed, placed, content, attn_mask=mask, need_weights=False)[0])
         read = self.cross_attn(content + position, reference_cxcywh, values)
         content = self.gateway(content, read) if self.gated else self.norm2(content + read)
-        content = content + self.linear2(self.act(self.linear1(content)))
+        content = content + self.feed_forward(content)
         return self.norm3(content.clamp(-_HALF_MAX, _HALF_MAX))
 
 
 class _Gate(nn.Module):
     """Two learnt gates weigh what a query was against what it has read (D-FINE's "target gating layer")."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, norm: nn.Module) -> None:
         super().__init__()
         self.gate = nn.Linear(2 * dim, 2 * dim)
-        self.norm = nn.LayerNorm(dim)
+        self.norm = norm
         nn.init.zeros_(self.gate.weight)
         nn.init.zeros_(self.gate.bias)
 

@@ -6,6 +6,8 @@ localisation quality estimate (LQE) added to the class logits. DEIM keeps all of
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -26,12 +28,14 @@ class DFineDecoder(QueryDecoder):
         reg_max, reg_scale, up: shape of the bins, see ``edges``.
     """
 
+    layer_type: type[DecoderLayer] = DecoderLayer
+    position_once = False  # queries' positions from the first boxes, for all layers
     decoder: _Stack
     up: nn.Parameter
     reg_scale: nn.Parameter
 
     def __init__(self, spec: DecoderSpec, *, reg_max: int, reg_scale: float, up: float) -> None:
-        super().__init__(spec, _Stack(spec, reg_max))
+        super().__init__(spec, _Stack([self.layer_type(spec, project=False) for _ in range(spec.num_layers)], reg_max, spec.act))
         self.reg_max = reg_max
         self.up = nn.Parameter(torch.tensor([float(up)]), requires_grad=False)
         self.reg_scale = nn.Parameter(torch.tensor([float(reg_scale)]), requires_grad=False)
@@ -57,7 +61,8 @@ class DFineDecoder(QueryDecoder):
         previous: Tensor | float = 0.0
         corners: Tensor | float = 0.0
         for index in range(self.run):
-            position = self.query_pos_head(reference).clamp(-_POSITION_MAX, _POSITION_MAX)
+            if index == 0 or not self.position_once:
+                position = self.query_pos_head(reference).clamp(-_POSITION_MAX, _POSITION_MAX)
             content = self.decoder.layers[index](content, position, reference, values, mask)
             if index == 0:
                 first = (at_least_float32(self.pre_bbox_head(content)) + inverse_sigmoid(reference)).sigmoid()
@@ -82,10 +87,10 @@ class DFineDecoder(QueryDecoder):
 class _Stack(nn.Module):
     """The layers and their quality estimates."""
 
-    def __init__(self, spec: DecoderSpec, reg_max: int) -> None:
+    def __init__(self, layers: Sequence[nn.Module], reg_max: int, act: str) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(DecoderLayer(spec, project=False) for _ in range(spec.num_layers))
-        self.lqe_layers = nn.ModuleList(_QualityEstimate(reg_max, spec.act) for _ in range(spec.num_layers))
+        self.layers = nn.ModuleList(layers)
+        self.lqe_layers = nn.ModuleList(_QualityEstimate(reg_max, act) for _ in layers)
 
 
 class _QualityEstimate(nn.Module):
