@@ -39,8 +39,9 @@ def test_parameters_equal_the_reference_and_gflops_the_published_ones(name: str)
     assert sum(item.numel() for item in model.parameters()) == want["parameters_train"]
     cost = count(model.deploy(), (want["size"], want["size"]))
     assert cost.parameters == want["parameters_deploy"]
-    assert cost.gflops == pytest.approx(want["gflops"], rel=2e-3)  # issue: 1 %
-    assert cost.gmacs == pytest.approx(want["gmacs"], rel=2e-3)
+    assert cost.gflops == pytest.approx(want["gflops"], rel=4e-3)
+    assert cost.gmacs == pytest.approx(want["gmacs"], rel=4e-3)
+    assert (cost.spared_gflops > 0) == ("rtdetrv2" in name)
 
 
 class Known(nn.Module):
