@@ -27,9 +27,11 @@ from deim_lab.presets import preset
 from deim_lab.structures import DetectorOutput, Prediction, Targets
 
 REFERENCE = Path(__file__).parent / "reference"
-FORWARD = ["deim_dfine_n_320", "deim_dfine_s_320", "deim_dfine_n_256x384", "dfine_n_320", "dfine_s_320",
-           *(pytest.param(name, marks=pytest.mark.slow) for name in ("deim_dfine_n_640", "deim_dfine_s_640", "deim_dfine_l_320"))]
-OFFICIAL = [f"{flavour}dfine_{size}" for flavour in ("deim_", "") for size in "nsmlx"]
+FORWARD = ["deim_dfine_n_320", "deim_dfine_s_320", "deim_dfine_n_256x384", "dfine_n_320", "dfine_s_320", "deim_rtdetrv2_r18_320", "rtdetrv2_r18_320",
+           *(pytest.param(name, marks=pytest.mark.slow) for name in ("deim_dfine_n_640", "deim_dfine_s_640", "deim_dfine_l_320",
+                                                                     "deim_rtdetrv2_r50_320", "rtdetrv2_r50_320"))]
+OFFICIAL = [f"{flavour}{model}" for flavour in ("deim_", "") for model in
+            (*(f"dfine_{size}" for size in "nsmlx"), *(f"rtdetrv2_{size}" for size in ("r18", "r34", "r50m", "r50", "r101")))]
 AS_BUILT = {"up", "reg_scale", "num_batches_tracked"}
 
 
@@ -177,7 +179,7 @@ def test_parameter_counts_are_the_official_ones(name: str) -> None:
     assert sum(p.numel() for p in model.deploy().parameters()) == want["n_params_deploy"]
 
 
-@pytest.mark.parametrize("name", ["deim_dfine_n", "deim_dfine_s"])
+@pytest.mark.parametrize("name", ["deim_dfine_n", "deim_dfine_s", "deim_rtdetrv2_r18"])
 def test_initial_values_are_distributed_as_the_official_ones(name: str) -> None:
     want = json.loads(gzip.decompress((REFERENCE / "init_stats.json.gz").read_bytes()))[name]
     torch.manual_seed(0)

@@ -16,7 +16,8 @@ from deim_lab.training.ema import Ema
 from deim_lab.training.optimizer import build_optimizer, parameter_groups, set_learning_rate
 
 REFERENCE = Path(__file__).parent / "reference"
-NAMES = [f"{flavour}dfine_{size}" for flavour in ("deim_", "") for size in "nsmlx"]
+NAMES = [f"{flavour}{model}" for flavour in ("deim_", "") for model in
+         (*(f"dfine_{size}" for size in "nsmlx"), *(f"rtdetrv2_{size}" for size in ("r18", "r34", "r50m", "r50", "r101")))]
 
 
 @pytest.mark.parametrize("name", NAMES)

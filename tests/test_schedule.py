@@ -16,7 +16,8 @@ from deim_lab.presets import PRESETS, preset
 from deim_lab.schedule import Phase, Schedule
 
 REFERENCE = json.loads((Path(__file__).parent / "reference" / "schedules.json").read_text())
-OFFICIAL = {"deim_l": "deim_dfine_l", "deim_m": "deim_dfine_m", "deim_s": "deim_dfine_s", "deim_n": "deim_dfine_n", "dfine_l": "dfine_l"}
+OFFICIAL = {"deim_l": "deim_dfine_l", "deim_m": "deim_dfine_m", "deim_s": "deim_dfine_s", "deim_n": "deim_dfine_n", "dfine_l": "dfine_l",
+            "deim_rtdetrv2_r18": "deim_rtdetrv2_r18", "deim_rtdetrv2_r50": "deim_rtdetrv2_r50"}
 
 
 @pytest.mark.parametrize("case", REFERENCE["flat_cosine"], ids=lambda case: case["tag"])
@@ -30,7 +31,8 @@ def test_learning_rate_is_the_official_flat_cosine(case: dict) -> None:
         assert case["base_lr"] * built.lr_factor(step) == pytest.approx(expected, rel=1e-9, abs=1e-15), step
 
 
-@pytest.mark.parametrize(("tag", "name"), [("deim_l", "deim_dfine_l"), ("deim_m", "deim_dfine_m"), ("deim_s", "deim_dfine_s")])
+@pytest.mark.parametrize(("tag", "name"), [("deim_l", "deim_dfine_l"), ("deim_m", "deim_dfine_m"), ("deim_s", "deim_dfine_s"),
+                                         ("deim_rtdetrv2_r18", "deim_rtdetrv2_r18"), ("deim_rtdetrv2_r50", "deim_rtdetrv2_r50")])
 def test_preset_follows_the_official_learning_rate(tag: str, name: str) -> None:
     case = next(item for item in REFERENCE["flat_cosine"] if item["tag"] == tag)
     built = schedule.build(preset(name), case["iter_per_epoch"])

@@ -21,7 +21,8 @@ from deim_lab.presets import preset
 
 REFERENCE = Path(__file__).parent / "reference"
 LAYOUTS = json.loads(gzip.decompress((REFERENCE / "state_dicts.json.gz").read_bytes()))
-OFFICIAL = [f"{flavour}dfine_{size}" for flavour in ("deim_", "") for size in "nsmlx"]
+OFFICIAL = [f"{flavour}{model}" for flavour in ("deim_", "") for model in
+            (*(f"dfine_{size}" for size in "nsmlx"), *(f"rtdetrv2_{size}" for size in ("r18", "r34", "r50m", "r50", "r101")))]
 CATEGORIES = [{"id": 1, "name": "red"}, {"id": 5, "name": "green"}, {"id": 7, "name": "blue"}]
 
 
@@ -57,6 +58,8 @@ def test_official_layout(name: str) -> None:
     model = build_detector(name, 80)
     assert layout_of(official_state_dict(model)) == LAYOUTS[name]["state_dict"]
     assert layout_of(official_state_dict(model.deploy())) == LAYOUTS[name]["state_dict_deploy"]
+    assert load_official(model, zeros_like_layout(name)) == weights.LoadReport()
+    assert not any(value.any() for value in model.state_dict().values())
 
 
 def test_official_derived_entries() -> None:
@@ -143,7 +146,8 @@ def test_a_tensor_more_or_less_is_reported() -> None:
 
 
 @pytest.mark.parametrize(("name", "says"), [
-    ("deim_dfine_s", "deim_dfine_s or dfine_s of 80 classes"), ("dfine_l", "dfine_l of 80"), ("deim_rtdetrv2_r18", "RT-DETRv2"),
+    ("deim_dfine_s", "deim_dfine_s or dfine_s of 80 classes"), ("dfine_l", "dfine_l of 80"),
+    ("deim_rtdetrv2_r18", "like deim_rtdetrv2_r18 of 80"), ("rtdetrv2_r50m", "like rtdetrv2_r50m of 80"),
     ("deimv2_hgnetv2_n", "DEIMv2"),
 ])
 def test_another_model_is_refused_and_named(name: str, says: str) -> None:

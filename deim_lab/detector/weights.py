@@ -7,6 +7,7 @@ in them is executed. A model is changed only after everything was found to fit.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import os
@@ -203,14 +204,15 @@ def describe(state: StateDict) -> str:
         return f"{part} (tensors {_some(keys)})"
     if any("swish_ffn" in key for key in keys):
         return f"DEIMv2{classes}"
-    if any(key.startswith(("backbone.conv1", "backbone.res_layers")) for key in keys):
-        return f"RT-DETRv2 with a ResNet-vd{classes}"
     deploy = " in deploy form" if any("conv_bn_fused" in key for key in keys) else ""
     if not deploy:
         fitting = [name for name in PRESETS if _structure_of(name) == shapes]
         if fitting:
             return f"{' or '.join(fitting)}{classes}"
     layers = len({key.split(".")[3] for key in keys if key.startswith("decoder.decoder.layers.")})
+    if any("cross_attn.value_proj" in key for key in keys):
+        blocks = len({key.rpartition(".branch2a")[0] for key in keys if ".branch2a." in key})
+        return f"an RT-DETRv2{classes}{deploy} with {layers} decoder layers" + (f" and a ResNet-vd of {blocks} blocks" if blocks else "")
     width = next((value.shape[0] for key, value in state.items() if key.endswith("enc_output.proj.weight")), "unknown")
     stem = next((value.shape[0] for key, value in state.items() if key.endswith("stem.stem1.conv.weight")), "unknown")
     return f"a D-FINE{classes}{deploy} with a stem of {stem} channels, {layers} decoder layers of width {width}"
@@ -338,6 +340,7 @@ def _differ_in_classes(given: Tensor, wanted: Tensor) -> bool:
     return given.shape != wanted.shape and given.shape[1:] == wanted.shape[1:]
 
 
+@functools.cache
 def _structure_of(name: str) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
         model = build_detector(name, 1)
