@@ -37,6 +37,8 @@ FLOORS: dict[str, int] = {
     "latency": 5,
     "microscope": 5,
     "runs": 5,
+    "tables": 2,
+    "reported": 3,
     "training": 6,
     "sweep": 7,
     "demo": 8,
