@@ -22,6 +22,10 @@ class WeightsError(ValueError):
     """A checkpoint that is truncated, not readable safely, or of another model."""
 
 
+class ExportError(ValueError):
+    """A model that can't be written in another format, or a file that doesn't compute what the model does."""
+
+
 class TargetsError(ValueError):
     """Targets that the model can't be trained on: a label out of range, a box that is no box."""
 
