@@ -18,9 +18,9 @@ _LAZY = {
     "train": "deim_lab.training.loop",
 }
 _ROOMS = ("boxes", "structures", "config", "presets", "schedule", "data", "augment", "detector", "matcher", "losses",
-          "criterion", "training", "evaluate", "runs", "figures", "widgets")
+          "criterion", "training", "evaluate", "runs", "compare", "figures", "widgets")
 
-__all__ = ["PRESETS", "__version__", "augment", "boxes", "build_detector", "config", "criterion", "data", "detector", "evaluate",
+__all__ = ["PRESETS", "__version__", "augment", "boxes", "build_detector", "compare", "config", "criterion", "data", "detector", "evaluate",
            "figures", "load_official", "losses", "matcher", "preset", "presets", "runs", "schedule", "structures", "train",
            "training", "widgets"]
 

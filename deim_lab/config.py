@@ -64,6 +64,8 @@ class ModelConfig:
         at_least("model.decoder_layers", self.decoder_layers, 1)
         if self.eval_layers is not None:
             within("model.eval_layers", self.eval_layers, 1, self.decoder_layers)
+        if self.share_box_head and self.family != "deimv2":
+            raise ConfigError(f"model.share_box_head is of model.family 'deimv2' alone, and this is {self.family!r}")
         at_least("model.reg_max", self.reg_max, 4)
         if self.reg_max % 2:
             raise ConfigError(f"model.reg_max {self.reg_max} must be even: W(n) has as many bins on either side of 0")

@@ -18,7 +18,7 @@ import subprocess
 import tempfile
 import time
 import traceback
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -242,7 +242,12 @@ def find(runs_dir: str | Path, *, fingerprint: str, seed: int, data_fingerprint:
     """The run of this experiment: a finished one before one that was cut, the latest of several; None where there is none."""
     wanted = {"fingerprint": fingerprint, "seed": seed, "data_fingerprint": data_fingerprint}
     matching = [run for run in all_runs(runs_dir, status=statuses) if run.identity == wanted] if Path(runs_dir).is_dir() else []
-    return max(matching, key=lambda run: (run.status == "done", run.info.get("started", ""), run.folder.name), default=None)
+    return max(matching, key=_precedence, default=None)
+
+
+def by_identity(runs: Iterable[Run]) -> dict[tuple[str, int, str], Run]:
+    """``(fingerprint, seed, data fingerprint)`` → the run that ``find`` would give of it."""
+    return {tuple(run.identity.values()): run for run in sorted(runs, key=_precedence)}  # type: ignore[misc]
 
 
 def all_runs(runs_dir: str | Path, *, status: str | Collection[str] | None = None) -> list[Run]:
@@ -275,7 +280,7 @@ def table(runs_dir: str | Path, *, status: str | Collection[str] | None = ("done
     readable: list[tuple[Run, list[dict[str, Json]], dict[str, Json]]] = []
     for run in all_runs(runs_dir, status=status):
         try:
-            readable.append((run, run._rows(kinds), _flat_config(run)))
+            readable.append((run, run._rows(kinds), flat_config(run)))
         except DataError as error:
             _log.warning("run %s is skipped: %s", run.folder.name, error)
     overridden = dict.fromkeys(key for run, _, _ in readable for key in run.info["overrides"])
@@ -285,6 +290,11 @@ def table(runs_dir: str | Path, *, status: str | Collection[str] | None = ("done
         values = {key: tuple(flat[key]) if isinstance(flat.get(key), list) else flat.get(key) for key in overridden}
         rows += [event | info | {"run": run.folder.name, "data": run.info["data"].get("name")} | values for event in events]
     return _frame(rows, (*BASE_COLUMNS, *overridden))
+
+
+def _precedence(run: Run) -> tuple[bool, str, str]:
+    """Grows from the runs of one experiment that are worth less to those worth more."""
+    return run.status == "done", run.info.get("started", ""), run.folder.name
 
 
 def _frame(rows: list[dict[str, Json]], first: Collection[str]) -> pd.DataFrame:
@@ -344,7 +354,7 @@ def _statuses(status: str | Collection[str] | None) -> Collection[str]:
     return wanted
 
 
-def _flat_config(run: Run) -> dict[str, Json]:
+def flat_config(run: Run) -> dict[str, Json]:
     """As ``config.flatten``, but of the bare JSON, so that a run of another version of the lab can be tabulated too."""
     return {f"{section}.{name}": value for section, part in _read_json(run.folder / _CONFIG).items() if isinstance(part, dict)
             for name, value in part.items()}

@@ -39,6 +39,7 @@ FLOORS: dict[str, int] = {
     "runs": 5,
     "tables": 2,
     "reported": 3,
+    "compare": 6,
     "training": 6,
     "sweep": 7,
     "demo": 8,

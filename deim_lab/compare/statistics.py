@@ -1,0 +1,123 @@
+"""How far two arms are apart over seeds: paired differences, Student's t, what so many seeds could have shown. Numbers in, numbers out.
+
+Runs of one seed share initialisation, order of images and augmentation draws, so their difference varies less than either score: arms are
+compared seed by seed where they have seeds in common (Student 1908), else as two independent samples of unequal spread (Welch 1947).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy import special
+
+from deim_lab.errors import ConfigError
+
+CONFIDENCE = 0.95
+POWER = 0.8
+_MOST_SEEDS = 1000  # beyond that nobody trains
+
+Test = Literal["paired", "Welch", "none"]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean of arm − baseline, with the interval that holds the true mean in ``CONFIDENCE`` of all repetitions.
+
+    Attributes:
+        mean: of the differences by seed, or (without shared seeds) the difference of the means; NaN without any score.
+        low, high: the interval; None where there are too few seeds for one.
+        p: two-sided, of no difference; None without an interval.
+        test: ``paired`` (by seed), ``Welch`` (no two seeds in common), ``none``.
+        seeds: pairs that went into it; for Welch the smaller number of seeds.
+        sd: of the paired differences; None otherwise.
+        unpaired: seeds that only one of the two arms has, and that a paired test leaves out.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    p: float | None
+    test: Test
+    seeds: int
+    sd: float | None = None
+    unpaired: tuple[int, ...] = ()
+
+    @property
+    def smallest(self) -> float | None:
+        """The smallest mean difference that this spread and number of seeds would have shown: half the interval."""
+        return None if self.low is None or self.high is None else (self.high - self.low) / 2
+
+    @property
+    def significant(self) -> bool | None:
+        """Whether the interval leaves out 0; None without an interval."""
+        return None if self.low is None or self.high is None else bool(self.low > 0 or self.high < 0)
+
+    def survives(self, comparisons: int) -> bool:
+        """Whether it stays significant after Bonferroni's correction for so many comparisons."""
+        return self.p is not None and bool(self.significant) and self.p * comparisons <= 1 - CONFIDENCE + 1e-12
+
+
+def difference(arm: Mapping[int, float], baseline: Mapping[int, float]) -> Difference:
+    """Compare scores by seed (``{seed: score}``): paired where two seeds or more are shared, else by Welch's test, else the mean alone."""
+    shared = sorted(set(arm) & set(baseline))
+    alone = tuple(sorted(set(arm) ^ set(baseline)))
+    if len(shared) >= 2 or (shared and min(len(arm), len(baseline)) < 2):
+        gaps = np.array([arm[seed] - baseline[seed] for seed in shared], dtype=float)
+        if len(gaps) == 1:
+            return Difference(float(gaps[0]), None, None, None, "none", 1, unpaired=alone)
+        sd = float(gaps.std(ddof=1))
+        low, high, p = _interval(float(gaps.mean()), sd / math.sqrt(len(gaps)), len(gaps) - 1)
+        return Difference(float(gaps.mean()), low, high, p, "paired", len(gaps), sd, alone)
+    first, second = (np.array(list(scores.values()), dtype=float) for scores in (arm, baseline))
+    gap = float(first.mean() - second.mean()) if len(first) and len(second) else math.nan
+    fewest = min(len(first), len(second))
+    if fewest < 2:
+        return Difference(gap, None, None, None, "none", fewest, unpaired=alone)
+    variances = [float(scores.var(ddof=1)) / len(scores) for scores in (first, second)]
+    total = sum(variances)
+    parts = sum(variance**2 / (len(scores) - 1) for variance, scores in zip(variances, (first, second), strict=True))
+    low, high, p = _interval(gap, math.sqrt(total), total**2 / parts if parts else fewest - 1)
+    return Difference(gap, low, high, p, "Welch", fewest, unpaired=alone)
+
+
+def spread(scores: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and standard deviation (of a sample: n − 1) of finite scores; NaN without any, no deviation of a single one."""
+    found = np.array([score for score in scores if math.isfinite(score)], dtype=float)
+    return float(found.mean()) if len(found) else math.nan, float(found.std(ddof=1)) if len(found) > 1 else None
+
+
+def seeds_needed(sd: float, effect: float) -> int | None:
+    """Paired seeds at which a true difference of ``effect`` would be significant in ``POWER`` of all repetitions; None above 1000.
+
+    The least n with ``(t(0.975) + t(0.8)) · sd / √n ≤ |effect|`` at n − 1 degrees of freedom. A rough guide: ``sd`` is itself an estimate.
+    """
+    if sd < 0 or not math.isfinite(sd) or not math.isfinite(effect):
+        raise ConfigError(f"sd {sd!r} and effect {effect!r}: expected finite numbers, sd ≥ 0")
+    for count in range(2, _MOST_SEEDS + 1):
+        quantiles = _quantile(1 - (1 - CONFIDENCE) / 2, count - 1) + _quantile(POWER, count - 1)
+        if quantiles * sd / math.sqrt(count) <= abs(effect) and effect:
+            return count
+    return None
+
+
+def first_reach(epochs_done: Sequence[int], scores: Sequence[float], target: float) -> int | None:
+    """Epochs done at the first evaluation that scores at least ``target``; None: never. Nothing is interpolated."""
+    reached = [epoch for epoch, score in sorted(zip(epochs_done, scores, strict=True)) if score >= target]
+    return int(reached[0]) if reached else None
+
+
+def _interval(mean: float, error: float, degrees: float) -> tuple[float, float, float]:
+    """``mean ± t · error`` and the two-sided p of a mean of 0."""
+    if error <= abs(mean) * 1e-12:  # every seed says the same: no spread to divide by
+        return mean, mean, 1.0 if mean == 0 else 0.0
+    half = _quantile(1 - (1 - CONFIDENCE) / 2, degrees) * error
+    return mean - half, mean + half, float(2 * special.stdtr(degrees, -abs(mean) / error))
+
+
+def _quantile(probability: float, degrees: float) -> float:
+    """Of Student's t."""
+    return float(special.stdtrit(degrees, probability))
