@@ -18,10 +18,10 @@ _LAZY = {
     "train": "deim_lab.training.loop",
 }
 _ROOMS = ("boxes", "structures", "config", "presets", "schedule", "data", "augment", "detector", "matcher", "losses",
-          "criterion", "training", "evaluate", "runs", "compare", "figures", "widgets")
+          "criterion", "training", "evaluate", "runs", "sweep", "compare", "figures", "widgets")
 
 __all__ = ["PRESETS", "__version__", "augment", "boxes", "build_detector", "compare", "config", "criterion", "data", "detector", "evaluate",
-           "figures", "load_official", "losses", "matcher", "preset", "presets", "runs", "schedule", "structures", "train",
+           "figures", "load_official", "losses", "matcher", "preset", "presets", "runs", "schedule", "structures", "sweep", "train",
            "training", "widgets"]
 
 if TYPE_CHECKING:

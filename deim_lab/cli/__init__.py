@@ -13,22 +13,22 @@ from collections.abc import Sequence
 
 import deim_lab
 from deim_lab.cli import options
-from deim_lab.errors import ConfigError, DataError, NonFiniteError, RunFailedError, TargetsError, WeightsError
+from deim_lab.errors import ConfigError, DataError, ExportError, NonFiniteError, RunFailedError, TargetsError, WeightsError
 
-TYPED = (ConfigError, DataError, NonFiniteError, RunFailedError, TargetsError, WeightsError)
-VERBS = ("train", "evaluate", "predict", "doctor", "presets", "demo")  # a file of this folder each: ``add`` its options, ``run`` it
+TYPED = (ConfigError, DataError, ExportError, NonFiniteError, RunFailedError, TargetsError, WeightsError)
+VERBS = ("train", "evaluate", "predict", "doctor", "presets", "demo", "sweep")  # a file of this folder each: ``add`` its options, ``run`` it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit code: 0, 2 for a typed error, 130 when interrupted."""
+    """Run one verb; returns the exit code: 0, 1 where runs of a sweep failed, 2 for a typed error, 130 when interrupted."""
     parser = build_parser()
     args = parser.parse_args(argv)
     logging.basicConfig(stream=sys.stderr, format="%(message)s")
     logging.getLogger("deim_lab").setLevel(logging.INFO)  # its own news, not those of every library
     try:
-        args.run(args)
+        code = args.run(args)
     except KeyboardInterrupt:
-        options.say("interrupted" + ("; the same command continues it" if args.verb in ("train", "demo") else ""))
+        options.say("interrupted" + ("; the same command continues it" if args.verb in ("train", "demo", "sweep") else ""))
         return 130
     except Exception as error:
         message = _message(error)
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         options.say(f"deim-lab {args.verb}: error: {message}")
         return 2
-    return 0
+    return int(code or 0)
 
 
 def build_parser() -> argparse.ArgumentParser:

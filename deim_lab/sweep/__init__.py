@@ -12,12 +12,21 @@ _LAZY = {
     "Executor": "deim_lab.sweep.spec",
     "RunRecord": "deim_lab.sweep.spec",
     "RunSpec": "deim_lab.sweep.spec",
+    "Grid": "deim_lab.sweep.grid",
+    "Sweep": "deim_lab.sweep.loop",
+    "LocalExecutor": "deim_lab.sweep.local",
+    "prepare": "deim_lab.sweep.loop",
+    "read": "deim_lab.sweep.grid",
+    "run": "deim_lab.sweep.loop",
     "run_one": "deim_lab.sweep.worker",
 }
 
-__all__ = ["Executor", "RunRecord", "RunSpec", "run_one"]
+__all__ = ["Executor", "Grid", "LocalExecutor", "RunRecord", "RunSpec", "Sweep", "prepare", "read", "run", "run_one"]
 
 if TYPE_CHECKING:
+    from deim_lab.sweep.grid import Grid, read
+    from deim_lab.sweep.local import LocalExecutor
+    from deim_lab.sweep.loop import Sweep, prepare, run
     from deim_lab.sweep.spec import Executor, RunRecord, RunSpec
     from deim_lab.sweep.worker import run_one
 

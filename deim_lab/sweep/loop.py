@@ -1,0 +1,218 @@
+"""The sweep, to be read top to bottom: grid → checks → plan → runs in processes of their own → index."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deim_lab import config as configs
+from deim_lab.errors import ConfigError, DataError
+from deim_lab.sweep import gpus as gpu_ids
+from deim_lab.sweep import grid as grids
+from deim_lab.sweep import plan as plans
+from deim_lab.sweep.grid import Grid
+from deim_lab.sweep.plan import MOST_RUNS, Plan
+from deim_lab.sweep.progress import Progress
+from deim_lab.sweep.spec import Executor, RunRecord, RunSpec, identity
+
+if TYPE_CHECKING:
+    from deim_lab.sweep.index import Index
+
+Json = Any
+
+LOOK_SECONDS = 2.0  # between looks for runs that have begun
+SAY_SECONDS = 60.0  # between lines of what is under way
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What came of a sweep.
+
+    Attributes:
+        folder: ``<runs_dir>/sweeps/<name>`` with ``index.json`` and ``grid.json``.
+        rows: of the index that belong to this call, in the order of the plan: ``arm, seed, status, run, error, …`` (``index``).
+    """
+
+    name: str
+    folder: Path
+    baseline: str
+    rows: tuple[dict[str, Json], ...]
+
+    @property
+    def done(self) -> list[dict[str, Json]]:
+        """Rows of finished runs."""
+        return [row for row in self.rows if row["status"] == "done"]
+
+    @property
+    def failed(self) -> list[dict[str, Json]]:
+        """Rows of runs that ended with an error, which is in ``row["error"]``."""
+        return [row for row in self.rows if row["status"] == "failed"]
+
+
+def run(grid: Grid | str | Path | Mapping[str, Json], runs_dir: str | Path = "runs", *, workers: int | None = None,
+        executor: Executor | None = None, gpus: Sequence[str] | None = None, retry_failed: bool = True, max_runs: int = MOST_RUNS,
+        yes: bool = False, **chosen: Json) -> Sweep:
+    """Execute every run of a grid that isn't done yet, each in a process of its own, and keep an index of what came of them.
+
+    What is done is left alone, what was cut goes on at its last checkpoint, what failed is tried again. A run that fails is a row with its
+    error; the rest goes on. Stopping the sweep, in whatever way, loses at most the work since the last checkpoints.
+
+    Args:
+        grid: a grid file, its content, or a ``Grid`` that was read before.
+        workers: runs at a time; None: one a GPU, else one.
+        executor: where the runs happen (``RayExecutor``, ``SlurmExecutor``, …); None: processes of this machine.
+        gpus: ids to hand out to them, one a run (with more workers than GPUs, several runs share one); None: those that are visible.
+        retry_failed: False leaves failed runs as they are.
+        max_runs, yes: a grid of more runs is refused unless ``yes``.
+        chosen: ``preset, data, overrides, seeds, name, parameters`` as ``grid.read`` takes them.
+
+    Raises:
+        ConfigError, DataError: whatever is wrong with grid, notebook or data, before the first run starts.
+    """
+    plan = prepare(grid, runs_dir, max_runs=max_runs, yes=yes, **chosen)
+    if executor is None:
+        ids = gpus_for(plan.grid, gpus)
+        workers = workers or max(1, len(ids))
+        from deim_lab.sweep.local import LocalExecutor
+
+        executor = LocalExecutor(workers, ids)
+    from deim_lab.sweep.index import Index
+
+    index = Index(plan)
+    with index.locked():
+        todo = [item for item in plan.runs if item.state != "done" and (retry_failed or item.state != "failed")]
+        index.write_grid()
+        index.write(finished=not todo)
+        if len(todo) < len(plan.runs):
+            _log.info("%d of %d runs are done already", len(plan.of("done")), len(plan.runs))
+        if todo:
+            progress = Progress([item.spec for item in todo], {item.spec.index: item.cost.seconds for item in todo},
+                                workers=workers or int(getattr(executor, "workers", 1)))
+            _execute(executor, [item.spec for item in todo], index, progress)
+    rows = tuple(dict(index.rows[item.spec.arm, item.spec.seed]) for item in plan.runs)
+    return Sweep(plan.grid.name, plan.folder, plan.grid.baseline, rows)
+
+
+def prepare(grid: Grid | str | Path | Mapping[str, Json], runs_dir: str | Path = "runs", *, max_runs: int = MOST_RUNS, yes: bool = False,
+            draw: bool = True, **chosen: Json) -> Plan:
+    """Check a grid and say how each of its runs stands: all that ``run`` does before the first one starts.
+
+    ``draw=False`` doesn't make the embedded data set where it is absent; for the rest see ``run``.
+    """
+    from deim_lab.sweep import index  # light, as are the checks before the plan
+
+    if isinstance(grid, Grid) and chosen:
+        raise ConfigError(f"a Grid that was read already takes no {', '.join(chosen)}: give them to grid.read")
+    resolved = grid if isinstance(grid, Grid) else grids.read(grid, **chosen)
+    plans.check(resolved, max_runs=max_runs, yes=yes)
+    folder = Path(runs_dir).absolute() / "sweeps" / resolved.name
+    known = index.read(folder)
+    if "weights" not in resolved.parameters:  # whose fingerprint needs torch
+        index.check_same(resolved, {arm: configs.fingerprint(resolved.config(arm)) for arm in resolved.arms}, known)
+    plan = plans.make(resolved, runs_dir, draw=draw, rows=index.rows_of(known))
+    index.check_same(resolved, {item.spec.arm: item.spec.fingerprint for item in plan.runs}, known,
+                     data_fingerprint=plan.runs[0].spec.data_fingerprint)
+    return plan
+
+
+def gpus_for(grid: Grid, gpus: Sequence[str] | None) -> tuple[str, ...]:
+    """The GPUs that runs of ``grid`` get, one each: none on a CPU. Raises ``ConfigError`` where the grid itself names one."""
+    devices = {str(grid.parameters.get("device") or "auto"), *(grid.config(arm).train.device for arm in grid.arms)} - {"auto"}
+    ids = tuple(gpu_ids.visible() if gpus is None else gpus)
+    if devices == {"cpu"}:
+        return ()
+    numbered = sorted(device for device in devices if device.startswith("cuda:"))
+    if numbered and ids:
+        raise ConfigError(f"{grid.source}: device {numbered[0]!r} names a GPU, and the sweep gives each run one of its own ({', '.join(ids)}): "
+                          "say 'cuda'")
+    return ids
+
+
+def _execute(executor: Executor, specs: Sequence[RunSpec], index: Index, progress: Progress) -> None:
+    """Hand the runs to the executor and write down what comes back."""
+    records = executor.execute(specs)
+    finished = False
+    with _watched(specs, index, progress):
+        try:
+            for record in records:
+                progress.end(record)
+                index.ended(record)
+                _log.log(logging.WARNING if record.status == "failed" else logging.INFO, "%s", progress.line(record, _score(specs, record)))
+            finished = True
+        finally:
+            close = getattr(records, "close", None)
+            if close is not None:
+                close()
+            if not finished:
+                index.interrupted()
+    index.write(finished=True)
+
+
+@contextlib.contextmanager
+def _watched(specs: Sequence[RunSpec], index: Index, progress: Progress) -> Iterator[None]:
+    """Note which runs have begun, and say now and then what is under way, from the files that they write."""
+    over = threading.Event()
+    before = {spec.index: _changed(spec) for spec in specs}
+
+    def look() -> None:
+        looks = 0
+        while not over.wait(LOOK_SECONDS):
+            under_way = {spec.index for spec in progress.running}
+            for spec in specs:
+                if not progress.is_known(spec.index) and _changed(spec) != before[spec.index]:
+                    progress.start(spec.index)
+                    index.started(spec)
+            looks += 1
+            if under_way and looks % round(SAY_SECONDS / LOOK_SECONDS) == 0:
+                _log.info("%s", progress.summary(_epochs(progress.running)))
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _changed(spec: RunSpec) -> int | None:
+    """When a run's executed notebook was last written; a worker writes it as soon as it begins."""
+    try:
+        return Path(spec.executed).stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+def _epochs(specs: Sequence[RunSpec]) -> dict[int, str]:
+    """``epoch 5/36`` of those that have made a run folder."""
+    from deim_lab import runs
+    from deim_lab.sweep.cost import epochs_done
+
+    found = {}
+    for spec in specs:
+        run = runs.find(spec.runs_dir, **identity(spec))
+        if run is not None:
+            found[spec.index] = f"epoch {epochs_done(run)}/{run.config.train.epochs}"
+    return found
+
+
+def _score(specs: Sequence[RunSpec], record: RunRecord) -> str:
+    """``AP 0.312`` of a finished run's last evaluation; "" where it has none."""
+    if record.run is None or record.status != "done":
+        return ""
+    from deim_lab.runs import Run
+
+    folder = Path(next(spec for spec in specs if spec.index == record.index).runs_dir) / record.run
+    try:
+        last = [event["AP"] for event in Run.open(folder).events() if event["kind"] == "val" and event.get("AP") is not None][-1:]
+    except DataError as error:
+        _log.warning("%s", error)
+        return ""
+    return f"AP {last[0]:.3f}" if last else ""
