@@ -148,7 +148,7 @@ def test_a_tensor_more_or_less_is_reported() -> None:
 @pytest.mark.parametrize(("name", "says"), [
     ("deim_dfine_s", "deim_dfine_s or dfine_s of 80 classes"), ("dfine_l", "dfine_l of 80"),
     ("deim_rtdetrv2_r18", "like deim_rtdetrv2_r18 of 80"), ("rtdetrv2_r50m", "like rtdetrv2_r50m of 80"),
-    ("deimv2_hgnetv2_n", "DEIMv2"),
+    ("deimv2_hgnetv2_n", "like deimv2_hgnetv2_n of 80"),
 ])
 def test_another_model_is_refused_and_named(name: str, says: str) -> None:
     model = build_detector("deim_dfine_n", 80)

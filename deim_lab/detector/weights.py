@@ -202,13 +202,13 @@ def describe(state: StateDict) -> str:
     if not any(key.startswith("decoder.") for key in keys):
         part = "an HGNetV2 backbone alone" if any("stem." in key or "stages." in key for key in keys) else "no detector"
         return f"{part} (tensors {_some(keys)})"
-    if any("swish_ffn" in key for key in keys):
-        return f"DEIMv2{classes}"
     deploy = " in deploy form" if any("conv_bn_fused" in key for key in keys) else ""
     if not deploy:
         fitting = [name for name in PRESETS if _structure_of(name) == shapes]
         if fitting:
             return f"{' or '.join(fitting)}{classes}"
+    if any("swish_ffn" in key for key in keys):
+        return f"a DEIMv2{classes}{deploy}"
     layers = len({key.split(".")[3] for key in keys if key.startswith("decoder.decoder.layers.")})
     if any("cross_attn.value_proj" in key for key in keys):
         blocks = len({key.rpartition(".branch2a")[0] for key in keys if ".branch2a." in key})

@@ -38,10 +38,14 @@ class Ema:
         torch._foreach_add_(averages, currents, alpha=1 - decay)
 
     def _averaged(self, model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-        """The floating tensors of the average and of the model, in one order. Looked up once: training writes into them in place."""
+        """The floating tensors of the average and of the model, in one order. Looked up once: training writes into them in place.
+
+        A tensor that the state holds under several names (a shared head) is there once: moved once a step.
+        """
         if self._pairs is None or self._pairs[0] is not model:
-            pairs = [(average, current.detach()) for average, current in
-                     zip(self.module.state_dict().values(), model.state_dict().values(), strict=True) if average.dtype.is_floating_point]
+            found = {average.data_ptr(): (average, current.detach()) for average, current in
+                     zip(self.module.state_dict().values(), model.state_dict().values(), strict=True) if average.dtype.is_floating_point}
+            pairs = list(found.values())
             self._pairs = (model, [average for average, _ in pairs], [current for _, current in pairs])
         return self._pairs[1], self._pairs[2]
 
