@@ -143,6 +143,7 @@ class MatchConfig:
     cost_giou: float = 2.0
     alpha: float = 0.25  # focal cost
     gamma: float = 2.0  # focal cost
+    iou_power: float | None = None  # e of the late one-to-one cost −p·IoU^e (DEIMv2: 4; see schedule.late_match_share); None: never
     simota_candidates: int = 10  # the best IoUs that add up to a target's number of queries; also the most that it can claim
     simota_radius: float = 2.5  # half side of the centre prior's square, in cells of 1/40 of the image (stride 16 at 640 px); > 0
     simota_iou_weight: float = 3.0  # of −log IoU beside the class cost; ≥ 0
@@ -158,6 +159,8 @@ class MatchConfig:
         for name in ("cost_class", "cost_l1", "cost_giou", "simota_iou_weight"):
             at_least(f"match.{name}", getattr(self, name), 0)
         at_least("match.gamma", self.gamma, 0)
+        if self.iou_power is not None:
+            positive("match.iou_power", self.iou_power)
         within("match.alpha", self.alpha, 0, 1)
         at_least("match.simota_candidates", self.simota_candidates, 1)
         positive("match.simota_radius", self.simota_radius)
@@ -232,6 +235,8 @@ class ScheduleConfig:
     clean_epochs: int = 12  # epochs without strong augmentation at the end
     lr_warmup_steps: int = 2000  # quadratic learning-rate warm-up
     lr_final_ratio: float = 0.5  # last learning rate / base; 1.0: constant after the warm-up
+    lr_clean_epochs: int | None = None  # epochs at the end with the last learning rate; None: clean_epochs
+    late_match_share: float = 0.1  # last share of the epochs, where match.iou_power is the matching cost if it is given
     unscaled: bool = False  # True: take the numbers as they are, also where the run is too short for them
     restart_from_best: bool = True  # enter the clean tail from the best weights so far, as the official recipe does
 
@@ -241,6 +246,9 @@ class ScheduleConfig:
         at_least("schedule.lr_warmup_steps", self.lr_warmup_steps, 0)
         within("schedule.dense_share", self.dense_share, 0, 1)
         within("schedule.lr_final_ratio", self.lr_final_ratio, 0, 1)
+        within("schedule.late_match_share", self.late_match_share, 0, 1)
+        if self.lr_clean_epochs is not None:
+            at_least("schedule.lr_clean_epochs", self.lr_clean_epochs, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
