@@ -97,7 +97,7 @@ class _Pairs:
 
 
 def compute(output: DetectorOutput, targets: Targets, *, loss: LossConfig, match: MatchConfig, num_targets: float | None = None,
-            on_matched: Callable[[str], None] | None = None) -> LossTable:
+            late: bool = False, on_matched: Callable[[str], None] | None = None) -> LossTable:
     """All losses of one batch, in float32 whatever the autocast (float64 stays).
 
     Class terms are divided by the number of targets (times the query groups; with SimOTA by the level's number of pairs, as in YOLOX),
@@ -111,12 +111,13 @@ def compute(output: DetectorOutput, targets: Targets, *, loss: LossConfig, match
         loss, match: terms, weights and costs; the output must have the query groups of ``match.kind``.
         num_targets: this rank's normaliser in place of ``len(targets)`` (gradient accumulation: the mean over the batches of a step).
             Where pairs are counted, each batch is divided by its own.
+        late: match by ``match.iou_power`` (``Schedule.matches_late`` knows when).
         on_matched: called with ``"match"`` when the matching is done (a stopwatch's lap).
     """
     device = output.matching.logits.device
     with torch.autocast(device.type, enabled=False):
         matching = _single(output.matching)
-        matches = assign(matching, targets, match)
+        matches = assign(matching, targets, match, late=late)
         own = _pairs_by_level(matches, matching, device)
         pairs = own
         if loss.go_union:
@@ -149,8 +150,10 @@ def compute(output: DetectorOutput, targets: Targets, *, loss: LossConfig, match
     )
 
 
-def assign(decoder: DecoderOutput, targets: Targets, match: MatchConfig) -> Matches:
+def assign(decoder: DecoderOutput, targets: Targets, match: MatchConfig, *, late: bool = False) -> Matches:
     """Matches of every level by ``match.kind``, on the CPU, ordered by level; a query has at most one target.
+
+    ``late``: by the cost of ``match.iou_power``, where it is given (SimOTA's cost is its own).
 
     Raises:
         ConfigError: the queries are in another number of groups than ``match.kind`` says.
@@ -162,7 +165,8 @@ def assign(decoder: DecoderOutput, targets: Targets, match: MatchConfig) -> Matc
         return one_to_many.simota(decoder.logits, decoder.boxes_cxcywh, targets, candidates=match.simota_candidates,
                                   radius=match.simota_radius, iou_weight=match.simota_iou_weight)
     return matcher.match(decoder.logits, decoder.boxes_cxcywh, targets, cost_class=match.cost_class, cost_l1=match.cost_l1,
-                         cost_giou=match.cost_giou, alpha=match.alpha, gamma=match.gamma, groups=match.groups)
+                         cost_giou=match.cost_giou, alpha=match.alpha, gamma=match.gamma, iou_power=match.iou_power if late else None,
+                         groups=match.groups)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deim_lab.boxes import cxcywh_to_xyxy, paired_giou
+from deim_lab.boxes import cxcywh_to_xyxy, paired_giou, paired_iou
 from deim_lab.structures import Matches, Targets, at_least_float32
 
 logger = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ _EPS = 1e-8  # inside the logarithms of the focal cost
 
 @torch.no_grad()
 def match(logits: Tensor, boxes_cxcywh: Tensor, targets: Targets, *, cost_class: float = 2.0, cost_l1: float = 5.0,
-          cost_giou: float = 2.0, alpha: float = 0.25, gamma: float = 2.0, groups: int = 1) -> Matches:
+          cost_giou: float = 2.0, alpha: float = 0.25, gamma: float = 2.0, iou_power: float | None = None, groups: int = 1) -> Matches:
     """The cheapest one-to-one assignment of queries to targets, for each image (and level, and group of queries) apart.
 
     Args:
@@ -34,13 +34,17 @@ def match(logits: Tensor, boxes_cxcywh: Tensor, targets: Targets, *, cost_class:
         targets: of the batch. An image with more than ``Q`` targets has ``Q`` of them matched, so ``K · T − len(matches)`` tells how
             many were left out.
         cost_class, cost_l1, cost_giou, alpha, gamma: see ``costs``.
+        iou_power: if given, ``late_costs`` with it in place of ``costs``.
         groups: the queries are so many groups of ``Q / groups``; in each of them a target has one query.
 
     Returns:
         Matches on the CPU, ordered by level, image, query; with a level axis if the input has one.
     """
     with torch.autocast(logits.device.type, enabled=False):
-        cost = costs(logits, boxes_cxcywh, targets, cost_class=cost_class, cost_l1=cost_l1, cost_giou=cost_giou, alpha=alpha, gamma=gamma)
+        if iou_power is None:
+            cost = costs(logits, boxes_cxcywh, targets, cost_class=cost_class, cost_l1=cost_l1, cost_giou=cost_giou, alpha=alpha, gamma=gamma)
+        else:
+            cost = late_costs(logits, boxes_cxcywh, targets, iou_power=iou_power)
         # The image index travels with the costs: one device-to-host copy in all.
         packed = torch.cat([cost.flatten(), targets.image_index.to(cost.dtype)]).cpu().numpy()
     num_levels, per_group = logits.shape[0] if logits.ndim == 4 else 1, logits.shape[-2] // groups
@@ -64,6 +68,15 @@ def costs(logits: Tensor, boxes_cxcywh: Tensor, targets: Targets, *, cost_class:
     return cost_class * by_class + cost_l1 * by_l1 + cost_giou * by_giou
 
 
+def late_costs(logits: Tensor, boxes_cxcywh: Tensor, targets: Targets, *, iou_power: float) -> Tensor:
+    """−p · IoU^iou_power of each target with every query of its image, ``p`` the score of the target's class (DEIMv2's last epochs).
+
+    Shapes as in ``costs``. Where two boxes don't overlap it is 0, whatever the score.
+    """
+    iou = paired_iou(cxcywh_to_xyxy(_of_images(boxes_cxcywh, targets)), cxcywh_to_xyxy(targets.boxes_cxcywh.to(boxes_cxcywh.dtype)[:, None]))
+    return -_scores(logits, targets) * iou**iou_power
+
+
 def cost_parts(logits: Tensor, boxes_cxcywh: Tensor, targets: Targets, *, alpha: float = 0.25,
                gamma: float = 2.0) -> tuple[Tensor, Tensor, Tensor]:
     """The three unweighted costs, each ``[..., T, Q]``.
@@ -71,15 +84,24 @@ def cost_parts(logits: Tensor, boxes_cxcywh: Tensor, targets: Targets, *, alpha:
     Class: what focal loss would gain, ``α (1−p)^γ (−log p) − (1−α) p^γ (−log(1−p))`` with ``p`` the score of the target's class. Box:
     L1 distance of cxcywh, and −GIoU (DETR, eq. 1, with the focal cost of Deformable DETR).
     """
-    image = targets.image_index
-    score = at_least_float32(logits[..., image, :, targets.labels]).sigmoid().movedim(0, -2)  # [T, ..., Q] → [..., T, Q]
+    score = _scores(logits, targets)
     found = alpha * (1 - score) ** gamma * -(score + _EPS).log()
     missed = (1 - alpha) * score**gamma * -(1 - score + _EPS).log()
-    predicted = at_least_float32(boxes_cxcywh).index_select(-3, image)  # [..., T, Q, 4]
+    predicted = _of_images(boxes_cxcywh, targets)
     wanted = targets.boxes_cxcywh.to(predicted.dtype)[:, None]  # [T, 1, 4]
     by_l1 = (predicted - wanted).abs().sum(-1)
     by_giou = -paired_giou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(wanted))
     return found - missed, by_l1, by_giou
+
+
+def _scores(logits: Tensor, targets: Targets) -> Tensor:
+    """Probability of each target's class by every query of its image: ``[..., B, Q, C]`` → ``[..., T, Q]``."""
+    return at_least_float32(logits[..., targets.image_index, :, targets.labels]).sigmoid().movedim(0, -2)  # [T, ..., Q] → [..., T, Q]
+
+
+def _of_images(boxes_cxcywh: Tensor, targets: Targets) -> Tensor:
+    """Boxes of the queries of each target's image: ``[..., B, Q, 4]`` → ``[..., T, Q, 4]``."""
+    return at_least_float32(boxes_cxcywh).index_select(-3, targets.image_index)
 
 
 def union(matches: Matches) -> Matches:

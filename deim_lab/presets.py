@@ -17,6 +17,7 @@ from deim_lab.config import (
     DataConfig,
     EmaConfig,
     LossConfig,
+    MatchConfig,
     ModelConfig,
     OptimConfig,
     ScheduleConfig,
@@ -133,6 +134,7 @@ _DEIMV2: dict[str, dict[str, Any]] = {
     "pico": dict(_LITE, backbone="hgnetv2_pico", hidden_dim=112, decoder_dim=112, decoder_ffn_dim=320, num_queries=200),
     "n": {},
 }
+_LATE = 4.0  # DEIMv2's exponent of the matching cost in the last epochs
 #        input px, mosaic probability, smallest box px, lr, backbone lr, decay bias; of the three smallest
 _DEIMV2_SMALL = {
     "atto": (320, 0.3, 12.0, 2e-3, 1e-3, True),
@@ -145,16 +147,19 @@ def _deimv2(size: str) -> Config:
     """DEIMv2's HGNetV2 sizes. The three smallest learn without edge distributions' own losses and without the union of matches."""
     name, model = f"deimv2_hgnetv2_{size}", ModelConfig(family="deimv2", query_position="deep", **_DEIMV2[size])
     if size == "n":
-        return replace(_dfine("n", deim=True), preset=name, model=model, data=DataConfig(batch_size=32), optim=OptimConfig(recipe_batch=32))
+        base = _dfine("n", deim=True)
+        return replace(base, preset=name, model=model, data=DataConfig(batch_size=32), optim=OptimConfig(recipe_batch=32),
+                       match=MatchConfig(iou_power=_LATE), schedule=replace(base.schedule, late_match_share=0.15))
     side, mosaic, min_box, lr, backbone_lr, decay_bias = _DEIMV2_SMALL[size]
     return Config(
         preset=name,
         model=model,
+        match=MatchConfig(iou_power=_LATE),
         loss=LossConfig(weight_fgl=0.0, weight_ddf=0.0, go_union=False),
         augment=AugmentConfig(mosaic_prob=mosaic, mixup_prob=0.0, min_box_px=min_box),
         data=DataConfig(batch_size=128, input_size=(side, side)),
         # Dense O2O for the epochs 4 to 250, strong augmentation to 400, of 500
-        schedule=ScheduleConfig(warmup_epochs=4, dense_share=0.615, clean_epochs=100, lr_warmup_steps=4000),
+        schedule=ScheduleConfig(warmup_epochs=4, dense_share=0.615, clean_epochs=100, lr_warmup_steps=4000, lr_clean_epochs=32),
         optim=OptimConfig(lr=lr, backbone_lr=backbone_lr, decay_bias=decay_bias),
         train=TrainConfig(epochs=500),
     )

@@ -41,6 +41,8 @@ class Schedule:
         lr_warmup_steps: steps of quadratic warm-up.
         lr_final_ratio: last learning rate over the base.
         notices: one sentence for each number that was changed to fit the run, or that can't have an effect.
+        lr_tail_start: first epoch of the last learning rate; None: ``clean_start``.
+        late_match_start: first epoch of the late matching cost (``match.iou_power``); None: there is none.
     """
 
     epochs: int
@@ -51,6 +53,8 @@ class Schedule:
     lr_warmup_steps: int
     lr_final_ratio: float
     notices: tuple[str, ...] = ()
+    lr_tail_start: int | None = None
+    late_match_start: int | None = None
 
     def phase(self, epoch: int) -> Phase:
         """The phase of an epoch in ``[0, epochs)``."""
@@ -60,6 +64,10 @@ class Schedule:
             return Phase.DENSE
         return Phase.PLAIN if epoch < self.clean_start else Phase.CLEAN
 
+    def matches_late(self, epoch: int) -> bool:
+        """Whether an epoch matches by the late cost."""
+        return self.late_match_start is not None and epoch >= self.late_match_start
+
     @property
     def steps(self) -> int:
         return self.epochs * self.steps_per_epoch
@@ -68,9 +76,10 @@ class Schedule:
         """Learning rate of an optimisation step over its base: quadratic warm-up, flat until Dense O2O ends, cosine, flat.
 
         Follows the official rule: ``(step / warm-up)²``; 1 up to the end of Dense O2O; a half cosine down to ``lr_final_ratio``
-        at the start of the clean tail; constant from there.
+        at the start of the clean tail (or ``lr_tail_start``); constant from there.
         """
-        flat, tail = self.dense_end * self.steps_per_epoch, self.clean_start * self.steps_per_epoch
+        last = self.clean_start if self.lr_tail_start is None else self.lr_tail_start
+        flat, tail = self.dense_end * self.steps_per_epoch, last * self.steps_per_epoch
         if self.lr_warmup_steps and step <= self.lr_warmup_steps:
             return (step / self.lr_warmup_steps) ** 2
         if step <= flat:
@@ -92,14 +101,17 @@ def build(config: Config, steps_per_epoch: int) -> Schedule:
     wanted, epochs = config.schedule, config.train.epochs
     notices: list[str] = []
     warm_up, clean, lr_warmup = wanted.warmup_epochs, wanted.clean_epochs, wanted.lr_warmup_steps
+    lr_clean = wanted.lr_clean_epochs
     if not wanted.unscaled:
         warm_up = min(warm_up, int(WARM_UP_SHARE * epochs))
         clean = min(clean, int(CLEAN_SHARE * epochs))
         lr_warmup = min(lr_warmup, int(WARM_UP_SHARE * epochs * steps_per_epoch))
+        lr_clean = None if lr_clean is None else min(lr_clean, int(CLEAN_SHARE * epochs))
         notices += [f"{name} {before} → {after}: at most {share:.0%} of {whole}" for name, before, after, share, whole in (
             ("schedule.warmup_epochs", wanted.warmup_epochs, warm_up, WARM_UP_SHARE, f"{epochs} epochs"),
             ("schedule.clean_epochs", wanted.clean_epochs, clean, CLEAN_SHARE, f"{epochs} epochs"),
             ("schedule.lr_warmup_steps", wanted.lr_warmup_steps, lr_warmup, WARM_UP_SHARE, f"{epochs * steps_per_epoch} steps"),
+            ("schedule.lr_clean_epochs", wanted.lr_clean_epochs, lr_clean, CLEAN_SHARE, f"{epochs} epochs"),
         ) if before != after]
     elif warm_up + clean > epochs:
         raise ConfigError(f"schedule.unscaled: warmup_epochs {warm_up} and clean_epochs {clean} do not fit into train.epochs {epochs}")
@@ -120,8 +132,13 @@ def build(config: Config, steps_per_epoch: int) -> Schedule:
         reached = ((epochs * steps_per_epoch - 1) / lr_warmup) ** 2
         notices.append(f"the learning rate never leaves its warm-up of {lr_warmup} steps: {reached:.1%} of optim.lr after "
                        f"{epochs * steps_per_epoch} steps")
+    late = None if config.match.iou_power is None else epochs - round(wanted.late_match_share * epochs)
+    if late is not None and config.match.kind == "simota":
+        notices.append("match.iou_power has no effect: match.kind simota has a cost of its own")
+        late = None
     return Schedule(epochs=epochs, steps_per_epoch=steps_per_epoch, dense_start=warm_up, dense_end=dense_end, clean_start=clean_start,
-                    lr_warmup_steps=lr_warmup, lr_final_ratio=wanted.lr_final_ratio, notices=tuple(notices))
+                    lr_warmup_steps=lr_warmup, lr_final_ratio=wanted.lr_final_ratio, notices=tuple(notices),
+                    lr_tail_start=None if lr_clean is None else max(epochs - lr_clean, dense_end), late_match_start=late)
 
 
 def multiscale_sizes(base_px: int, repeat: int) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gzip
 import json
+import math
 import zlib
 from functools import cache
 from itertools import groupby
@@ -17,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 import deim_lab
-from deim_lab import criterion, microscope, schedule
-from deim_lab.config import Config
+from deim_lab import criterion, matcher, microscope, schedule
+from deim_lab.boxes import cxcywh_to_xyxy, paired_iou
+from deim_lab.config import Config, MatchConfig
 from deim_lab.data import synthetic
 from deim_lab.data.coco import open_source, resolve
 from deim_lab.detector.deimv2 import Deimv2Decoder, RmsNorm, SwiGlu
@@ -29,7 +31,7 @@ from deim_lab.detector.weights import LoadReport, load_detector, load_official, 
 from deim_lab.errors import ConfigError, WeightsError
 from deim_lab.presets import preset
 from deim_lab.schedule import Phase
-from deim_lab.structures import DetectorOutput, Prediction, Targets
+from deim_lab.structures import DecoderOutput, DetectorOutput, Prediction, Targets
 from deim_lab.training.ema import Ema
 from deim_lab.training.optimizer import parameter_groups
 
@@ -334,3 +336,75 @@ def test_every_kind_of_matching_and_the_microscope_work(small_set: Path, kind: s
     view = microscope.inspect(model, images, targets, config.match)
     assert view.levels == ("encoder", "pre", "layer_0", "layer_1", "layer_2")
     assert len(view.pairs()) >= 5
+
+
+# --- the late matching cost, and the learning rate's own tail ---------------------------------------------------------------------
+
+
+def test_late_cost_is_its_formula() -> None:
+    make = torch.Generator().manual_seed(0)
+    logits, boxes, targets = torch.randn(2, 2, 5, 3, generator=make), torch.rand(2, 2, 5, 4, generator=make) * 0.5 + 0.2, some_targets()
+    cost = matcher.late_costs(logits, boxes, targets, iou_power=4.0)
+    assert cost.shape == (2, 3, 5)
+    for level, target, query in ((0, 0, 0), (1, 2, 4), (1, 1, 3)):
+        iou = paired_iou(cxcywh_to_xyxy(boxes[level, 0, query]), cxcywh_to_xyxy(targets.boxes_cxcywh[target]))
+        score = 1 / (1 + float(torch.exp(-logits[level, 0, query, targets.labels[target]])))
+        assert float(cost[level, target, query]) == pytest.approx(-score * float(iou) ** 4, rel=1e-5)
+
+
+def test_late_matching_prefers_the_box_that_fits() -> None:
+    """Query 0: half the overlap, far the best score. Query 1: the exact box. The usual cost takes the first, the late one the second."""
+    targets = Targets.from_lists([torch.tensor([[0.5, 0.5, 0.4, 0.4]])], [torch.tensor([0])])
+    boxes = torch.tensor([[[0.5, 0.5, 0.4, 0.28], [0.5, 0.5, 0.4, 0.4]]])
+    logits = torch.tensor([[[4.0], [0.0]]])
+    decoder = DecoderOutput(("layer_0",), logits[None], boxes[None])
+    config = MatchConfig(iou_power=4.0, cost_class=6.0)
+    assert criterion.assign(decoder, targets, config).query.tolist() == [0]
+    assert criterion.assign(decoder, targets, config, late=True).query.tolist() == [1]
+    assert criterion.assign(decoder, targets, MatchConfig(cost_class=6.0), late=True).query.tolist() == [0], "without a power there is no late cost"
+
+
+@pytest.mark.parametrize(("size", "first"), [("atto", 450), ("n", 136)])
+def test_late_matching_begins_at_the_official_epoch(size: str, first: int) -> None:
+    plan = schedule.build(preset(f"deimv2_hgnetv2_{size}"), 900)
+    assert next(epoch for epoch in range(plan.epochs) if plan.matches_late(epoch)) == first
+    never = schedule.build(preset("deim_dfine_n"), 900)
+    assert not any(never.matches_late(epoch) for epoch in range(never.epochs))
+    simota = schedule.build(preset(f"deimv2_hgnetv2_{size}", {"match.kind": "simota"}), 900)
+    assert not simota.matches_late(plan.epochs - 1)
+    assert any("match.iou_power has no effect" in notice for notice in simota.notices)
+
+
+def test_training_switches_to_the_late_cost(small_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, bool]] = []
+    original = criterion.compute
+
+    def listen(*args: Any, late: bool, **kwargs: Any) -> criterion.LossTable:
+        seen.append((len(seen) // 3, late))
+        return original(*args, late=late, **kwargs)
+
+    monkeypatch.setattr(criterion, "compute", listen)
+    deim_lab.train(small(schedule__late_match_share=0.5, data__batch_size=4), small_set, runs_dir=tmp_path, device="cpu")
+    assert seen == [(0, False)] * 3 + [(1, True)] * 3
+
+
+def test_the_learning_rate_has_a_tail_of_its_own() -> None:
+    """The official flat cosine of 500 epochs: flat to 250, half a cosine to 468, then half the rate."""
+    plan = schedule.build(preset("deimv2_hgnetv2_femto"), 100)
+    assert plan.lr_factor(4000) == 1.0
+    assert plan.lr_factor(25_000) == 1.0
+    assert plan.lr_factor((25_000 + 46_800) // 2) == pytest.approx(0.75)
+    assert plan.lr_factor(40_000) == pytest.approx(0.5 + 0.25 * (1 + math.cos(math.pi * 15_000 / 21_800)))
+    assert plan.lr_factor(46_800) == plan.lr_factor(49_999) == 0.5
+    short = schedule.build(preset("deimv2_hgnetv2_femto", {"train.epochs": 20}), 100)
+    assert short.lr_tail_start == 16
+    assert any(notice.startswith("schedule.lr_clean_epochs 32 → 4") for notice in short.notices)
+
+
+@pytest.mark.parametrize(("overrides", "message"), [
+    ({"match.iou_power": 0.0}, "match.iou_power"), ({"schedule.late_match_share": 1.5}, "late_match_share"),
+    ({"schedule.lr_clean_epochs": -1}, "lr_clean_epochs"),
+])
+def test_late_numbers_out_of_range_are_refused(overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        preset("deimv2_hgnetv2_atto", overrides)

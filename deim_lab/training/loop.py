@@ -158,7 +158,8 @@ def _step(state: _State, group: list[Batch], data_seconds: float) -> None:
         with compute.autocast():
             output = state.parallel(images, targets)
         watch.lap("forward")
-        table = criterion.compute(output, targets, loss=config.loss, match=config.match, num_targets=num_targets, on_matched=watch.lap)
+        table = criterion.compute(output, targets, loss=config.loss, match=config.match, num_targets=num_targets,
+                                  late=state.schedule.matches_late(state.epoch), on_matched=watch.lap)
         of_batch = table.as_dict()
         watch.lap("loss")
         _check_finite(state, batch, of_batch)
