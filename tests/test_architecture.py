@@ -40,6 +40,7 @@ FLOORS: dict[str, int] = {
     "tables": 2,
     "reported": 3,
     "compare": 6,
+    "measured": 6,
     "training": 6,
     "sweep": 7,
     "demo": 8,

@@ -1,4 +1,4 @@
-"""``deim-lab evaluate``: COCO's 12 numbers of a detector on the val half of a data set."""
+"""``deim-lab evaluate``: COCO's 12 numbers of a detector on the val half of a data set; on COCO val2017 beside the reported ones."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from deim_lab.cli import options
 from deim_lab.errors import DataError
 
 if TYPE_CHECKING:
+    from deim_lab.config import Config
     from deim_lab.data.coco import CocoDataset
     from deim_lab.detector.weights import LoadedDetector
     from deim_lab.evaluate import Evaluation
@@ -32,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
 
     dataset = _val_half(args, loaded)
     result = evaluate(loaded.model, dataset, loaded.config, limit=args.limit)
-    summary = _summary(args, result, dataset)
+    summary = _summary(args, result, dataset, loaded)
     if args.detections is not None:
         args.detections.parent.mkdir(parents=True, exist_ok=True)
         write_json(args.detections, result.detections)
@@ -51,13 +52,40 @@ def run(args: argparse.Namespace) -> None:
         options.out(f"{name:<6} {'undefined' if value < 0 else f'{value:.4f}'}")
     options.out(f"F1     {result.f1.f1:.4f} at score {result.f1.threshold:.3f}")
     options.out(f"{result.images} images of {dataset.annotations_path}, scored by {result.backend} in {result.seconds:.1f} s")
+    for line in beside_reported(loaded.config, result):
+        options.out(line)
     options.out(str(path))
 
 
-def _summary(args: argparse.Namespace, result: Evaluation, dataset: CocoDataset) -> dict[str, Any]:
+def beside_reported(config: Config, result: Evaluation) -> list[str]:
+    """Measured beside reported AP, and the protocol of both; nothing on any other data than all of COCO val2017, or of a preset without
+    a reported AP."""
+    from deim_lab import reported
+    from deim_lab.measured import is_coco_val2017
+    from deim_lab.presets import PRESETS
+
+    told = reported.of_preset(config.preset)
+    if told is None or told.ap_percent is None or not is_coco_val2017(result.images, result.scores.per_class().to_dict("records")):
+        return []
+    ap_percent = 100 * result.metrics["AP"]
+    lines = [f"AP on COCO val2017: {ap_percent:.1f} measured, {told.ap_percent:.1f} reported for {told.model} ({told.source}): "
+             f"{ap_percent - told.ap_percent:+.1f}", f"measured by: {_protocol(config, result)}", f"reported by: {reported.PROTOCOL}"]
+    differs = configs.diff(PRESETS[config.preset], config)
+    changed = ", ".join(f"{key}={differs[key]}" for key in differs if key not in configs.NOT_IDENTITY)
+    return [*lines, f"not the preset's own configuration: {changed}"] if changed else lines
+
+
+def _protocol(config: Config, result: Evaluation) -> str:
+    height, width = config.data.input_size
+    return (f"{result.images} images squashed to {height} × {width}, the {config.eval.top_k} best of queries × classes an image, "
+            f"EMA weights where the file has them, {result.backend}")
+
+
+def _summary(args: argparse.Namespace, result: Evaluation, dataset: CocoDataset, loaded: LoadedDetector) -> dict[str, Any]:
     return {"metrics": result.metrics, "best_f1": result.f1.f1, "best_f1_threshold": result.f1.threshold,
             "per_class": result.scores.per_class().to_dict("records"), "backend": result.backend, "images": result.images,
             "seconds": result.seconds, "inference_seconds": result.inference_seconds, "weights": str(args.weights),
+            "preset": loaded.config.preset, "protocol": _protocol(loaded.config, result), "device": str(next(loaded.model.parameters()).device),
             "data": {"name": dataset.name, "annotations": str(dataset.annotations_path), "fingerprint": dataset.fingerprint},
             "overrides": configs.parse_assignments(args.assignments)}
 
