@@ -131,7 +131,8 @@ class DecoderOutput:
     """One set of queries (the matching ones, or the denoising ones) at every supervised level.
 
     Levels are an axis, coarse to fine; ``levels`` names them: ``encoder`` (query selection), ``pre`` (D-FINE's first plain
-    regression), ``layer_0`` … ``layer_{L-1}``. The last level is the one that inference uses.
+    regression), ``layer_0`` … ``layer_{L-1}``. The last level is the one that inference uses, unless training goes on beyond it
+    (``model.eval_layers``).
 
     Attributes:
         levels: ``K`` names.
@@ -176,7 +177,7 @@ class DetectorOutput:
 
     @property
     def prediction(self) -> Prediction:
-        """The finest level of the first group, as inference would return it."""
+        """The finest level of the first group, as inference would return it (with ``model.eval_layers``: in eval mode alone)."""
         queries = self.matching.logits.shape[2] // self.matching.groups
         return Prediction(self.matching.logits[-1, :, :queries], self.matching.boxes_cxcywh[-1, :, :queries])
 

@@ -91,7 +91,8 @@ class Detector(nn.Module):
         return self.decoder(self.encoder(self.backbone(images)), targets)
 
     def every_level(self, images: Tensor) -> DetectorOutput:
-        """What training would score, without denoising queries: all levels, and all query groups. Norms stay in the mode they are in.
+        """What training would score, without denoising queries: all levels (in eval mode up to the one that inference uses), and all query
+        groups. Norms stay in the mode they are in.
 
         Raises:
             ValueError: as ``forward``, and for the deploy form, whose earlier heads are gone.
