@@ -84,7 +84,8 @@ def summary(costs: Sequence[Cost], *, workers: int) -> str:
         return "time unknown: no finished run to go by"
     together = max(max(known), sum(known) / workers)
     bases = list(dict.fromkeys(item.basis for item in costs if item.basis))
-    unknown = f" and {len(costs) - len(known)} runs of unknown time" if len(known) < len(costs) else ""
+    blank = len(costs) - len(known)
+    unknown = f" and {blank} run{'s' if blank > 1 else ''} of unknown time" if blank else ""
     return (f"about {in_words(together)}{unknown} with {workers} worker{'s' if workers > 1 else ''}, going by "
             f"finished runs of {' or '.join(bases)}")
 
