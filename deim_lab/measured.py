@@ -17,7 +17,7 @@ import pandas as pd
 
 from deim_lab import config as configs
 from deim_lab import runs
-from deim_lab.data.coco80 import COCO80
+from deim_lab.coco80 import COCO80
 from deim_lab.errors import ConfigError, DataError, nearest
 from deim_lab.runs import Run
 
@@ -115,7 +115,8 @@ def _mean(rows: list[dict[str, Json]]) -> dict[str, Json]:
 
 
 def _differs(overrides: Mapping[str, Json]) -> str:
-    return ", ".join(f"{key}={value}" for key, value in overrides.items())
+    """What sets a recipe off from its preset, but for the epochs, which have a column of their own."""
+    return ", ".join(f"{key}={value}" for key, value in overrides.items() if key != "train.epochs")
 
 
 def _evaluation(path: Path, root: Path) -> dict[str, Json]:

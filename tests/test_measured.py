@@ -15,7 +15,7 @@ import pytest
 from deim_lab import measured
 from deim_lab.cli.evaluate import beside_reported
 from deim_lab.config import Config, override
-from deim_lab.data.coco80 import COCO80
+from deim_lab.coco80 import COCO80
 from deim_lab.errors import ConfigError
 from deim_lab.evaluate import Evaluation, F1Curve, Scores
 from deim_lab.presets import preset
@@ -71,7 +71,7 @@ def test_on_other_data_or_without_a_reported_ap_nothing_stands_beside(config: Co
 
 def a_run(folder: Path, ap: float, *, seed: int = 0, epochs: int = 2, name: str = "toy", device: str = "cpu", done: bool = True) -> Run:
     config = override(preset("smoke"), {"train.epochs": epochs})
-    run = Run.start(folder, config, seed=seed, data={"name": name, "fingerprint": name}, overrides={"train.epochs": epochs}, device=device)
+    run = Run.start(folder, config, seed=seed, data={"name": name, "fingerprint": name}, overrides={"train.epochs": epochs, "data.batch_size": 8}, device=device)
     run.log("val", epoch=0, step=1, AP=0.01, AP50=0.02, images=4)
     run.log("val", epoch=epochs - 1, step=2, AP=ap, AP50=2 * ap if ap > 0 else -1, images=4)
     if done:
@@ -90,7 +90,7 @@ def test_runs_are_a_row_a_recipe_and_seeds_are_averaged(tmp_path: Path) -> None:
     row = table.loc[("toy", 2)]
     assert row["seeds"] == 3
     assert row[["ap_percent", "ap_sd_percent", "ap50_percent"]].tolist() == pytest.approx([30, 10, 60])
-    assert (row["differs"], row["device"], row["kind"], row["images"]) == ("train.epochs=2", "cpu", "measured", 4)
+    assert (row["differs"], row["device"], row["kind"], row["images"]) == ("data.batch_size=8", "cpu", "measured", 4)
     assert math.isnan(table.loc[("toy", 3), "ap_sd_percent"])
     assert math.isnan(table.loc[("empty", 2), "ap_percent"])
     assert len(table) == 3
