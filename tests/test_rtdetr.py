@@ -148,15 +148,16 @@ def test_the_levels_are_those_of_inference() -> None:
     assert torch.equal(every.prediction.logits, prediction.logits)
 
 
-def test_inference_may_stop_before_the_last_layer() -> None:
-    model = frozen(tiny({"model.decoder_layers": 4, "model.eval_layers": 2}))
+@pytest.mark.parametrize("family", ["rtdetrv2", "dfine"])
+def test_inference_may_stop_before_the_last_layer(family: str) -> None:
+    model = frozen(tiny({"model.family": family, "model.decoder_layers": 4, "model.eval_layers": 2}))
     assert model(noise(), some_targets()).matching.levels[-1] == "layer_3", "training goes on to the last"
-    shorter = tiny({"model.decoder_layers": 2}).eval()
+    shorter = tiny({"model.family": family, "model.decoder_layers": 2}).eval()
     shorter.load_state_dict({key: value for key, value in model.state_dict().items() if key in shorter.state_dict()})
     with torch.no_grad():
         prediction, every, alone = model.eval()(noise()), model.every_level(noise()), shorter(noise())
         deployed = model.deploy()(noise())
-    assert every.matching.levels == ("encoder", "layer_0", "layer_1")
+    assert every.matching.levels == ("encoder", *(["pre"] if family == "dfine" else []), "layer_0", "layer_1")
     for found in (prediction, every.prediction):
         assert torch.equal(found.logits, alone.logits)
         assert torch.equal(found.boxes_cxcywh, alone.boxes_cxcywh)
