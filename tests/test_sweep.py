@@ -408,6 +408,61 @@ def test_a_worker_that_does_not_see_the_data_says_so(tmp_path: Path, place: Call
     assert (record.status, record.error is not None and record.error["type"]) == ("failed", "FileNotFoundError")
 
 
+def test_a_run_on_other_data_than_planned_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node whose copy of the data set differs: the notebook trains, but not what the sweep asked for."""
+    from deim_lab import presets
+
+    spec = plain_specs(tmp_path, tmp_path / "n.ipynb", 1)[0]
+
+    def execute(notebook: str, executed: str, **_: Json) -> None:
+        write_notebook(Path(executed))
+        runs.Run.start(tmp_path, presets.preset("smoke"), seed=0, data={"name": "x", "fingerprint": "other"}, fingerprint="f").finish()
+
+    monkeypatch.setattr("papermill.execute_notebook", execute)
+    record = sweep.run_one(spec)
+    assert record.status == "failed"
+    assert record.error is not None
+    assert "was trained on other data than the sweep was planned with" in record.error["message"]
+
+
+def test_a_kernel_that_does_not_come_up_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Json] = []
+
+    def execute(notebook: str, executed: str, **values: Json) -> None:
+        calls.append(values)
+        if len(calls) < fails:
+            raise RuntimeError("Kernel didn't respond in 180 seconds")
+        write_notebook(Path(executed))
+
+    monkeypatch.setattr("papermill.execute_notebook", execute)
+    fails = 3
+    record = sweep.run_one(plain_specs(tmp_path, tmp_path / "n.ipynb", 1)[0])
+    assert (record.status, record.attempts) == ("done", 3)
+    assert calls[0]["start_timeout"] >= 60
+    fails = 9
+    record = sweep.run_one(plain_specs(tmp_path, tmp_path / "n.ipynb", 1)[0])
+    assert (record.status, record.attempts) == ("failed", 3)
+    assert "Kernel didn't respond" in (record.error or {})["message"]
+
+
+def test_a_temporary_folder_of_a_long_name_goes_without_unix_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from deim_lab.sweep import kernel
+
+    monkeypatch.setattr("tempfile.tempdir", None)
+    with kernel.private_channel() as channel:
+        assert channel.transport == "ipc"
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setenv(kernel.FOLDER, str(long))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    with kernel.private_channel() as channel:
+        assert channel.transport == "tcp"
+    assert not channel.folder.exists()
+    record = sweep.run_one(plain_specs(tmp_path, write_notebook(tmp_path / "n.ipynb", "print(seed)"), 1)[0])
+    assert (record.status, record.error) == ("done", None)
+    assert (long / kernel.PID_FILE).exists()
+
+
 @pytest.mark.slow
 def test_twenty_short_runs_by_eight_workers(tmp_path: Path, marked: Callable[[], list[Json]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))

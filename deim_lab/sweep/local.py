@@ -42,6 +42,8 @@ class LocalExecutor:
         workers: runs at a time.
         gpus: ids as ``CUDA_VISIBLE_DEVICES`` takes them. Each slot sees one of them alone; with more workers than GPUs several slots
             share one. None given: the variable is left as it is.
+
+    Runs side by side share the CPU's cores: each gets its part of them as ``OMP_NUM_THREADS``, where that isn't set.
     """
 
     def __init__(self, workers: int, gpus: Sequence[str] = ()) -> None:
@@ -78,7 +80,7 @@ class LocalExecutor:
         folder = Path(tempfile.mkdtemp(prefix="deim-"))
         log = Path(spec.executed).with_suffix(".log")
         log.parent.mkdir(parents=True, exist_ok=True)
-        environment = {**os.environ, kernel.FOLDER: str(folder)}
+        environment = {"OMP_NUM_THREADS": str(max(1, _cores() // self.workers)), **os.environ, kernel.FOLDER: str(folder)}
         if self.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
         with log.open("ab" if life > 1 else "wb") as output:
@@ -149,6 +151,11 @@ class _Worker:
     def _clear(self) -> None:
         self.close_pipe()
         kernel.kill_noted(self.folder)
+
+
+def _cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _stop(workers: Sequence[_Worker]) -> None:

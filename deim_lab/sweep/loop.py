@@ -205,8 +205,10 @@ def _epochs(specs: Sequence[RunSpec]) -> dict[int, str]:
 
 def _score(specs: Sequence[RunSpec], record: RunRecord) -> str:
     """``AP 0.312`` of a finished run's last evaluation; "" where it has none."""
-    if record.run is None or record.status != "done":
+    if record.status != "done":
         return ""
+    if record.run is None:
+        return "no run of its identity was made"
     from deim_lab.runs import Run
 
     folder = Path(next(spec for spec in specs if spec.index == record.index).runs_dir) / record.run

@@ -6,6 +6,7 @@ Nothing of torch is imported here: the kernel trains, and continues by itself wh
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import logging
 import os
@@ -41,7 +42,7 @@ def run_one(spec: RunSpec) -> RunRecord:
     raises is not tried again. The executed notebook ends up in the run's folder as ``notebook.ipynb``; that of a failed run, or of a
     notebook that makes no run, stays at ``spec.executed``.
     """
-    began, attempts = time.monotonic(), 0
+    began, since, attempts = time.monotonic(), datetime.datetime.now(datetime.UTC), 0
 
     def values() -> dict[str, Json]:
         notebook = spec.executed if Path(spec.executed).is_file() else None
@@ -59,7 +60,11 @@ def run_one(spec: RunSpec) -> RunRecord:
                 return failed(spec, failure, run=_run_name(spec), **values())
             _log.warning("%s: %s; started again", spec.label, failure.message)
         name, finished = _run_name(spec), values()
-        if name is not None:
+        if name is None:
+            other = _run_on_other_data(spec, since)
+            if other is not None:
+                return failed(spec, other, **finished)
+        else:
             finished["notebook"] = str(_move(Path(spec.executed), Path(spec.runs_dir) / name / "notebook.ipynb"))
         return RunRecord(index=spec.index, arm=spec.arm, seed=spec.seed, status="done", run=name, **finished)
     except Exception as error:
@@ -119,6 +124,20 @@ def _run_name(spec: RunSpec) -> str | None:
 
     run = runs.find(spec.runs_dir, **identity(spec))
     return None if run is None else run.folder.name
+
+
+def _run_on_other_data(spec: RunSpec, since: datetime.datetime) -> Failure | None:
+    """What to say where the notebook trained this very config and seed, but on data that aren't those which the sweep was planned with."""
+    from deim_lab import runs
+
+    for run in runs.all_runs(spec.runs_dir) if Path(spec.runs_dir).is_dir() else []:
+        started = datetime.datetime.fromisoformat(str(run.info.get("started") or "1970-01-01T00:00:00+00:00"))
+        same = (run.identity["fingerprint"], run.identity["seed"]) == (spec.fingerprint, spec.seed)
+        if same and started >= since and run.identity["data_fingerprint"] != spec.data_fingerprint:
+            return Failure("DataError", f"run {run.folder.name} was trained on other data than the sweep was planned with: the data set on "
+                                        f"{socket.gethostname()} differs, or it has changed since (fingerprint "
+                                        f"{run.identity['data_fingerprint'][:12]}… there, {spec.data_fingerprint[:12]}… planned)")
+    return None
 
 
 def _slim(path: Path) -> None:
