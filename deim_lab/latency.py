@@ -12,7 +12,7 @@ import statistics
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -23,13 +23,14 @@ from deim_lab.detector.predict import postprocess
 from deim_lab.errors import ConfigError, nearest
 from deim_lab.flops import Cost, count
 
-__all__ = ["FORMS", "PRECISIONS", "Cost", "Latency", "count", "in_form", "machine", "measure", "precisions"]
+__all__ = ["FORMS", "PRECISIONS", "Cost", "Latency", "count", "in_form", "machine", "measure", "precisions", "row"]
 
 Json = Any
 Form = Literal["train", "deploy", "compiled"]
 
 FORMS: tuple[Form, ...] = ("train", "deploy", "compiled")
 PRECISIONS = ("fp32", "bf16", "fp16")
+FEWEST = 5  # timed passes, however long they take
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _LOW, _HIGH = 0.05, 0.95  # the spread's quantiles
 
@@ -63,9 +64,14 @@ class Latency:
         return 1000 * self.batch / self.median_ms
 
 
+def row(found: Latency) -> dict[str, Json]:
+    """As JSON values, images a second included."""
+    return asdict(found) | {"size": list(found.size), "images_per_second": found.images_per_second}
+
+
 def measure(model: nn.Module, *, batch: int = 1, size: tuple[int, int] = (640, 640), precision: str = "fp32",
-            device: torch.device | str = "cpu", repeats: int = 50, warmup: int = 5, with_postprocess: bool = False,
-            top_k: int = 300) -> Latency:
+            device: torch.device | str = "cpu", repeats: int = 50, warmup: int = 5, max_seconds: float | None = None,
+            with_postprocess: bool = False, top_k: int = 300) -> Latency:
     """Time a detector's forward pass on random images that lie on the device already.
 
     Every pass is waited for, so the time is what one request takes, not what a pipelined stream would. The model is moved to the device
@@ -73,7 +79,9 @@ def measure(model: nn.Module, *, batch: int = 1, size: tuple[int, int] = (640, 6
 
     Args:
         model: a detector of any form (see ``in_form``).
+        repeats: passes to time.
         warmup: passes before the clock starts; a compiled model compiles in the first.
+        max_seconds: stop after this time, but not before ``FEWEST`` passes; the result says how many there were.
         with_postprocess: include the choice of the ``top_k`` best.
 
     Raises:
@@ -96,9 +104,10 @@ def measure(model: nn.Module, *, batch: int = 1, size: tuple[int, int] = (640, 6
             postprocess(prediction, sizes_wh, top_k=top_k)
 
     with torch.inference_mode(), _autocast(device, precision):
-        seconds = _timed(once, device, repeats, warmup)
+        seconds = _timed(once, device, repeats, warmup, max_seconds)
     low, high = (_quantile(seconds, share) for share in (_LOW, _HIGH))
-    return Latency(batch, size, precision, _name(device), with_postprocess, repeats, 1000 * statistics.median(seconds), 1000 * low, 1000 * high)
+    return Latency(batch, size, precision, _name(device), with_postprocess, len(seconds),
+                   1000 * statistics.median(seconds), 1000 * low, 1000 * high)
 
 
 def in_form(model: nn.Module, form: str) -> nn.Module:
@@ -130,7 +139,7 @@ def machine(device: torch.device | str) -> dict[str, Json]:
             "cuda": torch.version.cuda if device.type == "cuda" else None, "date": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
-def _timed(once: Callable[[], None], device: torch.device, repeats: int, warmup: int) -> list[float]:
+def _timed(once: Callable[[], None], device: torch.device, repeats: int, warmup: int, max_seconds: float | None) -> list[float]:
     """Seconds of each of ``repeats`` calls, each waited for."""
     def wait() -> None:
         if device.type == "cuda":
@@ -145,6 +154,8 @@ def _timed(once: Callable[[], None], device: torch.device, repeats: int, warmup:
         once()
         wait()
         seconds.append(time.perf_counter() - start)
+        if max_seconds is not None and len(seconds) >= FEWEST and sum(seconds) >= max_seconds:
+            break
     return seconds
 
 

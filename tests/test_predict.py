@@ -157,8 +157,8 @@ def test_the_network_is_shown_what_evaluation_shows_it(folder: Path, tmp_path: P
     batch = next(iter(loader.eval_batches(CocoDataset.load(folder, tmp_path / "gt.json"), config)))
     own = Predictor(LoadedDetector(Centre(), config, CATEGORIES))  # type: ignore[arg-type]
     own.predict(folder / "a_colour.jpg")
-    assert own.model.seen.shape == (1, 3, 32, 32)
-    assert torch.equal(own.model.seen, batch.images)
+    assert own.engine.model.seen.shape == (1, 3, 32, 32)
+    assert torch.equal(own.engine.model.seen, batch.images)
 
 
 def test_a_real_detector_predicts_the_same_alone_and_in_a_batch(folder: Path) -> None:
@@ -174,7 +174,7 @@ def test_a_real_detector_predicts_the_same_alone_and_in_a_batch(folder: Path) ->
 
 def test_what_is_not_finite_is_named(folder: Path) -> None:
     own = predictor()
-    own.model.forward = lambda images: Prediction(torch.full((len(images), 4, 3), math.nan), torch.rand(len(images), 4, 4))
+    own.engine.model.forward = lambda images: Prediction(torch.full((len(images), 4, 3), math.nan), torch.rand(len(images), 4, 4))
     with pytest.raises(NonFiniteError, match="logits are inf or NaN for images"):
         own.predict(folder / "c_grey.png")
 

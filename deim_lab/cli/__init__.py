@@ -16,7 +16,8 @@ from deim_lab.cli import options
 from deim_lab.errors import ConfigError, DataError, ExportError, NonFiniteError, RunFailedError, TargetsError, WeightsError
 
 TYPED = (ConfigError, DataError, ExportError, NonFiniteError, RunFailedError, TargetsError, WeightsError)
-VERBS = ("train", "evaluate", "predict", "doctor", "presets", "demo", "sweep")  # a file of this folder each: ``add`` its options, ``run`` it
+# A file of this folder each: ``add`` its options, ``run`` it.
+VERBS = ("train", "evaluate", "score", "predict", "export", "latency", "doctor", "presets", "demo", "sweep")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

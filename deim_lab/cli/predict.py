@@ -1,72 +1,164 @@
-"""``deim-lab predict``: detections of pictures as JSON, and the pictures with boxes."""
+"""``deim-lab predict``: detections of pictures, videos or a webcam as JSON and CSV, and the pictures with boxes."""
 
 from __future__ import annotations
 
 import argparse
+import csv
+import os
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deim_lab.cli import options
-from deim_lab.errors import DataError
+from deim_lab.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from deim_lab.detector.predict import Predictor
+    from deim_lab.detector.video import VideoReader
+
+COLUMNS = ("image_id", "file_name", "frame", "seconds", "category_id", "category", "score", "x", "y", "width", "height")
 
 
 def add(verbs: Any, shared: options.Shared) -> None:
     parser = verbs.add_parser("predict", parents=[shared.common, shared.weights, shared.settings, shared.device],
-                              help="detections.json and pictures with boxes", allow_abbrev=False)
-    parser.add_argument("images", nargs="+", metavar="IMAGES", help="files, folders, globs")
+                              help="detections and pictures with boxes", allow_abbrev=False,
+                              description="RUN_OR_WEIGHTS may also be an ONNX file that `deim-lab export` wrote.")
+    parser.add_argument("images", nargs="*", metavar="IMAGES", help="files, folders, globs; video files, too")
+    parser.add_argument("--webcam", type=options.seed, metavar="N", help="number of a camera (0: the first); Ctrl-C ends it")
+    parser.add_argument("--frames", type=options.positive, metavar="N", help="the first N frames of each video or of the webcam only")
+    parser.add_argument("--batch", type=options.positive, metavar="N", help="pictures at a time (default: 8, of a webcam 1)")
     parser.add_argument("--out", metavar="DIR", type=Path, default=Path("predictions"), help="(default: predictions)")
     parser.add_argument("--threshold", type=options.share, default=0.4, help="lowest score that is listed and drawn (default: 0.4)")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, refuse=parser.error)
+
+
+@dataclass
+class _Result:
+    """What all sources gave so far. ``taken``: paths that a picture with boxes must not be written to."""
+
+    threshold: float
+    taken: set[Path]
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    errors: dict[str, str] = field(default_factory=dict)
+    pictures: int = 0
+    frames: int = 0
+    highest: float = 0.0
+
+    def keep(self, rows: list[dict[str, Any]]) -> None:
+        self.highest = max([self.highest, *(row["score"] for row in rows[:1])])
+        self.rows += [row for row in rows if row["score"] >= self.threshold]
 
 
 def run(args: argparse.Namespace) -> None:
-    from deim_lab.detector.predict import expand
-
-    files = [item for item in expand(args.images) if isinstance(item, Path)]  # before the weights: a wrong folder is said at once
-    loaded = options.load(args)
-    from tqdm import tqdm
-
-    from deim_lab import images
-    from deim_lab.detector.predict import ImageDetections, Predictor, coco_rows, draw
+    if not args.images and args.webcam is None:
+        args.refuse("nothing to predict: name pictures, videos or --webcam N")
+    from deim_lab.detector.predict import Predictor, expand, flat_rows
+    from deim_lab.detector.video import VideoReader, is_video
     from deim_lab.runs import write_json
 
+    # Before the weights: a wrong folder, a video that can't be opened are said at once.
+    files = [item for item in expand(args.images) if isinstance(item, Path)] if args.images else []
+    pictures = [item for item in files if not is_video(item)]
+    readers = [VideoReader(source) for source in [*filter(is_video, files), *([] if args.webcam is None else [args.webcam])]]
+    batch = args.batch or (8 if files else 1)
+    loaded = _load(args)
+    predictor = Predictor(loaded, "cpu" if _is_onnx(args) else options.device(args), threshold=0.0, batch_size=batch)
     args.out.mkdir(parents=True, exist_ok=True)
-    names = [str(item["name"]) for item in loaded.categories]
-    rows: list[dict[str, Any]] = []
-    errors: dict[str, str] = {}
-    highest, pictures, taken = 0.0, 0, {args.out.resolve() / name for name in ("detections.json", "errors.json")}
-    sources = {file.resolve() for file in files}
-    found: ImageDetections | tuple[str, str]
-    for found in tqdm(Predictor(loaded, options.device(args), threshold=0.0).stream(files), total=len(files), unit="image", file=sys.stderr):
-        if not isinstance(found, ImageDetections):
-            errors[found[0]] = found[1]
-            continue
-        assert found.path is not None
-        pictures += 1
-        highest = max([highest, *found.detections.scores[:1].tolist()])
-        rows += [row for row in coco_rows(found) if row["score"] >= args.threshold]
-        target = _picture_path(args.out, found.path, taken | sources)
-        taken.add(target.resolve())
-        draw(images.decode(found.path), found.detections.above(args.threshold), names).save(target)
-    for message in errors.values():
+    written = {args.out.resolve() / name for name in ("detections.json", "detections.csv", "errors.json")}
+    result = _Result(args.threshold, written | {file.resolve() for file in files})
+    _pictures(predictor, pictures, args.out, result)
+    for reader in readers:
+        _video(predictor, reader, args, result, first_id=len(pictures) + result.frames + 1)
+    for message in result.errors.values():
         options.say(message)
-    if not pictures:
-        raise DataError(f"none of the {len(files)} pictures can be read")
-    write_json(args.out / "detections.json", rows)
-    if errors:
-        write_json(args.out / "errors.json", errors)
-    if not rows:
-        options.say(f"nothing scores {args.threshold:g} or more; the highest score is {highest:.3f}: lower --threshold to see it")
-    options.out(f"{len(rows)} detections in {pictures} pictures" + (f", {len(errors)} could not be read" if errors else ""))
+    if not result.pictures and not result.frames:
+        raise DataError(f"none of the {len(pictures)} pictures can be read")
+    write_json(args.out / "detections.json", result.rows)
+    _write_csv(args.out / "detections.csv", flat_rows(result.rows, predictor.categories))
+    if result.errors:
+        write_json(args.out / "errors.json", result.errors)
+    if not result.rows:
+        options.say(f"nothing scores {args.threshold:g} or more; the highest score is {result.highest:.3f}: lower --threshold to see it")
+    where = [f"{result.pictures} pictures"] * bool(result.pictures) + [f"{result.frames} frames"] * bool(result.frames)
+    options.out(f"{len(result.rows)} detections in {' and '.join(where)}"
+                + (f", {len(result.errors)} could not be read" if result.errors else ""))
     options.out(str(args.out / "detections.json"))
 
 
-def _picture_path(folder: Path, source: Path, taken: set[Path]) -> Path:
-    """Where the picture with boxes goes: under the source's name, never onto a source or another result."""
-    suffix = source.suffix if source.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp", ".bmp") else ".png"
-    number, target = 1, folder / f"{source.stem}{suffix}"
-    while target.resolve() in taken:
+def _is_onnx(args: argparse.Namespace) -> bool:
+    return Path(args.weights).suffix.lower() == ".onnx"
+
+
+def _load(args: argparse.Namespace) -> Any:
+    """What ``RUN_OR_WEIGHTS`` names: a detector in PyTorch, or an exported one, which carries its own settings."""
+    if not _is_onnx(args):
+        return options.load(args)
+    for name, given in (("--preset", args.preset), ("--categories", args.categories), ("--set", args.assignments)):
+        if given:
+            raise ConfigError(f"{name} doesn't go with {args.weights}: an ONNX file holds its classes, input size and settings")
+    from deim_lab.detector.onnx_file import OnnxDetector
+
+    return OnnxDetector(args.weights, options.device_name(args) or "auto")
+
+
+def _pictures(predictor: Predictor, files: list[Path], folder: Path, result: _Result) -> None:
+    """Detect in picture files, draw each one found readable."""
+    if not files:
+        return
+    from tqdm import tqdm
+
+    from deim_lab import images
+    from deim_lab.detector.predict import ImageDetections, coco_rows, draw
+
+    names = [str(item["name"]) for item in predictor.categories]
+    found: ImageDetections | tuple[str, str]
+    for found in tqdm(predictor.stream(files), total=len(files), unit="image", file=sys.stderr):
+        if not isinstance(found, ImageDetections):
+            result.errors[found[0]] = found[1]
+            continue
+        assert found.path is not None
+        result.pictures += 1
+        result.keep(coco_rows(found))
+        suffix = found.path.suffix if found.path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp", ".bmp") else ".png"
+        target = _free(folder / f"{found.path.stem}{suffix}", result)
+        draw(images.decode(found.path), found.detections.above(result.threshold), names).save(target)
+
+
+def _video(predictor: Predictor, reader: VideoReader, args: argparse.Namespace, result: _Result, *, first_id: int) -> None:
+    """Detect in the frames of a video or webcam, write them with boxes as an MP4. Ctrl-C ends a webcam, and keeps what was found."""
+    from tqdm import tqdm
+
+    from deim_lab.detector.video import VideoWriter, detect_frames
+
+    path = _free(args.out / f"{Path(reader.name).stem.replace(' ', '_')}.mp4", result)
+    total = min((number for number in (args.frames, reader.count) if number is not None), default=None)
+    with reader, VideoWriter(path, reader.fps) as writer:
+        try:
+            found = detect_frames(predictor, reader, first_id=first_id, limit=args.frames, writer=writer, draw_from=result.threshold)
+            for item in tqdm(found, total=total, unit="frame", file=sys.stderr):
+                result.frames += 1
+                result.keep(item.rows())
+        except KeyboardInterrupt:
+            if not reader.is_camera or not result.frames:
+                raise
+    options.out(str(path))
+
+
+def _free(target: Path, result: _Result) -> Path:
+    """Under the source's name, never onto a source or another result of this call; taken from now on."""
+    number, path = 1, target
+    while path.resolve() in result.taken:
         number += 1
-        target = folder / f"{source.stem}-{number}{suffix}"
-    return target
+        path = target.with_name(f"{target.stem}-{number}{target.suffix}")
+    result.taken.add(path.resolve())
+    return path
+
+
+def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(temporary, path)

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -59,14 +59,18 @@ def postprocess(prediction: Prediction, sizes_wh: Tensor, *, top_k: int = 300) -
         sizes_wh: ``[B, 2]`` width and height in pixels that the boxes are scaled to (of the original images).
         top_k: at most Q · C are there.
     """
+    return [Detections(*parts) for parts in zip(*best(prediction, sizes_wh, top_k=top_k), strict=True)]
+
+
+def best(prediction: Prediction, sizes_wh: Tensor, *, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """As ``postprocess``, all images in one: scores ``[B, K]``, labels ``[B, K]``, boxes_xyxy ``[B, K, 4]`` px."""
     logits = prediction.logits.float()
     num_classes = logits.shape[-1]
     scores, flat = logits.sigmoid().flatten(1).topk(min(top_k, logits.shape[1] * num_classes), dim=1)
     query, labels = flat // num_classes, flat % num_classes
     scale = sizes_wh.to(logits.device, torch.float32).repeat(1, 2)
     boxes_xyxy = cxcywh_to_xyxy(prediction.boxes_cxcywh.float()) * scale[:, None]
-    boxes_xyxy = boxes_xyxy.gather(1, query[..., None].expand(-1, -1, 4))
-    return [Detections(*parts) for parts in zip(scores, labels, boxes_xyxy, strict=True)]
+    return scores, labels, boxes_xyxy.gather(1, query[..., None].expand(-1, -1, 4))
 
 
 def to_coco(detections: Sequence[Detections], image_ids: Sequence[int], categories: Sequence[Mapping[str, Json]]) -> list[dict[str, Json]]:
@@ -130,23 +134,52 @@ class Predictions:
         return [row for found in self.images for row in coco_rows(found)]
 
 
+class Engine(Protocol):
+    """What finds detections in a batch: a model in PyTorch, or an exported one (``onnx_file.OnnxDetector``)."""
+
+    categories: list[dict[str, Json]]  # {"id", "name"} of each class in class order
+    input_size: tuple[int, int]  # height and width in pixels
+
+    def detect(self, images: Tensor, sizes_wh: Tensor, image_ids: Sequence[int]) -> list[Detections]:
+        """Of ``images [B, 3, H, W]`` float in [0, 1], in pixels of ``sizes_wh [B, 2]``; ``image_ids`` are for errors."""
+
+
+class TorchEngine:
+    """A detector in PyTorch as an ``Engine``; moved to the device and set to eval mode."""
+
+    def __init__(self, loaded: LoadedDetector, device: torch.device | str) -> None:
+        self.device = torch.device(device)
+        self.model = loaded.model.to(self.device).eval()
+        self.categories = loaded.categories
+        self.input_size = loaded.config.data.input_size
+        self.top_k = loaded.config.eval.top_k
+
+    @torch.no_grad()
+    def detect(self, images: Tensor, sizes_wh: Tensor, image_ids: Sequence[int]) -> list[Detections]:
+        prediction = self.model(images.to(self.device))
+        assert isinstance(prediction, Prediction)
+        check_finite(prediction, image_ids)
+        return postprocess(prediction, sizes_wh, top_k=self.top_k)
+
+
 class Predictor:
     """A trained detector for picture files: decode upright, squash to its input size, keep the best.
 
     Args:
-        loaded: as ``weights.load_detector`` gives it.
-        device: where to compute.
+        loaded: as ``weights.load_detector`` gives it, or an ``onnx_file.OnnxDetector``.
+        device: where to compute; an exported detector has its own.
         threshold: detections of a lower score are left out.
         batch_size: pictures at a time.
     """
 
-    def __init__(self, loaded: LoadedDetector, device: torch.device | str = "cpu", *, threshold: float = 0.0, batch_size: int = 8) -> None:
+    def __init__(self, loaded: LoadedDetector | Engine, device: torch.device | str = "cpu", *, threshold: float = 0.0,
+                 batch_size: int = 8) -> None:
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold {threshold!r} is outside [0, 1]")
-        self.device = torch.device(device)
-        self.model = loaded.model.to(self.device).eval()
-        self.config = loaded.config
-        self.categories = loaded.categories
+        if batch_size < 1:
+            raise ValueError(f"batch_size {batch_size!r} is below 1")
+        self.engine: Engine = TorchEngine(loaded, device) if isinstance(loaded, LoadedDetector) else loaded
+        self.categories = self.engine.categories
         self.threshold = threshold
         self.batch_size = batch_size
 
@@ -169,29 +202,27 @@ class Predictor:
         numbered = enumerate(expand(sources), start=1)
         while batch := list(itertools.islice(numbered, self.batch_size)):
             failed: dict[int, tuple[str, str]] = {}
-            inputs: list[Tensor] = []
-            sizes: dict[int, tuple[int, int]] = {}
+            pixels: dict[int, Tensor] = {}
             for image_id, source in batch:
                 try:
-                    image = images.decode(source) if isinstance(source, Path) else source
+                    pixels[image_id] = images.decode(source) if isinstance(source, Path) else source
                 except DataError as error:
                     failed[image_id] = (str(source), str(error))
-                    continue
-                sizes[image_id] = (image.shape[2], image.shape[1])
-                inputs.append(F.resize(image, list(self.config.data.input_size), antialias=True))
-            found = dict(zip(sizes, self._detect(inputs, list(sizes.values()), list(sizes)), strict=True)) if inputs else {}
-            for image_id, source in batch:
-                if image_id in failed:
-                    yield failed[image_id]
-                else:
-                    yield self._named(image_id, source if isinstance(source, Path) else None, sizes[image_id], found[image_id])
+            paths = {image_id: source for image_id, source in batch if isinstance(source, Path)}
+            found = {item.image_id: item for item in self.detect(pixels, paths)}
+            for image_id, _ in batch:
+                yield failed[image_id] if image_id in failed else found[image_id]
 
-    @torch.no_grad()
-    def _detect(self, inputs: list[Tensor], sizes_wh: list[tuple[int, int]], image_ids: list[int]) -> list[Detections]:
-        prediction = self.model(torch.stack(inputs).to(self.device).float() / 255)
-        check_finite(prediction, image_ids)
-        found = postprocess(prediction, torch.tensor(sizes_wh), top_k=self.config.eval.top_k)
-        return [item.above(self.threshold).to("cpu") for item in found]
+    def detect(self, pixels: Mapping[int, Tensor], paths: Mapping[int, Path] | None = None) -> list[ImageDetections]:
+        """Detections of one batch: uint8 RGB ``[3, H, W]`` of each image id, in that order; ``paths`` are only handed on."""
+        if not pixels:
+            return []
+        size = list(self.engine.input_size)
+        inputs = torch.stack([F.resize(image, size, antialias=True) for image in pixels.values()])
+        sizes_wh = [(image.shape[2], image.shape[1]) for image in pixels.values()]
+        found = self.engine.detect(inputs.float() / 255, torch.tensor(sizes_wh), list(pixels))
+        return [self._named(image_id, (paths or {}).get(image_id), size_wh, item.above(self.threshold).to("cpu"))
+                for image_id, size_wh, item in zip(pixels, sizes_wh, found, strict=True)]
 
     def _named(self, image_id: int, path: Path | None, size_wh: tuple[int, int], found: Detections) -> ImageDetections:
         chosen = [self.categories[label] for label in found.labels.tolist()]
@@ -234,6 +265,17 @@ def coco_rows(found: ImageDetections) -> list[dict[str, Json]]:
     own = Detections(found.detections.scores, torch.arange(len(found)), found.detections.boxes_xyxy)
     name = None if found.path is None else str(found.path)
     return [row | {"file_name": name} for row in to_coco([own], [found.image_id], categories)]
+
+
+def flat_rows(rows: Sequence[Mapping[str, Json]], categories: Sequence[Mapping[str, Json]]) -> list[dict[str, Json]]:
+    """Result rows for a table: the box as ``x``, ``y``, ``width``, ``height`` px, the class by its name too; ``frame`` None for pictures."""
+    names = {item["id"]: item["name"] for item in categories}
+    flat = []
+    for row in rows:
+        box = dict(zip(("x", "y", "width", "height"), row["bbox"], strict=True))
+        flat.append({"image_id": row["image_id"], "file_name": row["file_name"], "frame": row.get("frame"), "seconds": row.get("seconds"),
+                     "category_id": row["category_id"], "category": names[row["category_id"]], "score": row["score"], **box})
+    return flat
 
 
 def draw(image: Tensor | Image.Image, detections: Detections, names: Sequence[str]) -> Image.Image:
