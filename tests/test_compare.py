@@ -159,7 +159,7 @@ def test_runs_become_arms_named_by_what_they_differ_in(tmp_path: Path) -> None:
     assert {arm.name: arm.changes for arm in found.arms}["MAL"] == {"loss.classification": "mal"}
     assert all([trial.seed for trial in arm.trials] == [0, 1] for arm in found.arms)
     assert found.source == "runs of smoke on toy"
-    assert found.figures == tmp_path / "figures"
+    assert found.figures == tmp_path / "figures" / "ablation_toy_smoke"
 
 
 def test_other_differences_give_other_names(tmp_path: Path) -> None:
@@ -259,6 +259,12 @@ def test_nothing_to_compare_says_what_makes_runs(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="two arms"):
         compare.read(tmp_path)
     assert compare.overview(tmp_path)[["arms", "done", "failed"]].to_numpy().tolist() == [[1, 1, 0]]
+    assert "smoke on toy: smoke (1 done); a comparison takes finished runs of two arms" in str(compare.lacking(tmp_path))
+    trained(tmp_path, PLAIN, 0, end="failed")
+    assert "1 failed" in str(compare.lacking(tmp_path))
+    trained(tmp_path, PLAIN, 1)
+    assert compare.lacking(tmp_path) is None
+    assert compare.lacking(tmp_path, preset="cpu_demo") is not None
 
 
 def test_wrong_names_are_refused_with_the_right_ones(tmp_path: Path) -> None:

@@ -79,6 +79,8 @@ def test_curves_are_means_with_the_range_of_the_seeds() -> None:
     assert (heights.min(), heights.max()) == pytest.approx((0.1, 0.4))
     assert any(list(line.get_ydata()) == [0.35, 0.35] for line in ax.lines)
     assert ax.texts[0].get_text() == "plain's end: 0.350"
+    hollow = ablation.curves(pd.DataFrame(rows), left_out=["DEIM"]).axes[0].lines[1]
+    assert (hollow.get_label(), hollow.get_markerfacecolor()) == ("DEIM (1 seed), left out", "white")
 
 
 def test_curves_leave_out_epochs_that_not_every_seed_has() -> None:

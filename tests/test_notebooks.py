@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 COMMON = ("preset", "overrides", "data", "seed", "device", "runs_dir")
 NAMES = sorted((path.stem for path in NOTEBOOKS.glob("*.ipynb")), key=lambda name: (name != "03_train", name))  # 03 first: it trains for the others
-FIGURES = {"01_dense_o2o": 7, "02_mal_vs_vfl": 10, "03_train": 4, "04_matching": 6}  # pictures in an executed copy, at least; else one
+# Pictures in an executed copy, at least; else one.
+FIGURES = {"01_dense_o2o": 7, "02_mal_vs_vfl": 10, "03_train": 4, "04_matching": 6, "05_ablation": 5}
 
 Json = Any
 
@@ -153,3 +154,17 @@ def test_03_again_trains_nothing(executed: dict[str, dict[str, Json]], runs_dir:
     assert events == []
     assert run.folder in before
     assert {run.folder for run in runs.all_runs(runs_dir)} == before
+
+
+@pytest.mark.slow
+def test_05_makes_its_arms_and_says_no_more_than_two_seeds_bear(executed: dict[str, dict[str, Json]], runs_dir: Path) -> None:
+    said = text(executed["05_ablation"])
+    assert "deim-lab sweep grids/components.yaml" in said  # what would make more than this small show
+    assert re.search(r"DEIM: AP [\d.]+ ± [\d.]+, [+-][\d.]+ against plain \[.*\] \(2 seeds, paired\)", said), said
+    assert "With 2 seeds the spread itself is a rough guess" in said
+    saved = runs_dir / "figures" / "ablation_embedded_smoke"
+    for stem in ("differences", "curves", "epochs_to_reach", "density", "price"):
+        assert {path.suffix for path in saved.glob(f"{stem}.*")} == {".png", ".svg", ".pdf", ".csv"}, stem
+    assert (saved / "verdict.txt").read_text().splitlines() == [line for line in said[said.index("plain (the baseline)"):].splitlines() if line]
+    assert "| DEIM" in (saved / "arms.md").read_text()
+    assert r"\toprule" in (saved / "arms.tex").read_text()

@@ -7,11 +7,12 @@ in plain words what the numbers bear. Nothing is trained here and no detector is
 from __future__ import annotations
 
 from deim_lab.compare.activity import Activity, activity
-from deim_lab.compare.arms import Arm, Comparison, Trial, Unfinished, overview, read, sweeps
+from deim_lab.compare.arms import Arm, Comparison, Trial, Unfinished
+from deim_lab.compare.reading import lacking, overview, read, sweeps
 from deim_lab.compare.statistics import Difference, difference, first_reach, seeds_needed, spread
 from deim_lab.compare.verdict import verdicts
 from deim_lab.compare.views import curves, densities, gammas, halves, missing, per_run, price, proof, reached, reaching, readable, summary
 
-__all__ = ["Activity", "Arm", "Comparison", "Difference", "Trial", "Unfinished", "activity", "curves", "densities", "difference", "first_reach",
-           "gammas", "halves", "missing", "overview", "per_run", "price", "proof", "reached", "reaching", "read", "readable", "seeds_needed",
-           "spread", "summary", "sweeps", "verdicts"]
+__all__ = ["Activity", "Arm", "Comparison", "Difference", "Trial", "Unfinished", "activity", "curves", "densities", "difference",
+           "first_reach", "gammas", "halves", "lacking", "missing", "overview", "per_run", "price", "proof", "reached", "reaching",
+           "read", "readable", "seeds_needed", "spread", "summary", "sweeps", "verdicts"]

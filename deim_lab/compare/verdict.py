@@ -86,7 +86,8 @@ def epochs_saved(comparison: Comparison, metric: str) -> list[str]:
         own = found.iloc[0]
         every = int(views.reaching(comparison, metric)["every"].max())
         early = f"; {name} itself first scores its own final {metric} after {own['mean']:.1f}" if own["mean"] < whole else ""
-        sentences[-1] += f" (The first evaluation that is at least as high counts, one every {every} epochs{early}.)"
+        often = "at every epoch" if every == 1 else f"one every {every} epochs"
+        sentences[-1] += f" (The first evaluation that is at least as high counts, {often}{early}.)"
     return sentences
 
 
@@ -101,8 +102,8 @@ def half_the_epochs(comparison: Comparison, metric: str) -> list[str]:
         if math.isnan(row["low"]):
             sentences.append(f"{start}; too few seeds for an interval.")
             continue
-        meaning = ("not significant: it neither matches nor misses it for sure" if row["low"] <= 0 <= row["high"] else
-                   "significantly higher with half the epochs" if row["low"] > 0 else "significantly lower: half the epochs were not enough")
+        meaning = ("not significant, half the epochs may be enough or a little too few" if row["low"] <= 0 <= row["high"] else
+                   "significantly higher, with half the epochs" if row["low"] > 0 else "significantly lower, half the epochs were not enough")
         sentences.append(f"{start} [{signed(row['low'])}, {signed(row['high'])}]: {meaning}.")
     return sentences
 

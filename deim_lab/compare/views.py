@@ -94,9 +94,8 @@ def _with_sd(mean: float, sd: float) -> str:
 
 
 def signed(value: float) -> str:
-    """``+0.012``; what rounds to nothing is ``±0.000``."""
-    text = f"{value:+.3f}"
-    return text if float(text) else f"±{text[1:]}"
+    """``+0.012``; a digit more where the sign would be lost, and ``±0.000`` where that is nothing either."""
+    return next((text for text in (f"{value:+.3f}", f"{value:+.4f}") if float(text)), "±0.000")
 
 
 def _in_words(row: dict[str, Json]) -> str:

@@ -6,7 +6,7 @@ The tables are those of ``compare``'s views; nothing is averaged here that they 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,7 @@ def differences(summary: pd.DataFrame, per_run: pd.DataFrame, metric: str = "AP"
         ax.set_yticks(range(len(rows)), list(rows["arm"])[::-1])
         ax.set_ylim(-0.6, len(rows) - 0.3)
         ax.tick_params(axis="y", length=0)
+        ax.xaxis.set_major_locator(MaxNLocator(nbins=6))
         ax.set_xlabel(f"{title(metric)} − {baseline}'s: mean, 95 % interval, each seed")
         _empty(ax, rows.empty, "no arm to compare")
         style.attach(fig, "differences", rows[["arm", "difference", "low", "high", "p", "test", "pairs", "standing"]])
@@ -79,13 +80,15 @@ def _remark(row: dict[Any, Any]) -> str:
     return "not significant" if row["low"] <= 0 <= row["high"] else "higher" if row["difference"] > 0 else "lower"
 
 
-def curves(table: pd.DataFrame, metric: str = "AP", *, target: float | None = None, baseline: str | None = None, ax: Axes | None = None) -> Figure:
-    """The metric over epochs: the mean over seeds as a line, the range of the seeds as a band, a dot an evaluation.
+def curves(table: pd.DataFrame, metric: str = "AP", *, target: float | None = None, baseline: str | None = None, left_out: Collection[str] = (),
+           ax: Axes | None = None) -> Figure:
+    """The metric over epochs: the mean over seeds as a line, the range of the seeds as a band, a mark an evaluation.
 
     Args:
         table: ``arm, seed, epochs_done`` and the metric (``compare.curves``).
         target: drawn as a level: the baseline's score at the end.
         baseline: its name, for the level's label.
+        left_out: arms that are in no conclusion: drawn thin, with hollow marks.
     """
     with style.context():
         fig, ax = style.canvas(ax, style.DOUBLE * 0.72, 3.0)
@@ -95,7 +98,9 @@ def curves(table: pd.DataFrame, metric: str = "AP", *, target: float | None = No
             seeds = part["seed"].nunique()
             over = over[over["count"] == over["count"].max()]  # a mean over fewer seeds would jump
             label = f"{name} ({seeds} seed{'' if seeds == 1 else 's'})"
-            ax.plot(over["epochs_done"], over["mean"], color=tints[str(name)], marker=marker, linestyle=style.dashes(str(name)), label=label)
+            line, = ax.plot(over["epochs_done"], over["mean"], color=tints[str(name)], marker=marker, linestyle=style.dashes(str(name)), label=label)
+            if name in left_out:
+                line.set(linewidth=0.7, markerfacecolor="white", markeredgewidth=0.7, label=f"{label}, left out")
             if seeds > 1:
                 ax.fill_between(over["epochs_done"], over["min"], over["max"], color=tints[str(name)], alpha=0.15, linewidth=0)
             bands.append(over.assign(arm=name))
