@@ -325,7 +325,7 @@ def start_sweep(grid: Path, root: Path, *options: str) -> subprocess.Popen[str]:
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_sweep_that_is_stopped_leaves_no_process_and_loses_nothing(how: signal.Signals, place: Callable[..., Path], tmp_path: Path,
                                                                     marked: Callable[[], list[Json]]) -> None:
-    root, grid = tmp_path / "runs", place(seeds=[0, 1], arms={"only": {}}, parameters={"epoch_seconds": 0.5}, base={"train.epochs": 6})
+    root, grid = tmp_path / "runs", place(seeds=[0, 1], arms={"only": {}}, parameters={"epoch_seconds": 4.0}, base={"train.epochs": 6})
     with start_sweep(grid, root) as process:
         def both_saved() -> bool:
             return len(list(root.glob("*/checkpoints/last.json"))) == 2
@@ -335,7 +335,7 @@ def test_a_sweep_that_is_stopped_leaves_no_process_and_loses_nothing(how: signal
         process.send_signal(how)
         _, said = process.communicate(timeout=60)
     assert process.returncode == (-signal.SIGKILL if how == signal.SIGKILL else 130)
-    wait_for(lambda: not marked(), "the end of every process", seconds=15)
+    wait_for(lambda: not marked(), "the end of every process", seconds=8)  # the runs have 20 s to go
     if how == signal.SIGINT:
         assert "interrupted; the same command continues it" in said
         assert {row["status"] for row in index_of(root)["runs"]} == {"pending"}
