@@ -14,19 +14,20 @@ _LAZY = {
     "PRESETS": "deim_lab.presets",
     "preset": "deim_lab.presets",
     "build_detector": "deim_lab.detector.detector",
+    "export_official": "deim_lab.detector.weights",
     "load_official": "deim_lab.detector.weights",
     "train": "deim_lab.training.loop",
 }
 _ROOMS = ("boxes", "structures", "config", "presets", "schedule", "data", "augment", "detector", "matcher", "losses",
           "criterion", "training", "evaluate", "runs", "sweep", "compare", "figures", "widgets")
 
-__all__ = ["PRESETS", "__version__", "augment", "boxes", "build_detector", "compare", "config", "criterion", "data", "detector", "evaluate",
-           "figures", "load_official", "losses", "matcher", "preset", "presets", "runs", "schedule", "structures", "sweep", "train",
-           "training", "widgets"]
+__all__ = ["PRESETS", "__version__", "augment", "boxes", "build_detector", "compare", "config", "criterion", "data", "detector",
+           "evaluate", "export_official", "figures", "load_official", "losses", "matcher", "preset", "presets", "runs", "schedule",
+           "structures", "sweep", "train", "training", "widgets"]
 
 if TYPE_CHECKING:
     from deim_lab.detector.detector import build_detector
-    from deim_lab.detector.weights import load_official
+    from deim_lab.detector.weights import export_official, load_official
     from deim_lab.presets import PRESETS, preset
     from deim_lab.training.loop import train
 

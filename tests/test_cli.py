@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from deim_lab import cli
+from deim_lab.coco80 import COCO80
 from deim_lab.data import synthetic
-from deim_lab.data.coco80 import COCO80
 from deim_lab.detector.detector import build_detector
 from deim_lab.detector.weights import official_state_dict
 from deim_lab.evaluate import METRICS, coco_metrics

@@ -14,8 +14,8 @@ import pytest
 
 from deim_lab import measured
 from deim_lab.cli.evaluate import beside_reported
-from deim_lab.config import Config, override
 from deim_lab.coco80 import COCO80
+from deim_lab.config import Config, override
 from deim_lab.errors import ConfigError
 from deim_lab.evaluate import Evaluation, F1Curve, Scores
 from deim_lab.presets import preset

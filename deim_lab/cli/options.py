@@ -51,7 +51,8 @@ def shared_options() -> Shared:
         kind = ("folder of images" if name.endswith("images") else "COCO json") + f" of the {name.partition('_')[0]} half, instead of --data"
         data.add_argument(f"--{name.replace('_', '-')}", metavar="DIR" if name.endswith("images") else "JSON", help=kind)
     weights = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    weights.add_argument("weights", metavar="RUN_OR_WEIGHTS", help="a run folder, a weights file of this lab, or (with --preset) an official .pth")
+    weights.add_argument("weights", metavar="RUN_OR_WEIGHTS", help="a run folder, a weights file of this lab, or (with --preset) an "
+                                                                                "official .pth or a folder of transformers")
     weights.add_argument("--preset", metavar="NAME", help="what an official checkpoint is of, e.g. deim_dfine_n")
     weights.add_argument("--categories", metavar="JSON", type=Path, help="COCO json that names an official checkpoint's classes (default: COCO's 80)")
     return Shared(common, settings, device, runs, data, weights)
@@ -103,14 +104,15 @@ def load(args: argparse.Namespace) -> LoadedDetector:
             raise WeightsError(f"{error}{hint}") from error
         loaded = replace(loaded, config=configs.override(loaded.config, overrides))
     else:
+        from deim_lab.coco80 import COCO80
         from deim_lab.data import annotations
-        from deim_lab.data.coco80 import COCO80
 
         categories = [{"id": category_id, "name": name} for category_id, name in COCO80]
         if args.categories is not None:
             categories = annotations.read(args.categories).categories.as_list()
         model = deim_lab.build_detector(official, num_classes=len(categories))
-        report = weights.load_official(model, args.weights)
+        report = weights.load_official(model, args.weights, categories=categories,
+                                       source_categories=None if args.categories is None else categories)
         if report.reinitialised or report.missing:
             raise WeightsError(f"{args.weights} does not fill {args.preset} with {len(categories)} classes: {report}. "
                                "--categories takes the COCO json of the classes that it was trained on")
