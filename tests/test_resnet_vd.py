@@ -63,7 +63,7 @@ def test_resnet50_vd_computes_what_timm_computes() -> None:
     mine = ResNetVd("resnet50_vd", (1, 2, 3)).eval()
     mine.load_state_dict(dict(zip(mine.state_dict(), theirs.state_dict().values(), strict=True)))
     with torch.no_grad():
-        found, wanted = mine(noise(64, 96)), theirs(noise(64, 96))
+        found, wanted = mine(noise(72, 88)), theirs(noise(72, 88))  # odd maps on the way
     for ours, expected in zip(found, wanted, strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
 
