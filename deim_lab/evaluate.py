@@ -158,6 +158,13 @@ def best_f1(gt_json: Source, detections_json: Source, *, image_ids: Iterable[int
     return _f1_curve(truth, _read_detections(detections_json, truth))
 
 
+def score_with_f1(gt_json: Source, detections_json: Source, *, backend: str = "auto") -> tuple[Scores, F1Curve]:
+    """``score`` and ``best_f1`` from one reading of both."""
+    truth = _read_truth(gt_json, None)
+    rows = _read_detections(detections_json, truth)
+    return _score(truth, rows, resolve_backend(backend)), _f1_curve(truth, rows)
+
+
 def resolve_backend(backend: str = "auto") -> str:
     """The evaluator that ``backend`` means here: ``hotcoco`` where installed for ``auto``, else ``pycocotools``.
 

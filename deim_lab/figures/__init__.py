@@ -6,8 +6,22 @@ Nothing here reads a run, a data set or a detector: only what it is handed.
 
 from __future__ import annotations
 
-from deim_lab.figures import ablation, claims, density, detections, losses, matching, paper, quality, schedule, style, surfaces, training
+from deim_lab.figures import (
+    ablation,
+    claims,
+    density,
+    detections,
+    losses,
+    matching,
+    paper,
+    quality,
+    schedule,
+    scores,
+    style,
+    surfaces,
+    training,
+)
 from deim_lab.figures.style import numbers, save
 
-__all__ = ["ablation", "claims", "density", "detections", "losses", "matching", "numbers", "paper", "quality", "save", "schedule", "style",
+__all__ = ["ablation", "claims", "density", "detections", "losses", "matching", "numbers", "paper", "quality", "save", "schedule", "scores", "style",
            "surfaces", "training"]
