@@ -136,6 +136,8 @@ def build(config: Config, steps_per_epoch: int) -> Schedule:
     if late is not None and config.match.kind == "simota":
         notices.append("match.iou_power has no effect: match.kind simota has a cost of its own")
         late = None
+    elif late == epochs:
+        notices.append(f"match.iou_power is never used: schedule.late_match_share {wanted.late_match_share:g} of {epochs} epochs rounds to none")
     return Schedule(epochs=epochs, steps_per_epoch=steps_per_epoch, dense_start=warm_up, dense_end=dense_end, clean_start=clean_start,
                     lr_warmup_steps=lr_warmup, lr_final_ratio=wanted.lr_final_ratio, notices=tuple(notices),
                     lr_tail_start=None if lr_clean is None else max(epochs - lr_clean, dense_end), late_match_start=late)

@@ -373,6 +373,8 @@ def test_late_matching_begins_at_the_official_epoch(size: str, first: int) -> No
     simota = schedule.build(preset(f"deimv2_hgnetv2_{size}", {"match.kind": "simota"}), 900)
     assert not simota.matches_late(plan.epochs - 1)
     assert any("match.iou_power has no effect" in notice for notice in simota.notices)
+    brief = schedule.build(preset(f"deimv2_hgnetv2_{size}", {"train.epochs": 2}), 900)
+    assert any("match.iou_power is never used" in notice for notice in brief.notices)
 
 
 def test_training_switches_to_the_late_cost(small_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
