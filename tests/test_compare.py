@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from deim_lab import compare
+from deim_lab import compare, runs
 from deim_lab.compare.arms import BUDGET
 from deim_lab.compare.statistics import difference, first_reach, seeds_needed, spread
 from deim_lab.errors import ConfigError, DataError
@@ -25,6 +25,12 @@ BASE: dict[str, Any] = {"train.epochs": 4}
 PLAIN = dict(PLAIN_RECIPE)
 ARMS: dict[str, dict[str, Any]] = {"plain": PLAIN, "MAL": {"augment.mosaic_prob": 0.0, "augment.mixup_prob": 0.0},
                                    "Dense O2O": {"loss.classification": "vfl"}, "DEIM": {}}
+
+
+@pytest.fixture(autouse=True)
+def no_git(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three git processes a run are most of the time that these tests would take."""
+    monkeypatch.setattr(runs, "_git_commit", lambda: {"commit": "c" * 40, "dirty": False})
 
 
 def trained(folder: Path, overrides: Mapping[str, Any], seed: int = 0, ap: float | Sequence[float] = 0.5, *, active: bool = True,
@@ -173,10 +179,10 @@ def test_other_differences_give_other_names(tmp_path: Path) -> None:
 
 
 def test_a_sweep_names_its_own_arms_and_counts_what_failed(tmp_path: Path) -> None:
-    runs = [trained(tmp_path, PLAIN, 0), trained(tmp_path, PLAIN, 1), trained(tmp_path, {}, 0, 0.6)]
+    made = [trained(tmp_path, PLAIN, 0), trained(tmp_path, PLAIN, 1), trained(tmp_path, {}, 0, 0.6)]
     stranger = trained(tmp_path, {"loss.gamma": 3.0}, 0)
     indexed(tmp_path, "old", [("z", 0, stranger, "done")], baseline="z", created="2025-01-01")
-    indexed(tmp_path, "new", [("off", 0, runs[0], "done"), ("off", 1, runs[1], "done"), ("on", 0, runs[2], "done"), ("on", 1, None, "failed"),
+    indexed(tmp_path, "new", [("off", 0, made[0], "done"), ("off", 1, made[1], "done"), ("on", 0, made[2], "done"), ("on", 1, None, "failed"),
                               ("on", 2, None, "pending")], baseline="off")
     gone = trained(tmp_path, {}, 3)
     assert compare.sweeps(tmp_path) == ("old", "new")
@@ -197,12 +203,14 @@ def test_a_sweep_names_its_own_arms_and_counts_what_failed(tmp_path: Path) -> No
 def test_a_run_of_the_index_that_is_gone_is_lost_and_not_forgotten(tmp_path: Path) -> None:
     import shutil
 
-    runs = [trained(tmp_path, PLAIN, 0), trained(tmp_path, {}, 0), trained(tmp_path, {}, 1)]
-    indexed(tmp_path, "s", [("off", 0, runs[0], "done"), ("on", 0, runs[1], "done"), ("on", 1, runs[2], "done")], baseline="off")
-    shutil.rmtree(runs[2].folder)
+    made = [trained(tmp_path, PLAIN, 0), trained(tmp_path, {}, 0), trained(tmp_path, {}, 1)]
+    indexed(tmp_path, "s", [("off", 0, made[0], "done"), ("on", 0, made[1], "done"), ("on", 1, made[2], "done")], baseline="off")
+    shutil.rmtree(made[2].folder)
     table = compare.missing(compare.read(tmp_path))
     assert table[["arm", "seed", "status"]].to_numpy().tolist() == [["on", 1, "lost"]]
     assert "does not exist" in table["error"][0]
+    Run.open(made[1].folder).reopen()  # somebody goes on training it: its numbers are no final ones
+    assert compare.overview(tmp_path)["done"].tolist() == [1, 1]
 
 
 def test_different_data_never_meet_unasked(tmp_path: Path) -> None:

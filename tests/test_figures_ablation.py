@@ -63,6 +63,9 @@ def test_no_two_arms_share_a_colour() -> None:
     names = ["plain", "MAL", "Dense O2O", "DEIM", *(f"arm {number}" for number in range(8))]
     tints = ablation.colours(names)
     assert len(set(tints.values())) == len(names)
+    half = pd.DataFrame([{"arm": "arm 2", "epochs": 1.0, "baseline_epochs": 2.0, "difference": 0.1, "low": 0.05, "high": 0.15, "standing": "counts"}])
+    drawn = ablation.halves(half, tints=tints).axes[0].lines[0]
+    assert to_hex(drawn.get_color()) == tints["arm 2"].lower() != to_hex(ablation.halves(half).axes[0].lines[0].get_color())
     assert (tints["plain"], tints["MAL"], tints["Dense O2O"]) == (style.COLOURS["plain"], style.COLOURS["mal"], style.COLOURS["dense"])
 
 

@@ -1,12 +1,13 @@
 """Arms against one another over seeds: differences with their intervals, curves with bands, epochs to reach, γ, density, price.
 
 The tables are those of ``compare``'s views; nothing is averaged here that they don't hold. An arm that is left out of the conclusions
-(its factor never active, another budget) is drawn hollow.
+(its factor never active, another budget) is drawn hollow. ``tints`` (arm → colour, as ``colours`` gives it for all arms of a comparison)
+keeps an arm's colour where a table lacks some of the others; by default the table's own arms are coloured.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,8 @@ def colours(arms: Iterable[str]) -> dict[str, str]:
     return result
 
 
-def differences(summary: pd.DataFrame, per_run: pd.DataFrame, metric: str = "AP", *, ax: Axes | None = None) -> Figure:
+def differences(summary: pd.DataFrame, per_run: pd.DataFrame, metric: str = "AP", *, tints: Mapping[str, str] | None = None,
+                ax: Axes | None = None) -> Figure:
     """Each arm's mean difference to the baseline with its 95 % interval, a dot a shared seed. An interval that holds 0 is grey: not significant.
 
     Args:
@@ -47,7 +49,7 @@ def differences(summary: pd.DataFrame, per_run: pd.DataFrame, metric: str = "AP"
     seeds = {name: part.set_index("seed")[metric] for name, part in per_run.groupby("arm")}
     with style.context():
         fig, ax = style.canvas(ax, style.DOUBLE * 0.72, 0.75 + _ROW * max(2, len(rows)))
-        tints = colours(summary["arm"])
+        tints = tints or colours(summary["arm"])
         dots: list[dict[str, Any]] = []
         for place, row in enumerate(rows.iloc[::-1].to_dict("records")):
             counts = row["standing"] in _COUNTED
@@ -81,7 +83,7 @@ def _remark(row: dict[Any, Any]) -> str:
 
 
 def curves(table: pd.DataFrame, metric: str = "AP", *, target: float | None = None, baseline: str | None = None, left_out: Collection[str] = (),
-           ax: Axes | None = None) -> Figure:
+           tints: Mapping[str, str] | None = None, ax: Axes | None = None) -> Figure:
     """The metric over epochs: the mean over seeds as a line, the range of the seeds as a band, a mark an evaluation.
 
     Args:
@@ -92,7 +94,7 @@ def curves(table: pd.DataFrame, metric: str = "AP", *, target: float | None = No
     """
     with style.context():
         fig, ax = style.canvas(ax, style.DOUBLE * 0.72, 3.0)
-        tints, bands = colours(table["arm"].unique()), []
+        tints, bands = tints or colours(table["arm"].unique()), []
         for (name, part), marker in zip(table.groupby("arm", sort=False), _cycle(_MARKERS), strict=False):
             over = part.groupby("epochs_done")[metric].agg(["mean", "min", "max", "count"]).dropna().reset_index()
             seeds = part["seed"].nunique()
@@ -116,7 +118,7 @@ def curves(table: pd.DataFrame, metric: str = "AP", *, target: float | None = No
         return fig
 
 
-def reaching(table: pd.DataFrame, metric: str = "AP", *, ax: Axes | None = None) -> Figure:
+def reaching(table: pd.DataFrame, metric: str = "AP", *, tints: Mapping[str, str] | None = None, ax: Axes | None = None) -> Figure:
     """Epochs until each run first scores what the baseline scores at its end: a dot a seed, a bar the mean; ``never`` stands on the right.
 
     ``table``: ``arm, seed, epochs_to_reach`` (NaN: never), ``epochs, standing``, the baseline first (``compare.reaching``).
@@ -124,7 +126,7 @@ def reaching(table: pd.DataFrame, metric: str = "AP", *, ax: Axes | None = None)
     with style.context():
         arms = list(table["arm"].unique())
         fig, ax = style.canvas(ax, style.DOUBLE * 0.72, 0.75 + _ROW * max(2, len(arms)))
-        tints, longest = colours(arms), float(table["epochs"].max()) if len(table) else 1.0
+        tints, longest = tints or colours(arms), float(table["epochs"].max()) if len(table) else 1.0
         never = 1.12 * longest
         for place, name in enumerate(arms[::-1]):
             part = table[table["arm"] == name].sort_values("epochs_to_reach")
@@ -172,15 +174,15 @@ def gammas(table: pd.DataFrame, metric: str = "AP", *, recipe: float = 1.5, ax: 
         return fig
 
 
-def density(table: pd.DataFrame, metric: str = "AP", *, ax: Axes | None = None) -> Figure:
+def density(table: pd.DataFrame, metric: str = "AP", *, tints: Mapping[str, str] | None = None, ax: Axes | None = None) -> Figure:
     """The metric against targets per image as the runs measured them (mean over the whole run): a dot a run, a large mark each arm's mean.
 
     ``table``: ``arm, seed, targets_per_image`` and the metric, ``standing`` (``compare.densities``).
     """
-    return _against(table, "targets_per_image", "targets per image over the run, measured", metric, "density", ax)
+    return _against(table, "targets_per_image", "targets per image over the run, measured", metric, "density", ax, tints)
 
 
-def price(table: pd.DataFrame, metric: str = "AP") -> Figure:
+def price(table: pd.DataFrame, metric: str = "AP", *, tints: Mapping[str, str] | None = None) -> Figure:
     """The metric against minutes of wall time (left) and peak memory (right): a dot a run, a large mark each arm's mean.
 
     ``table``: ``arm, minutes, peak_memory_mib`` and the metric (``compare.price``).
@@ -188,20 +190,20 @@ def price(table: pd.DataFrame, metric: str = "AP") -> Figure:
     with style.context():
         fig = style.figure(style.DOUBLE, 2.5)
         left, right = fig.subplots(1, 2, sharey=True)
-        _against(table, "minutes", "minutes a run (wall)", metric, "time", left, legend=False)
-        _against(table, "peak_memory_mib", "peak memory, MiB", metric, "memory", right)
+        _against(table, "minutes", "minutes a run (wall)", metric, "time", left, tints, legend=False)
+        _against(table, "peak_memory_mib", "peak memory, MiB", metric, "memory", right, tints)
         right.set_ylabel("")
         return fig
 
 
-def halves(table: pd.DataFrame, metric: str = "AP", *, ax: Axes | None = None) -> Figure:
+def halves(table: pd.DataFrame, metric: str = "AP", *, tints: Mapping[str, str] | None = None, ax: Axes | None = None) -> Figure:
     """Arms at half the epochs against the baseline at all of them: the difference with its 95 % interval.
 
     ``table``: ``arm, epochs, baseline_epochs, difference, low, high, standing`` (``compare.halves``).
     """
     with style.context():
         fig, ax = style.canvas(ax, style.DOUBLE * 0.72, 0.75 + _ROW * max(2, len(table)))
-        tints = colours(table["arm"])
+        tints = tints or colours(table["arm"])
         for place, row in enumerate(table.iloc[::-1].to_dict("records")):
             counts = row["standing"] in _COUNTED
             sure = counts and pd.notna(row["low"]) and not row["low"] <= 0 <= row["high"]
@@ -226,11 +228,12 @@ def title(metric: str) -> str:
     return TITLES.get(metric, metric)
 
 
-def _against(table: pd.DataFrame, column: str, label: str, metric: str, panel: str, ax: Axes | None, *, legend: bool = True) -> Figure:
+def _against(table: pd.DataFrame, column: str, label: str, metric: str, panel: str, ax: Axes | None,
+             tints: Mapping[str, str] | None, *, legend: bool = True) -> Figure:
     """A dot a run and a large mark each arm's mean."""
     with style.context():
         fig, ax = style.canvas(ax, style.DOUBLE * 0.72, 2.7)
-        tints = colours(table["arm"].unique())
+        tints = tints or colours(table["arm"].unique())
         for (name, part), marker in zip(table.groupby("arm", sort=False), _cycle(_MARKERS), strict=False):
             counts = "standing" not in part or part["standing"].iloc[0] in _COUNTED
             face = tints[str(name)] if counts else "none"
