@@ -172,7 +172,7 @@ class Pretended:
 
 def test_a_second_call_skips_continues_and_retries(place: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", logger="deim_lab")
-    root, grid = tmp_path / "runs", place(seeds=[0, 1])
+    root, grid = tmp_path / "runs", place(seeds=[0, 1], parameters={"device": "cpu"})
     first = Pretended({("sharper", 0): "failed", ("sharper", 1): "cut"})
     with pytest.raises(KeyboardInterrupt):
         sweep.run(grid, root, executor=first)
@@ -183,7 +183,11 @@ def test_a_second_call_skips_continues_and_retries(place: Callable[..., Path], t
     assert [row["status"] for row in content["runs"]] == ["done", "failed", "done", "pending"]
     assert content["runs"][1]["error"] == {"type": "ValueError", "message": "no", "traceback": "Traceback"}
     assert (root / content["runs"][0]["notebook"]).is_file()
-    assert [item.state for item in sweep.prepare(grid, root).runs] == ["done", "failed", "done", "cut"]
+    planned = sweep.prepare(grid, root).runs
+    assert [item.state for item in planned] == ["done", "failed", "done", "cut"]
+    assert planned[0].cost.seconds == 0
+    assert planned[1].cost.seconds
+    assert planned[3].cost.seconds == pytest.approx(planned[1].cost.seconds * 2 / 3)  # an epoch of three is behind it
     lines = "\n".join(sweep.plan.describe(sweep.prepare(grid, root), workers=2))
     assert "sharper   s1   cut after epoch 1 of 3" in lines
     assert 'sharper   loss.gamma null → 2.0' in lines
@@ -322,6 +326,7 @@ def start_sweep(grid: Path, root: Path, *options: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_sweep_that_is_stopped_leaves_no_process_and_loses_nothing(how: signal.Signals, place: Callable[..., Path], tmp_path: Path,
                                                                     marked: Callable[[], list[Json]]) -> None:
