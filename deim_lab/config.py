@@ -353,9 +353,9 @@ class Config:
                               f"smallest size of data.input_size {list(self.data.input_size)}): raise the size or lower the queries")
 
 
-# Where a run happens, not what it computes: outside the fingerprint.
+# Where a run happens, not what it computes: outside the fingerprint. (Of weights the content counts, not the name: pretrained.start_of.)
 NOT_IDENTITY = ("train.device", "train.threads", "train.log_every", "train.checkpoint_every", "train.checkpoint_steps",
-                 "train.keep_checkpoints", "data.workers", "data.cache", "eval.backend")
+                 "train.keep_checkpoints", "data.workers", "data.cache", "eval.backend", "model.backbone_weights")
 
 
 def override(config: Config, overrides: Mapping[str, Json]) -> Config:

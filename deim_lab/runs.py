@@ -69,7 +69,7 @@ class Run:
             what: the part of the name that says so; None: made from ``overrides``.
             device: where it runs, as it was resolved (``cuda:0``).
             fingerprint: of what it computes; None: the config's.
-            weights: what it starts from (``path`` and ``sha256``); None: from scratch.
+            weights: what it starts from (``path``, ``sha256``, ``part`` where it is the backbone alone); None: from scratch.
         """
         for key in ("name", "fingerprint"):
             if key not in data:

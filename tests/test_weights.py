@@ -12,12 +12,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from deim_lab.coco80 import COCO80
 from deim_lab.config import Config
+from deim_lab.data import synthetic
 from deim_lab.detector import weights
 from deim_lab.detector.detector import Detector, build_detector
-from deim_lab.detector.weights import load_detector, load_official, load_weights, official_state_dict, save_weights
+from deim_lab.detector.weights import export_official, load_detector, load_official, load_weights, official_state_dict, save_weights
 from deim_lab.errors import WeightsError
-from deim_lab.presets import preset
+from deim_lab.presets import PRESETS, preset
+from deim_lab.training.loop import train
 
 REFERENCE = Path(__file__).parent / "reference"
 LAYOUTS = json.loads(gzip.decompress((REFERENCE / "state_dicts.json.gz").read_bytes()))
@@ -140,6 +143,89 @@ def test_a_tensor_more_or_less_is_reported() -> None:
     assert report.missing == ("decoder.pre_bbox_head.layers.0.bias",)
     assert report.unexpected == ("decoder.surplus.weight",)
     assert "pre_bbox_head" in str(report)
+
+
+@pytest.mark.parametrize("name", ["dfine_n", "deim_rtdetrv2_r18", "rtdetrv2_r18", "deimv2_hgnetv2_atto", "deimv2_hgnetv2_n"])
+def test_export_reads_back_equal_and_has_the_official_layout(name: str, tmp_path: Path) -> None:
+    size = (320, 320) if name.endswith("atto") else (640, 640)  # the size that official code evaluates it at
+    torch.manual_seed(1)
+    source = build_detector(name, 80)
+    with torch.no_grad():
+        for parameter in source.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.01 * torch.randn_like(parameter))
+    assert export_official(source, tmp_path / "official.pth", eval_size=size) == tmp_path / "official.pth"
+    content = torch.load(tmp_path / "official.pth", weights_only=True)
+    assert list(content) == ["model"]
+    assert layout_of(content["model"]) == LAYOUTS[name]["state_dict"]
+    target = build_detector(name, 80)
+    assert load_official(target, tmp_path / "official.pth", categories=[name for _, name in COCO80]) == weights.LoadReport()
+    assert all(torch.equal(value, target.state_dict()[key]) for key, value in source.state_dict().items())
+    assert [path.name for path in tmp_path.iterdir()] == ["official.pth"]
+
+
+@pytest.mark.parametrize("name", [name for name in LAYOUTS if name in PRESETS])
+def test_every_preset_writes_the_official_layout(name: str) -> None:
+    with torch.device("meta"):
+        model = build_detector(name, 80)
+    state = {key: value for key, value in model.state_dict().items() if not key.endswith(("up", "reg_scale"))}
+    official = {key: shape for key, shape, _ in LAYOUTS[name]["state_dict"]}
+    assert {key: list(value.shape) for key, value in state.items()}.items() <= official.items()
+    left = {key for key in official if key not in state}
+    assert all(key.endswith((".anchors", ".valid_mask", ".num_points_scale", ".up", ".reg_scale")) for key in left)
+
+
+def test_the_deploy_form_is_not_exported(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="deploy form"):
+        export_official(small().deploy(), tmp_path / "official.pth")
+
+
+@pytest.mark.parametrize(("name", "eval_size"), [("rtdetrv2_r18", (320, 640)), ("deimv2_hgnetv2_atto", (320, 320))])
+@pytest.mark.parametrize("wrap", [lambda state: state, lambda state: {"model": state}, lambda state: {"ema": {"module": state}}])
+def test_checkpoints_of_the_other_families(name: str, eval_size: tuple[int, int], wrap: Any) -> None:
+    torch.manual_seed(1)
+    source, target = build_detector(name, 3), build_detector(name, 3)
+    assert load_official(target, wrap(official_state_dict(source, eval_size))) == weights.LoadReport()
+    assert all(torch.equal(value, target.state_dict()[key]) for key, value in source.state_dict().items())
+
+
+def test_frozen_norms_of_resnet_take_trained_ones() -> None:
+    torch.manual_seed(1)
+    frozen, trained = build_detector("rtdetrv2_r50m", 3), build_detector("deim_rtdetrv2_r50m", 3)
+    assert LAYOUTS["rtdetrv2_r50m"] != LAYOUTS["deim_rtdetrv2_r50m"]
+    same = build_detector(preset("rtdetrv2_r50m", {"model.freeze_backbone_norm": False}), 3)
+    assert load_official(same, official_state_dict(frozen)) == weights.LoadReport()
+    assert load_official(frozen, official_state_dict(same)) == weights.LoadReport()
+    with pytest.raises(WeightsError, match=r"rtdetrv2_r50m of 3 classes, while this model is .*deim_rtdetrv2_r50m"):
+        load_official(trained, official_state_dict(frozen))
+
+
+# --- fine-tuning ------------------------------------------------------------------------------------------------------------------
+
+
+def test_fine_tuning_with_other_classes(tmp_path: Path) -> None:
+    data = synthetic.make(tmp_path / "set", train_images=9, val_images=3, size_px=(64, 64), seed=3)
+    names = [item["name"] for item in json.loads((data / "annotations" / "instances_train.json").read_text())["categories"]]
+    config = preset("smoke", {"train.epochs": 1, "data.input_size": 64, "model.num_queries": 20, "data.batch_size": 4, "optim.lr": 1e-12,
+                              "optim.backbone_lr": 0.0, "optim.weight_decay": 0.0, "schedule.restart_from_best": False})
+    torch.manual_seed(1)
+    source = build_detector(config, 4)
+    with torch.no_grad():
+        for head in (source.decoder.enc_score_head, *source.decoder.dec_score_head):
+            head.weight.normal_()
+            head.bias.normal_()
+    theirs = [{"id": number, "name": name} for number, name in enumerate(["platelet", names[-1].upper(), "nut", names[0]])]
+    save_weights(tmp_path / "own.pt", source, config=config, categories=theirs)
+    run = train(config, data, runs_dir=tmp_path / "runs", weights=tmp_path / "own.pt")
+    tuned = torch.load(run.folder / "checkpoints" / "last.pt", weights_only=True)["model"]
+    for key in ("decoder.enc_score_head", "decoder.dec_score_head.1"):
+        before = source.get_submodule(key)
+        torch.testing.assert_close(tuned[f"{key}.weight"][0], before.weight.data[3], rtol=0, atol=1e-6)  # type: ignore[index, union-attr]
+        torch.testing.assert_close(tuned[f"{key}.weight"][-1], before.weight.data[1], rtol=0, atol=1e-6)  # type: ignore[index, union-attr]
+        for index in range(1, len(names) - 1):
+            assert float(tuned[f"{key}.bias"][index]) == pytest.approx(-math.log(99), abs=1e-4)
+    assert json.loads((run.folder / "run.json").read_text())["weights"]["sha256"] == weights.fingerprint_of(tmp_path / "own.pt")
+    assert run.status == "done"
 
 
 # --- refused ----------------------------------------------------------------------------------------------------------------------

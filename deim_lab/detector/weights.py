@@ -29,7 +29,7 @@ from deim_lab.detector.layout import describe, official_state_dict, some
 from deim_lab.errors import WeightsError
 
 __all__ = ["LoadReport", "LoadedDetector", "describe", "export_official", "fingerprint_of", "load_detector", "load_official", "load_weights",
-           "official_state_dict", "save_weights"]
+           "official_state_dict", "read_state", "save_weights"]
 
 FORMAT = "deim_lab/1"
 RUN_FILES = ("best.pt", "last.pt", "last_previous.pt")  # of a run's checkpoints folder, the first that is there
@@ -108,6 +108,12 @@ def fingerprint_of(source: str | Path) -> str:
         with file.open("rb") as handle:
             digests.append(hashlib.file_digest(handle, "sha256").hexdigest())
     return digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
+
+
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a weights file, EMA before model before the content itself. Raises ``WeightsError`` where it can't be read safely."""
+    content, where = _open(path)
+    return _state_of(content, where)
 
 
 def export_official(model: Detector, path: str | Path, *, eval_size: tuple[int, int] = (640, 640)) -> Path:

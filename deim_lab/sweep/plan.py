@@ -145,11 +145,11 @@ def _specs(grid: Grid, root: Path, data_fingerprint: str) -> list[RunSpec]:
 def _fingerprint(grid: Grid, arm: str) -> str:
     """As training computes it: weights to start from belong to it."""
     config, weights = grid.config(arm), grid.parameters.get("weights")
-    if weights is None:
+    if weights is None and config.model.backbone_weights is None:
         return configs.fingerprint(config)
-    from deim_lab.detector.weights import fingerprint_of
+    from deim_lab.detector.pretrained import start_of
 
-    return configs.fingerprint(config, fingerprint_of(weights))
+    return configs.fingerprint(config, *start_of(config, weights))
 
 
 def _data_fingerprint(data: Json, root: Path, draw: bool) -> str:

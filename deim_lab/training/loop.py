@@ -27,7 +27,8 @@ from deim_lab.data import coco, loader
 from deim_lab.data.coco import CocoDataset
 from deim_lab.data.loader import Batch
 from deim_lab.detector.detector import build_detector
-from deim_lab.detector.weights import fingerprint_of, load_weights
+from deim_lab.detector.pretrained import load_backbone_weights, read_backbone_weights, start_of
+from deim_lab.detector.weights import load_weights
 from deim_lab.errors import ConfigError, NonFiniteError
 from deim_lab.presets import PRESETS
 from deim_lab.runs import Run
@@ -82,7 +83,8 @@ def train(config: Config, data: str | Path | Mapping[str, Any] | None = None, *,
         device: ``auto | cpu | cuda | cuda:N``; None: ``config.train.device``.
         resume: ``auto`` returns the finished run of the same config, data and seed, or continues the one that was cut, or starts;
             ``never`` always starts; otherwise the folder of the run to continue.
-        weights: a checkpoint to start from (official or own); its classes need not be these.
+        weights: a checkpoint to start from (official or own, or of transformers); head rows go by class name. None: the backbone from
+            ``config.model.backbone_weights``, the rest from scratch.
         on_event: called with a dict for every step, epoch and evaluation (``kind``: start | step | train | val | done).
 
     Raises:
@@ -234,6 +236,8 @@ def _prepare(config: Config, seed: int, compute: Compute, run: Run, train_set: C
     model = build_detector(config, num_classes=len(train_set.categories))
     if weights is not None:
         _log.info("%s", load_weights(model, weights, categories=train_set.categories.as_list()))
+    elif (pretrained := read_backbone_weights(config.model)) is not None:
+        load_backbone_weights(model, pretrained)
     model.to(compute.device)
     parallel: nn.Module = model
     if compute.world_size > 1:
@@ -286,8 +290,8 @@ def _run_of(config: Config, data_fingerprint: str, data_name: str, seed: int, ru
     chosen: list[Any] = [None, False]
     if compute.is_main:
         run: Run | None = None
-        start = None if weights is None else fingerprint_of(weights)
-        fingerprint = configs.fingerprint(config, *([] if start is None else [start]))
+        start = start_of(config, weights)
+        fingerprint = configs.fingerprint(config, *start)
         identity: dict[str, Any] = {"fingerprint": fingerprint, "seed": seed, "data_fingerprint": data_fingerprint}
         if resume == "auto":
             run = runs.find(runs_dir, **identity)
@@ -301,12 +305,19 @@ def _run_of(config: Config, data_fingerprint: str, data_name: str, seed: int, ru
             base = PRESETS[config.preset] if config.preset in PRESETS else Config()
             run = Run.start(runs_dir, config, seed=seed, data={"name": data_name, "fingerprint": data_fingerprint},
                             overrides=configs.diff(base, config), device=str(compute.device), fingerprint=fingerprint,
-                            weights=None if weights is None else {"path": str(weights), "sha256": start})
+                            weights=_weights_record(config, weights, start))
         elif run.status != "done":
             run.reopen(device=str(compute.device))
         chosen = [str(run.folder), run.status == "done"]
     chosen = compute.agreed(chosen)
     return (run if compute.is_main else Run.open(chosen[0])), bool(chosen[1])  # type: ignore[return-value]
+
+
+def _weights_record(config: Config, weights: str | Path | None, start: list[Any]) -> dict[str, Any] | None:
+    """``run.json``'s entry on what the run starts from."""
+    if weights is not None:
+        return {"path": str(weights), "sha256": start[0]}
+    return {"path": config.model.backbone_weights, "sha256": start[0]["backbone"], "part": "backbone"} if start else None
 
 
 def _restart_from_best(state: _State) -> None:
