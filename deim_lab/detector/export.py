@@ -15,10 +15,11 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -29,6 +30,7 @@ from torchvision.transforms.v2 import functional as TF
 from deim_lab import config as configs
 from deim_lab import images
 from deim_lab.detector.detector import Detector
+from deim_lab.detector.layers import TableCache
 from deim_lab.detector.onnx_file import DETECTIONS, IMAGES, RAW, SIZES, SUFFIX, OnnxDetector, OnnxInfo, require
 from deim_lab.detector.predict import best
 from deim_lab.detector.weights import LoadedDetector
@@ -43,6 +45,7 @@ TIE = 2e-5  # logits of anchors, or scores of detections, this close may change 
 # Largest difference of a box (pixels) and a score. Half precision: docs/deploy.md says what was measured.
 TOLERANCES = {"fp32": (0.05, 2e-3), "fp16": (2.0, 0.05)}
 
+T = TypeVar("T")
 Best = tuple[Tensor, Tensor, Tensor]  # scores, labels, boxes_xyxy, as ``predict.best`` gives them
 
 _log = logging.getLogger(__name__)
@@ -228,6 +231,10 @@ class _Graph(nn.Module):
         if info.precision == "fp16":
             twin = copy.deepcopy(model)  # the given model is what the file is compared with
             self.backbone, self.encoder = twin.backbone.half(), twin.encoder.half()
+        for module in self.modules():
+            for name, value in list(vars(module).items()):
+                if isinstance(value, TableCache):
+                    setattr(module, name, _Constants(value))
 
     def forward(self, images: Tensor, sizes_wh: Tensor | None = None) -> tuple[Tensor, ...]:
         half = self.info.precision == "fp16"
@@ -239,6 +246,19 @@ class _Graph(nn.Module):
         return labels, boxes_xyxy, scores
 
 
+class _Constants(TableCache):
+    """Tables that enter the graph as constants. While tracing, sizes are tensors, no two of them alike: here they count as their numbers."""
+
+    def get_or_make(self, key: Any, make: Callable[[], T]) -> T:
+        return super().get_or_make(_numbers(key), make)
+
+
+def _numbers(key: Any) -> Any:
+    if isinstance(key, tuple):
+        return tuple(_numbers(item) for item in key)
+    return int(key) if isinstance(key, (Tensor, int)) else key
+
+
 def _write(model: Detector, path: Path, info: OnnxInfo, opset: int) -> None:
     """Trace, add the metadata, and let ONNX's own checker read it."""
     onnx = require("onnx", "export")
@@ -247,7 +267,7 @@ def _write(model: Detector, path: Path, info: OnnxInfo, opset: int) -> None:
     height, width = info.input_size
     examples: tuple[Tensor, ...] = (torch.rand(2, 3, height, width), torch.tensor([[width, height]] * 2))
     graph = _Graph(model, info).eval()
-    with torch.no_grad():
+    with torch.no_grad():  # this pass also makes the tables
         shapes = [list(item.shape) for item in graph(*examples[:len(inputs)])]
     try:
         with _quiet():

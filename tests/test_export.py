@@ -1,0 +1,270 @@
+"""An exported file computes what the model does, says what it is, and is not left when it doesn't."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from deim_lab.config import override
+from deim_lab.detector import export
+from deim_lab.detector.detector import Detector, build_detector
+from deim_lab.detector.export import BATCHES, OPSET, compare, export_onnx
+from deim_lab.detector.onnx_file import FORMAT, OnnxDetector
+from deim_lab.detector.predict import Predictor, TorchEngine
+from deim_lab.detector.weights import LoadedDetector
+from deim_lab.errors import ConfigError, ExportError, WeightsError
+from deim_lab.presets import preset
+
+CATEGORIES = [{"id": 3, "name": "cat"}, {"id": 17, "name": "Hündin"}, {"id": 90, "name": "cow"}]
+SIZE = (96, 160)  # a rectangle, which squares would not tell from its transpose
+
+
+def loaded_of(name: str, **more: Any) -> LoadedDetector:
+    """A model whose every tensor matters, as if trained: random weights of unit gain, scores spread over (0, 1)."""
+    config = override(preset(name), {"data.input_size": list(SIZE), "augment.multiscale_repeat": None, "model.num_queries": 20, **more})
+    model = build_detector(config, len(CATEGORIES)).eval()
+    random = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for key, value in model.state_dict().items():
+            last = key.rpartition(".")[2]
+            if last in ("up", "reg_scale") or not value.is_floating_point():
+                continue
+            x = torch.randn(value.shape, generator=random)
+            if last == "running_var":
+                value.copy_(x.mul(0.2).exp())
+            elif value.ndim >= 2:
+                value.copy_(1.2 * x / value[0].numel() ** 0.5)
+            else:
+                value.copy_(1 + 0.1 * x if last in ("weight", "scale") else 0.1 * x)
+    return LoadedDetector(model, config, CATEGORIES)
+
+
+@pytest.fixture(scope="module")
+def smoke() -> LoadedDetector:
+    return loaded_of("smoke")
+
+
+@pytest.fixture(scope="module")
+def file(smoke: LoadedDetector, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("onnx") / "smoke.onnx"
+    export_onnx(smoke, path)
+    return path
+
+
+SLOW = ("deim_dfine_n", "dfine_s", "deim_dfine_m", "dfine_l", "deim_dfine_x", "rtdetrv2_r34", "deim_rtdetrv2_r50m", "rtdetrv2_r50", "rtdetrv2_r101",
+        "deimv2_hgnetv2_femto", "deimv2_hgnetv2_pico", "deimv2_hgnetv2_n")
+
+
+@pytest.mark.parametrize("name", ["smoke", "rtdetrv2_r18", "deimv2_hgnetv2_atto", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+def test_every_family_computes_the_same_in_onnxruntime(name: str, tmp_path: Path) -> None:
+    loaded = loaded_of(name)
+    before = {key: value.clone() for key, value in loaded.model.state_dict().items()}
+    found = export_onnx(loaded, tmp_path / "deep" / "model.onnx")
+    assert (found.batches, found.score_cut) == (BATCHES, 0.3)
+    assert found.compared > 100
+    assert found.box_error_px <= 0.05
+    assert [item.name for item in (tmp_path / "deep").iterdir()] == ["model.onnx"]
+    assert all(torch.equal(value, before[key]) for key, value in loaded.model.state_dict().items())  # the model is left as it was
+
+    # Once more without the comparison's own code, on other pictures and at a batch that it doesn't try.
+    images = torch.rand(3, 3, *SIZE, generator=torch.Generator().manual_seed(5))
+    sizes_wh = torch.tensor([[640, 480], [100, 300], [160, 96]])
+    wanted = TorchEngine(loaded, "cpu").detect(images, sizes_wh, [1, 2, 3])
+    answers = OnnxDetector(tmp_path / "deep" / "model.onnx", "cpu").detect(images, sizes_wh, [1, 2, 3])
+    for one, other in zip(wanted, answers, strict=True):
+        assert len(other) == len(one) == 60
+        torch.testing.assert_close(other.scores, one.scores, rtol=0, atol=1e-4)
+        torch.testing.assert_close(other.boxes_xyxy[0], one.boxes_xyxy[0], rtol=0, atol=0.05)
+        assert other.labels[0] == one.labels[0]
+
+
+def test_the_file_says_what_it_is(file: Path) -> None:
+    content = onnx.load(str(file))
+    assert [(item.domain, item.version) for item in content.opset_import] == [("", OPSET)]
+    shapes = {item.name: [axis.dim_param or axis.dim_value for axis in item.type.tensor_type.shape.dim]
+              for item in (*content.graph.input, *content.graph.output)}
+    assert shapes == {"images": ["batch", 3, 96, 160], "orig_target_sizes": ["batch", 2], "labels": ["batch", 60], "boxes": ["batch", 60, 4],
+                      "scores": ["batch", 60]}
+    assert {item.key: item.value for item in content.metadata_props}["format"] == FORMAT
+    assert not {"Sin", "Range"} & {node.op_type for node in content.graph.node}  # anchors and positions are constants
+    info = OnnxDetector(file, "cpu").info
+    assert (info.preset, info.categories, info.input_size, info.outputs, info.precision, info.top_k) == (
+        "smoke", CATEGORIES, SIZE, "detections", "fp32", 300)
+
+
+@pytest.mark.parametrize(("options", "opset", "shapes"), [
+    ({"raw": True}, 17, [[2, 20, 3], [2, 20, 4]]), ({"opset": 18, "size": (128, 64)}, 18, [[2, 60], [2, 60, 4], [2, 60]]),
+    ({"opset": 20}, 20, [[2, 60], [2, 60, 4], [2, 60]])])
+def test_raw_outputs_other_sizes_and_opsets(options: dict[str, Any], opset: int, shapes: list[list[int]], smoke: LoadedDetector,
+                                            tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    export_onnx(smoke, path, **options)
+    assert onnx.load(str(path)).opset_import[0].version == opset
+    exported = OnnxDetector(path, "cpu")
+    assert exported.input_size == options.get("size", SIZE)
+    outputs = exported.run(torch.rand(2, 3, *exported.input_size), torch.tensor([[10, 10], [20, 20]]))
+    assert [list(item.shape) for item in outputs] == shapes
+
+
+def test_half_precision_halves_the_trunk_and_keeps_the_decoder(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = override(preset("smoke"), {"data.input_size": list(SIZE)})
+    untrained = LoadedDetector(build_detector(config, 3).eval(), config, CATEGORIES)
+    found = export_onnx(untrained, tmp_path / "half.onnx", half=True)
+    assert 0 < found.score_error < 0.01
+    content = onnx.load(str(tmp_path / "half.onnx"))
+    kinds = {item.name: item.data_type for item in content.graph.initializer}
+    half = [name for name, kind in kinds.items() if kind == onnx.TensorProto.FLOAT16]
+    assert any(name.startswith("backbone.") for name in half)
+    assert not any(name.startswith("decoder.") for name in half)
+    assert content.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    assert OnnxDetector(tmp_path / "half.onnx", "cpu").info.precision == "fp16"
+    assert next(untrained.model.parameters()).dtype == torch.float32
+
+
+def test_an_untrained_model_is_compared_by_its_best(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = override(preset("smoke"), {"data.input_size": list(SIZE)})
+    found = export_onnx(LoadedDetector(build_detector(config, 3).eval(), config, CATEGORIES), tmp_path / "model.onnx")
+    assert found.score_cut is None
+    assert found.compared == 10 * sum(BATCHES)
+    assert "none scores above 0.3" in str(found)
+
+
+def test_a_choice_of_queries_that_is_a_tie_can_not_be_compared(tmp_path: Path) -> None:
+    """Before training DEIMv2's anchors at the border share one score, and any of them is as good as another."""
+    torch.manual_seed(0)
+    config = override(preset("deimv2_hgnetv2_atto"), {"data.input_size": [320, 448]})
+    with pytest.raises(ExportError, match="choice of queries is a tie"):
+        export_onnx(LoadedDetector(build_detector(config, 4).eval(), config, [*CATEGORIES, {"id": 4, "name": "x"}]), tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+class Nudged(nn.Module):
+    """A graph that isn't the model's: boxes moved by ``by``."""
+
+    def __init__(self, model: Detector, by: float) -> None:
+        super().__init__()
+        self.backbone, self.encoder, self.decoder, self.by = model.backbone, model.encoder, model.decoder, by
+
+    def forward(self, images: Tensor, sizes_wh: Tensor) -> tuple[Tensor, ...]:
+        prediction = self.decoder(self.encoder(self.backbone(images)))
+        scores, labels, boxes_xyxy = export.best(prediction, sizes_wh, top_k=300)
+        return labels, boxes_xyxy + self.by, scores
+
+
+@pytest.mark.parametrize(("by", "fails"), [(0.02, False), (0.2, True)])
+def test_a_file_that_differs_is_not_left_and_an_older_one_stays(by: float, fails: bool, smoke: LoadedDetector, tmp_path: Path,
+                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"older")
+    monkeypatch.setattr(export, "_Graph", lambda model, info: Nudged(model, by))
+    if fails:
+        with pytest.raises(ExportError, match=r"model.onnx was not written: at batch 1, image 0, a box is 0.2 px off .*allowed: 0.05 px"):
+            export_onnx(smoke, path)
+        assert path.read_bytes() == b"older"
+    else:
+        assert export_onnx(smoke, path).box_error_px == pytest.approx(by, abs=2e-3)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_batch_frozen_into_the_graph_is_found(smoke: LoadedDetector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = torch.onnx.export
+    monkeypatch.setattr(torch.onnx, "export", lambda *given, dynamic_axes, **more: original(*given, **more))
+    with pytest.raises(ExportError, match="was not written"):
+        export_onnx(smoke, tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_rows_are_matched_by_box_and_what_is_missing_or_too_many_is_found() -> None:
+    scores, labels = torch.tensor([0.9, 0.8, 0.8, 0.1]), torch.tensor([0, 1, 1, 0])
+    boxes = torch.tensor([[0.0, 0, 10, 10], [20, 20, 40, 40], [50, 50, 60, 60], [0, 0, 1, 1]])
+    chosen = torch.tensor([True, True, True, False])
+    one = (scores, labels, boxes)
+    swapped = torch.tensor([0, 2, 1, 3])
+    assert export._differences(one, (scores[swapped], labels[swapped], boxes[swapped]), chosen) == (0, 0)
+    assert export._differences(one, (scores, labels, boxes + 0.25), chosen) == (0.25, 0)
+    assert export._differences(one, (scores, torch.tensor([0, 1, 0, 0]), boxes), chosen)[0] == float("inf")
+    assert export._differences(one, (torch.tensor([0.9, 0.8, 0.8, 0.7]), labels, boxes), chosen)[1] == pytest.approx(0.6)
+    broken = boxes.clone()
+    broken[3, 0] = float("nan")
+    assert np.isnan(export._differences(one, (scores, labels, broken), chosen)[0])
+    assert export._chosen(torch.tensor([0.9, 0.5, 0.4, 0.4]), 0.3).tolist() == [True, True, False, False]  # the last two tie with what was cut
+
+
+def test_a_model_that_overflows_is_refused(smoke: LoadedDetector, tmp_path: Path) -> None:
+    broken = loaded_of("smoke")
+    with torch.no_grad():
+        broken.model.decoder.enc_output.proj.weight.fill_(float("nan"))
+    with pytest.raises(ExportError, match="inf or NaN"):
+        export_onnx(broken, tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("options", "error", "message"), [
+    ({"opset": 16}, ConfigError, r"opset 16 is outside \[17, 20\]"), ({"size": (100, 64)}, ConfigError, "not a multiple of 32"),
+    ({"name": "model.pt"}, ExportError, r"ends in \.onnx")])
+def test_bad_wishes_are_named(options: dict[str, Any], error: type[Exception], message: str, smoke: LoadedDetector, tmp_path: Path) -> None:
+    options = dict(options)
+    with pytest.raises(error, match=message):
+        export_onnx(smoke, tmp_path / options.pop("name", "model.onnx"), **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_not_installed_is_named(smoke: LoadedDetector, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    for use in (lambda: export_onnx(smoke, tmp_path / "model.onnx"), lambda: OnnxDetector(file)):
+        with pytest.raises(ConfigError, match=r"onnxruntime is not installed here: pip install 'deim-lab\[export\]'"):
+            use()
+
+
+def test_files_of_others_and_broken_ones_are_named(file: Path, tmp_path: Path) -> None:
+    kind = onnx.TensorProto.FLOAT
+    values = [onnx.helper.make_tensor_value_info(name, kind, [1]) for name in ("x", "y")]
+    foreign = onnx.helper.make_model(onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", values[:1], values[1:]),
+                                     opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(foreign, str(tmp_path / "foreign.onnx"))
+    with pytest.raises(WeightsError, match=r"foreign\.onnx is an ONNX file without a format, .* lack 'format', 'preset', 'categories', 'input_size'"):
+        OnnxDetector(tmp_path / "foreign.onnx")
+    content = onnx.load(str(file))
+    metadata = {item.key: item.value for item in content.metadata_props}
+    for change, message in (({"format": "other/2"}, "of the format 'other/2'"), ({"categories": None}, "its metadata lack 'categories'"),
+                            ({"input_size": "[1"}, "can't be read")):
+        del content.metadata_props[:]
+        onnx.helper.set_model_props(content, {key: value for key, value in (metadata | change).items() if value is not None})
+        onnx.save(content, str(tmp_path / "changed.onnx"))
+        with pytest.raises(WeightsError, match=message):
+            OnnxDetector(tmp_path / "changed.onnx")
+    (tmp_path / "cut.onnx").write_bytes(file.read_bytes()[:5000])
+    with pytest.raises(WeightsError, match=r"cut\.onnx can't be read as ONNX"):
+        OnnxDetector(tmp_path / "cut.onnx")
+    with pytest.raises(WeightsError, match="no such file"):
+        OnnxDetector(tmp_path / "absent.onnx")
+    with pytest.raises(ConfigError, match="no CUDA provider"):
+        OnnxDetector(file, "cuda")
+
+
+def test_prediction_with_the_file_equals_prediction_with_the_model(smoke: LoadedDetector, file: Path, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    pictures = [random.integers(0, 256, (height, width, 3), dtype=np.uint8) for height, width in ((40, 70), (120, 60), (96, 160))]
+    raw = tmp_path / "raw.onnx"
+    export_onnx(smoke, raw, raw=True)
+    wanted = Predictor(smoke, threshold=0.5).predict(pictures)
+    assert sum(map(len, wanted)) > 20
+    for path in (file, raw):
+        found = Predictor(OnnxDetector(path, "cpu"), threshold=0.5, batch_size=2).predict(pictures)
+        for one, other in zip(wanted, found, strict=True):
+            assert other.size_wh == one.size_wh
+            torch.testing.assert_close(other.detections.boxes_xyxy, one.detections.boxes_xyxy, rtol=0, atol=0.05)
+            assert (other.names, other.category_ids) == (one.names, one.category_ids)
+
+
+def test_comparison_needs_no_new_file(smoke: LoadedDetector, file: Path) -> None:
+    assert compare(smoke.model, OnnxDetector(file, "cpu"), torch.rand(4, 3, *SIZE)).box_error_px <= 0.05
