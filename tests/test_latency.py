@@ -155,3 +155,8 @@ def test_the_machine_is_named() -> None:
     assert told["threads"] == torch.get_num_threads()
     assert told["date"][:4].isdigit()
     json.dumps(told)
+
+
+def test_a_slow_model_is_timed_for_a_while_only() -> None:
+    assert measure(Watched(), size=(32, 32), repeats=40, max_seconds=0.0).repeats == latency.FEWEST
+    assert measure(Watched(), size=(32, 32), repeats=7, max_seconds=60.0).repeats == 7
