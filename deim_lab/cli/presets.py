@@ -22,9 +22,9 @@ def run(args: argparse.Namespace) -> None:
     if args.name is not None:
         options.out(json.dumps(configs.to_dict(preset(args.name)), indent=1))
         return
-    width = max(map(len, PRESETS))
-    options.out(f"{'name':<{width}} {'input':>9} {'epochs':>6} {'batch':>5} {'loss':>5} {'mosaic':>6} {'mixup':>6} {'queries':>7}  backbone")
+    longest = max(map(len, PRESETS))
+    options.out(f"{'name':<{longest}} {'input':>9} {'epochs':>6} {'batch':>5} {'loss':>5} {'mosaic':>6} {'mixup':>6} {'queries':>7}  backbone")
     for name, item in PRESETS.items():
         height, width = item.data.input_size
-        options.out(f"{name:<{width}} {f'{height}×{width}':>9} {item.train.epochs:>6} {item.data.batch_size:>5} {item.loss.classification:>5} "
+        options.out(f"{name:<{longest}} {f'{height}×{width}':>9} {item.train.epochs:>6} {item.data.batch_size:>5} {item.loss.classification:>5} "
                     f"{item.augment.mosaic_prob:>6g} {item.augment.mixup_prob:>6g} {item.model.num_queries:>7}  {item.model.backbone}")
