@@ -132,8 +132,8 @@ def _fill_classes(model: Detector, given: StateDict, rows: Sequence[int | None])
     state: dict[str, Tensor] = model.state_dict()
     for key, value in given.items():
         state[key][mine] = value[theirs].to(state[key])
-        if key.endswith("denoising_class_embed.weight"):
-            state[key][-1] = 0 if None in rows else value[-1].to(state[key])  # the padding row
+        if key.endswith("denoising_class_embed.weight") and None not in rows:
+            state[key][-1] = value[-1].to(state[key])  # the padding row
 
 
 def _announce(report: LoadReport, where: str) -> None:
