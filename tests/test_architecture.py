@@ -43,6 +43,7 @@ FLOORS: dict[str, int] = {
     "compare": 6,
     "measured": 6,
     "scoring": 7,
+    "zoo": 6,
     "training": 6,
     "sweep": 7,
     "demo": 8,

@@ -87,7 +87,7 @@ def test_components_stand_on_what_is_before_them() -> None:
 
 def test_the_zoo_keeps_published_and_measured_latency_on_two_axes() -> None:
     times = pd.DataFrame({"preset": ["deim_dfine_n", "deim_dfine_s", "smoke"], "median_ms": [60.0, 150, 9], "low_ms": [55.0, 140, 8],
-                          "high_ms": [70.0, 190, 10]})
+                          "high_ms": [70.0, 190, 10], "model": "as zoo.times names it"})
     fig = paper.zoo(sizes(), times, machine="a CPU")
     left, right = fig.axes
     assert drawn(right, paper.MEASURED) == {(60, 43.0), (150, 49.0)}

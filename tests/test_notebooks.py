@@ -19,7 +19,7 @@ NOTEBOOKS = ROOT / "notebooks"
 COMMON = ("preset", "overrides", "data", "seed", "device", "runs_dir")
 NAMES = sorted((path.stem for path in NOTEBOOKS.glob("*.ipynb")), key=lambda name: (name != "03_train", name))  # 03 first: it trains for the others
 # Pictures in an executed copy, at least; else one.
-FIGURES = {"01_dense_o2o": 7, "02_mal_vs_vfl": 10, "03_train": 4, "04_matching": 6, "05_ablation": 5}
+FIGURES = {"01_dense_o2o": 7, "02_mal_vs_vfl": 10, "03_train": 4, "04_matching": 6, "05_ablation": 5, "06_paper_figures": 3}
 
 Json = Any
 
@@ -168,3 +168,30 @@ def test_05_makes_its_arms_and_says_no_more_than_two_seeds_bear(executed: dict[s
     assert (saved / "verdict.txt").read_text().splitlines() == [line for line in said[said.index("plain (the baseline)"):].splitlines() if line]
     assert "| DEIM" in (saved / "arms.md").read_text()
     assert r"\toprule" in (saved / "arms.tex").read_text()
+
+
+@pytest.mark.slow
+def test_06_keeps_reported_and_measured_apart(executed: dict[str, dict[str, Json]], runs_dir: Path) -> None:
+    shown = json.dumps(executed["06_paper_figures"])
+    assert "Nothing under" in shown  # the smoke run was not measured on COCO
+    own = (runs_dir / "figures" / "paper" / "own_runs.md").read_text()
+    assert "| embedded" in own
+    assert "smoke" in own
+    tables = {path.name for path in (runs_dir / "figures" / "paper").iterdir()}
+    assert {f"{stem}.{kind}" for stem in ("main_table", "components", "own_runs") for kind in ("md", "tex")} <= tables
+    assert {f"{stem}.{kind}" for stem in ("main", "components", "own_runs") for kind in ("svg", "pdf", "png", "csv")} <= tables
+    drawn = (runs_dir / "figures" / "paper" / "main.csv").read_text()
+    assert "reported" in drawn
+    assert "measured" not in drawn
+
+
+@pytest.mark.slow
+def test_07_counts_every_preset_and_times_one(executed: dict[str, dict[str, Json]], runs_dir: Path) -> None:
+    from deim_lab.presets import PRESETS
+
+    folder = runs_dir / "figures" / "models"
+    table = (folder / "zoo.md").read_text()
+    assert all(f"| {name} " in table for name in PRESETS)
+    assert "smoke" in (folder / "times.md").read_text()
+    assert "presets, " in text(executed["07_models"])
+    assert {path.suffix for path in folder.glob("ap_against_latency.*")} == {".png", ".svg", ".pdf", ".csv"}

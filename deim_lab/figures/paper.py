@@ -147,11 +147,11 @@ def zoo(sizes: pd.DataFrame, times: pd.DataFrame, *, machine: str) -> Figure:
     """
     with style.context():
         fig = style.figure(style.DOUBLE, 3.1)
-        left, right = fig.subplots(1, 2, sharey=True, width_ratios=(1.4, 1))
+        left, right = fig.subplots(1, 2, width_ratios=(1.4, 1))  # each its own AP axis: small models have no published latency
         against_latency(sizes, ax=left)
         left.set_title("latency as published")
         known = sizes.dropna(subset=["preset", "ap_percent"])[["model", "preset", "ap_percent"]]
-        points = times.merge(known, on="preset")
+        points = times[["preset", "median_ms", "low_ms", "high_ms"]].merge(known, on="preset")
         _lines(right, points, "median_ms", MEASURED)
         right.errorbar(points["median_ms"].to_numpy(), points["ap_percent"].to_numpy(), fmt="none", ecolor=MEASURED, elinewidth=0.8,
                        xerr=np.abs(np.stack([points["median_ms"] - points["low_ms"], points["high_ms"] - points["median_ms"]])))
@@ -160,6 +160,8 @@ def zoo(sizes: pd.DataFrame, times: pd.DataFrame, *, machine: str) -> Figure:
         right.set_title("latency as measured here")
         missing = f"\n({without} timed without a reported AP: not drawn)" if without else ""
         right.set_xlabel(f"latency in ms, median and 5–95 %\n{machine}{missing}")
+        right.set_ylabel("AP on COCO val2017, as reported")
+        right.margins(y=0.15)
         if points.empty:
             right.text(0.5, 0.5, "no timed preset has a reported AP", transform=right.transAxes, ha="center", color="#777777")
         style.attach(fig, "latency measured", points)
