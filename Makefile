@@ -26,10 +26,11 @@ lab: $(READY)  ## JupyterLab on the loopback, at notebook 01
 	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 notebooks/01_dense_o2o.ipynb
 
 test: $(READY)  ## every test (the slow ones too)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not cluster"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster
 
 test-fast: $(READY)  ## the tests without those marked slow
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not cluster"
 
 lint: $(READY)
 	$(BIN)/ruff check .

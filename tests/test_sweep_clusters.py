@@ -23,7 +23,8 @@ from deim_lab.sweep.on_ray import RayExecutor
 from deim_lab.sweep.on_slurm import SlurmExecutor
 from deim_lab.sweep.spec import RunRecord, RunSpec
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for left processes in /proc")
+pytestmark = [pytest.mark.cluster,
+              pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for left processes in /proc")]
 # Found, not imported: the executor sets variables that Ray reads when it is imported.
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="the extra 'ray' is not installed")
 needs_submitit = pytest.mark.skipif(find_spec("submitit") is None, reason="the extra 'slurm' is not installed")
