@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from deim_lab import config as configs
 from deim_lab.cli import options
-from deim_lab.errors import DataError
+from deim_lab.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from deim_lab.config import Config
@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
 
 def add(verbs: Any, shared: options.Shared) -> None:
-    parser = verbs.add_parser("evaluate", parents=[shared.common, shared.weights, shared.data, shared.settings, shared.device, shared.runs],
+    parser = verbs.add_parser("evaluate", parents=[shared.common, shared.checkpoint, shared.data, shared.settings, shared.device, shared.runs],
                               help="COCO's 12 numbers on the val half", allow_abbrev=False)
+    parser.add_argument("weights", metavar="RUN_OR_WEIGHTS", nargs="?", help=options.WEIGHTS)
+    parser.add_argument("--weights", dest="named", metavar="RUN_OR_WEIGHTS", help="the same, by name")
     parser.add_argument("--limit", type=options.positive, metavar="N", help="the first N images only")
     parser.add_argument("--out", metavar="JSON", type=Path, help="result file (default: in the run's eval folder, else in <runs>/evaluations)")
     parser.add_argument("--detections", metavar="JSON", type=Path, help="also write the detections, as COCO result rows")
@@ -27,6 +29,9 @@ def add(verbs: Any, shared: options.Shared) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    if (args.weights is None) == (args.named is None):
+        raise ConfigError("evaluate takes one RUN_OR_WEIGHTS, as an argument or as --weights")
+    args.weights = args.weights or args.named
     loaded = options.load(args)
     from deim_lab.evaluate import evaluate
     from deim_lab.runs import Run, write_json
@@ -40,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         path = write_json(args.out, summary)
-    elif Path(args.weights).is_dir():
+    elif _is_run(args):
         path = Run.open(args.weights).save_evaluation(dataset.name, summary)
     else:
         from deim_lab.runs import free_path
@@ -90,6 +95,11 @@ def _summary(args: argparse.Namespace, result: Evaluation, dataset: CocoDataset,
             "overrides": configs.parse_assignments(args.assignments)}
 
 
+def _is_run(args: argparse.Namespace) -> bool:
+    """Whether the weights are a run's folder; a folder of transformers is none."""
+    return Path(args.weights).is_dir() and args.preset is None
+
+
 def _val_half(args: argparse.Namespace, loaded: LoadedDetector) -> CocoDataset:
     """The val half of the data set, read with the detector's own categories."""
     from deim_lab.data import coco
@@ -97,7 +107,7 @@ def _val_half(args: argparse.Namespace, loaded: LoadedDetector) -> CocoDataset:
     categories = coco.Categories.from_list(loaded.categories, source=f"the classes of {args.weights}")
     if args.data is None and args.val_images is not None and args.val_annotations is not None:
         return coco.CocoDataset.load(args.val_images, args.val_annotations, categories=categories)
-    if args.data is None and Path(args.weights).is_dir() and not any(getattr(args, name) for name in options.EXPLICIT):
+    if args.data is None and _is_run(args) and not any(getattr(args, name) for name in options.EXPLICIT):
         from deim_lab.runs import Run
 
         name = Run.open(args.weights).info["data"]["name"]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Json = Any
 
+WEIGHTS = "a run folder, a weights file of this lab, or (with --preset) an official .pth or a folder of transformers"
 EXPLICIT = ("train_images", "train_annotations", "val_images", "val_annotations")
 
 
@@ -31,6 +32,7 @@ class Shared:
     runs: argparse.ArgumentParser
     data: argparse.ArgumentParser
     weights: argparse.ArgumentParser
+    checkpoint: argparse.ArgumentParser  # ``weights`` without the argument itself
 
 
 def shared_options() -> Shared:
@@ -50,12 +52,13 @@ def shared_options() -> Shared:
     for name in EXPLICIT:
         kind = ("folder of images" if name.endswith("images") else "COCO json") + f" of the {name.partition('_')[0]} half, instead of --data"
         data.add_argument(f"--{name.replace('_', '-')}", metavar="DIR" if name.endswith("images") else "JSON", help=kind)
-    weights = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    weights.add_argument("weights", metavar="RUN_OR_WEIGHTS", help="a run folder, a weights file of this lab, or (with --preset) an "
-                                                                                "official .pth or a folder of transformers")
-    weights.add_argument("--preset", metavar="NAME", help="what an official checkpoint is of, e.g. deim_dfine_n")
-    weights.add_argument("--categories", metavar="JSON", type=Path, help="COCO json that names an official checkpoint's classes (default: COCO's 80)")
-    return Shared(common, settings, device, runs, data, weights)
+    checkpoint = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    checkpoint.add_argument("--preset", metavar="NAME", help="what an official checkpoint is of, e.g. deim_dfine_n")
+    checkpoint.add_argument("--categories", metavar="JSON", type=Path,
+                            help="COCO json that names an official checkpoint's classes (default: COCO's 80)")
+    weights = argparse.ArgumentParser(add_help=False, allow_abbrev=False, parents=[checkpoint])
+    weights.add_argument("weights", metavar="RUN_OR_WEIGHTS", help=WEIGHTS)
+    return Shared(common, settings, device, runs, data, weights, checkpoint)
 
 
 def data(args: argparse.Namespace) -> str | dict[str, Json] | None:
