@@ -71,7 +71,8 @@ def test_on_other_data_or_without_a_reported_ap_nothing_stands_beside(config: Co
 
 def a_run(folder: Path, ap: float, *, seed: int = 0, epochs: int = 2, name: str = "toy", device: str = "cpu", done: bool = True) -> Run:
     config = override(preset("smoke"), {"train.epochs": epochs})
-    run = Run.start(folder, config, seed=seed, data={"name": name, "fingerprint": name}, overrides={"train.epochs": epochs, "data.batch_size": 8}, device=device)
+    run = Run.start(folder, config, seed=seed, data={"name": name, "fingerprint": name},
+                    overrides={"train.epochs": epochs, "data.batch_size": 8}, device=device)
     run.log("val", epoch=0, step=1, AP=0.01, AP50=0.02, images=4)
     run.log("val", epoch=epochs - 1, step=2, AP=ap, AP50=2 * ap if ap > 0 else -1, images=4)
     if done:
