@@ -47,13 +47,14 @@ class NonFiniteError(ValueError):
 def nearest(name: str, known: Iterable[str]) -> str:
     """" (did you mean 'x'?)" for the closest known name, or "" when none is close.
 
-    Of dotted names the last part counts too: ``schedule.epoches`` is close to ``train.epochs``.
+    Of dotted names the last part counts too: ``schedule.epoches`` is close to ``train.epochs``. That of a file's name says nothing.
     """
+    dotted = not str(name).endswith((".yaml", ".yml", ".json", ".ipynb"))
 
     def likeness(candidate: str) -> float:
         whole = difflib.SequenceMatcher(None, str(name), candidate).ratio()
         tail = difflib.SequenceMatcher(None, str(name).rpartition(".")[2], candidate.rpartition(".")[2]).ratio()
-        return max(whole, tail)
+        return max(whole, tail) if dotted else whole
 
     ranked = sorted({str(item) for item in known}, key=likeness, reverse=True)
     if not ranked or likeness(ranked[0]) < 0.6:

@@ -34,17 +34,18 @@ def no_git(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def trained(folder: Path, overrides: Mapping[str, Any], seed: int = 0, ap: float | Sequence[float] = 0.5, *, active: bool = True,
-            lr: float | None = None, data: Mapping[str, Any] = DATA, end: str = "done", positives: float = 1.0) -> Run:
+            lr: float | None = None, data: Mapping[str, Any] = DATA, end: str = "done", positives: float = 1.0, dense_epoch: int = 1,
+            weights: Mapping[str, Any] | None = None) -> Run:
     """A run folder as training leaves it: an epoch of Mosaic and MixUp where they are asked for, the APs given (or rising to one)."""
     config = preset("smoke", BASE | dict(overrides))
-    run = Run.start(folder, config, seed=seed, data=data, overrides=BASE | dict(overrides), device="cpu")
+    run = Run.start(folder, config, seed=seed, data=data, overrides=BASE | dict(overrides), device="cpu", weights=weights)
     epochs = config.train.epochs
     scores = [ap * (epoch + 1) / epochs for epoch in range(epochs)] if isinstance(ap, float) else list(ap)
     for epoch in range(epochs):
         mosaic = config.augment.mosaic_prob if active and epoch == 1 else 0.0
         mixup = config.augment.mixup_prob if active and epoch == 1 else 0.0
         targets = 3.0 * (1 + 3 * mosaic) * (1 + mixup)
-        run.log("train", epoch=epoch, step=10 * (epoch + 1), phase="dense" if epoch == 1 else "plain", lr_last=lr or config.optim.lr,
+        run.log("train", epoch=epoch, step=10 * (epoch + 1), phase="dense" if epoch == dense_epoch else "plain", lr_last=lr or config.optim.lr,
                 targets_per_image=targets, positives_per_image=positives * targets, mosaic_share=mosaic, mixup_share=mixup,
                 matched_iou=scores[min(epoch, len(scores) - 1)], seconds={"forward": 0.1, "backward": 0.2}, peak_memory_mib=500.0 + epoch)
         run.log("val", epoch=epoch, step=10 * (epoch + 1), AP=scores[epoch], AP50=min(1.0, 1.4 * scores[epoch]), AP75=scores[epoch], APs=-1.0,
@@ -334,12 +335,19 @@ def test_a_learning_rate_that_never_came_is_found(tmp_path: Path) -> None:
     trained(tmp_path, {}, 0, 0.5)
     assert compare.summary(compare.read(tmp_path))["standing"].tolist() == ["baseline", "unsound baseline"]
     assert any("no arm can be held against this baseline" in sentence for sentence in compare.verdicts(found))
+    trained(tmp_path, {"train.epochs": 2}, 0, [0.4, 0.6])
+    trained(tmp_path, {"train.epochs": 2}, 1, [0.4, 0.62])
+    found = compare.read(tmp_path, baseline="plain, epochs=4")
+    assert compare.halves(found)["standing"].tolist() == ["unsound baseline"]
+    assert not any("Half the epochs" in sentence for sentence in compare.verdicts(found))
 
 
 @pytest.mark.parametrize(("base", "changed", "said"), [
     ({}, {"loss.gamma": 1.5}, "loss.gamma only spell out the value in force"),
     (PLAIN, PLAIN | {"augment.mosaic_scale": [0.8, 1.6]}, "augment.mosaic_scale changed nothing: Mosaic never happened"),
-    (PLAIN, PLAIN | {"schedule.dense_share": 0.2}, "schedule.dense_share changed nothing"),
+    ({}, {"schedule.dense_share": 0.49}, "schedule.dense_share changed nothing: every epoch has the phase"),
+    ({}, {"schedule.warmup_epochs": 3}, "schedule.warmup_epochs changed nothing: every epoch has the phase"),
+    ({}, {"match.kind": "groups(4)"}, "match.kind groups(4) never gave a target more than one query"),
     ({}, {"match.kind": "simota"}, "SimOTA never gave a target more than one query"),
 ])
 def test_a_change_without_effect_is_found(tmp_path: Path, base: dict[str, Any], changed: dict[str, Any], said: str) -> None:
@@ -349,6 +357,26 @@ def test_a_change_without_effect_is_found(tmp_path: Path, base: dict[str, Any], 
     other = next(arm for arm in compare.read(tmp_path).arms if arm.changes)
     proof = compare.proof(compare.read(tmp_path, baseline=compare.read(tmp_path).baseline.name)).set_index("arm")
     assert said in proof.loc[other.name, "doubts"]
+
+
+def test_lengths_of_phases_that_differ_are_no_doubt_unless_the_phase_is_empty(tmp_path: Path) -> None:
+    for seed, ap in enumerate((0.4, 0.5)):
+        trained(tmp_path / "dense", {}, seed, ap)
+        trained(tmp_path / "dense", {"schedule.dense_share": 0.3}, seed, ap + 0.01, dense_epoch=2)
+        trained(tmp_path / "plain", PLAIN, seed, ap)
+        trained(tmp_path / "plain", PLAIN | {"schedule.dense_share": 0.3}, seed, ap + 0.01, dense_epoch=2)
+    assert compare.proof(compare.read(tmp_path / "dense"))["doubts"].tolist() == ["", ""]
+    assert "changed no image: neither Mosaic nor MixUp ever happened" in compare.proof(compare.read(tmp_path / "plain"))["doubts"].str.cat()
+
+
+def test_weights_of_a_backbone_are_a_change_by_their_content(tmp_path: Path) -> None:
+    rows = []
+    for arm, path, content in (("scratch", None, None), ("one", "a.pth", "1" * 64), ("same file elsewhere", "b.pth", "1" * 64)):
+        own = {} if path is None else {"model.backbone_weights": path}
+        rows.append((arm, 0, trained(tmp_path, own, 0, 0.4, weights=path and {"path": path, "sha256": content, "part": "backbone"}), "done"))
+    indexed(tmp_path, "starts", rows, baseline="scratch")
+    assert compare.proof(compare.read(tmp_path))["changes"].tolist() == ["(baseline)", "model.backbone_weights=a.pth", "model.backbone_weights=b.pth"]
+    assert [arm.changes for arm in compare.read(tmp_path, baseline="one").arms][-1] == {}
 
 
 def test_simota_with_more_positives_than_targets_is_active(tmp_path: Path) -> None:
@@ -387,6 +415,16 @@ def test_an_undefined_metric_is_no_score_of_minus_one(tmp_path: Path) -> None:
     table = compare.summary(compare.read(tmp_path), "APs")
     assert table[["APs", "difference"]].isna().all(axis=None)
     assert compare.curves(compare.read(tmp_path), "APs")["APs"].isna().all()
+
+
+def test_nothing_is_said_of_a_metric_that_is_undefined(tmp_path: Path) -> None:
+    grid(tmp_path, {"plain": [0.4, 0.5], "DEIM": [0.5, 0.6]})
+    found = compare.read(tmp_path)
+    assert compare.per_run(found, "APs")["APs"].isna().all()
+    said = " ".join(compare.verdicts(found, "APs"))
+    assert "APs is undefined in every run of plain" in said
+    assert "nan" not in said
+    assert "reaches" not in said
 
 
 def test_words_say_significant_only_where_the_numbers_do(tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ class Pretended:
                 from deim_lab.presets import preset
 
                 run = runs.Run.start(spec.runs_dir, preset(spec.parameters["preset"], spec.parameters["overrides"]), seed=spec.seed,
-                                     data={"name": "small", "fingerprint": spec.data_fingerprint}, device="cpu")
+                                     data={"name": "small", "fingerprint": spec.data_fingerprint}, device="cpu", fingerprint=spec.fingerprint)
                 if outcome == "cut":
                     run.log("train", epoch=0, step=1)
                     raise KeyboardInterrupt
@@ -225,6 +225,29 @@ def test_an_index_is_of_one_experiment(place: Callable[..., Path], tmp_path: Pat
     (root / "sweeps" / "tiny" / "index.json").write_text("{")
     with pytest.raises(ValueError, match="no readable index"):
         sweep.run(grid, root, executor=more)
+
+
+def test_weights_of_a_backbone_make_arms_and_a_second_call_knows_them(place: Callable[..., Path], tmp_path: Path,
+                                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(config: Any, weights: Any) -> list[Json]:
+        return [] if config.model.backbone_weights is None else [{"backbone": Path(config.model.backbone_weights).read_text()}]
+
+    monkeypatch.setattr("deim_lab.detector.pretrained.start_of", start)
+    monkeypatch.chdir(tmp_path)
+    for name, content in (("a.pth", "1"), ("b.pth", "2"), ("again.pth", "1")):
+        Path(name).write_text(content)
+    key = "model.backbone_weights"
+    root, grid = tmp_path / "runs", place(seeds=[0], arms={"scratch": {}, "a": {key: "a.pth"}, "b": {key: "b.pth"}})
+    prepared = sweep.prepare(grid, root)
+    assert prepared.grid.arms["a"] == {key: str(tmp_path / "a.pth")}  # a worker is in another folder
+    assert len({item.spec.fingerprint for item in prepared.runs}) == 3
+    assert len(sweep.run(grid, root, executor=Pretended()).done) == 3
+    second = Pretended()
+    assert len(sweep.run(grid, root, executor=second).done) == 3
+    assert second.seen == []
+    same = place(seeds=[0], arms={"a": {key: "a.pth"}, "again": {key: "again.pth"}})
+    with pytest.raises(ConfigError, match=r"arms 'a' and 'again' differ in model\.backbone_weights alone and start from the same weights"):
+        sweep.prepare(same, root, name="other")
 
 
 def test_two_sweeps_of_one_name_do_not_run_at_once(place: Callable[..., Path], tmp_path: Path) -> None:
@@ -448,6 +471,19 @@ def test_a_kernel_that_does_not_come_up_is_started_again(tmp_path: Path, monkeyp
     record = sweep.run_one(plain_specs(tmp_path, tmp_path / "n.ipynb", 1)[0])
     assert (record.status, record.attempts) == ("failed", 3)
     assert "Kernel didn't respond" in (record.error or {})["message"]
+
+
+def test_braces_in_a_path_are_no_gaps_for_papermill_to_fill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import papermill.parameterize
+
+    def execute(notebook: str, executed: str, parameters: Json, **_: Json) -> None:
+        write_notebook(Path(papermill.parameterize.parameterize_path(executed, parameters)))
+
+    monkeypatch.setattr("papermill.execute_notebook", execute)
+    folder = tmp_path / "{mine} {}"
+    folder.mkdir()
+    record = sweep.run_one(plain_specs(folder, folder / "n.ipynb", 1)[0])
+    assert (record.status, record.error) == ("done", None)
 
 
 def test_a_temporary_folder_of_a_long_name_goes_without_unix_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,8 +69,9 @@ def test_a_broken_file_is_refused(text: str, said: str) -> None:
 
 
 def test_a_file_that_is_not_there_or_of_another_kind(tmp_path: Path) -> None:
-    (tmp_path / "components.yaml").write_text("preset: smoke")
-    with pytest.raises(ConfigError, match=r"did you mean .*components\.yaml"):
+    for name in ("components", "density", "gamma"):
+        (tmp_path / f"{name}.yaml").write_text("preset: smoke")
+    with pytest.raises(ConfigError, match=r"\(did you mean '[^']*components\.yaml'\?\)"):
         grid.read(tmp_path / "component.yaml")
     with pytest.raises(ConfigError, match="neither YAML nor JSON"):
         grid.read(tmp_path / "components.txt")
@@ -116,6 +117,7 @@ def test_paths_are_made_absolute_once(monkeypatch: pytest.MonkeyPatch, tmp_path:
     ({"arms": {"a": {"loss.gamma": "2"}}}, "arm 'a': loss.gamma: expected float, got '2'"),
     ({"arms": {"a": {}, "b": {"loss.gamma": 1.5}}}, "arms 'a' and 'b' resolve to the same config"),
     ({"arms": {"a": {}, "b": {"train.log_every": 7}}}, "train.log_every makes no difference"),
+    ({"arms": {"a": {"model.backbone_weights": "timm"}, "b": {"model.backbone_weights": "timm"}}}, "resolve to the same config"),
     ({"baseline": "basline"}, "baseline 'basline' is no arm (did you mean 'baseline'?)"),
     ({"seeds": []}, "seeds is empty"), ({"seeds": [0, 0]}, "seed 0 stands twice"), ({"seeds": [-1]}, "seed -1 is no whole number"),
     ({"seeds": [True]}, "seed True is no whole number"), ({"seeds": ["1"]}, "seed '1' is no whole number"), ({"seeds": 3}, "expected a list"),

@@ -60,7 +60,7 @@ def read(runs_dir: str | Path, sweep: str | bool | None = None, *, baseline: str
         raise DataError(f"{_too_few(root, found, where)} {_HOW_TO_MAKE_RUNS}")
     own = baseline or (_index(root, str(chosen)).get("baseline") if chosen else None)
     first = _baseline(found, (names or {}).get(str(own), own), asked=baseline is not None)
-    ordered = [replace(arm, changes=_changes(first.flat, arm.flat)) for arm in (first, *(arm for arm in found if arm is not first))]
+    ordered = [replace(arm, changes=_changes(first, arm)) for arm in (first, *(arm for arm in found if arm is not first))]
     notes += _unlike(ordered)
     return Comparison(tuple(ordered), where, root, str(chosen) if chosen else None, tuple(dict.fromkeys(notes)))
 
@@ -275,8 +275,15 @@ def _baseline(arms: Sequence[Arm], wanted: str | None, *, asked: bool) -> Arm:
     return max(finished, key=lambda arm: (arm.name == "plain", arm.flat | PLAIN_RECIPE == arm.flat, len(arm.trials), -len(arm.name)))
 
 
-def _changes(before: Mapping[str, Json], after: Mapping[str, Json]) -> dict[str, Json]:
-    return {key: value for key, value in after.items() if key not in configs.NOT_IDENTITY and before.get(key) != value}
+def _changes(before: Arm, after: Arm) -> dict[str, Json]:
+    """What ``after`` computes otherwise; weights of a backbone count where their content differs, not their path."""
+    starts = [{_start(trial) for trial in arm.trials} for arm in (before, after)]
+    aside = {*configs.NOT_IDENTITY} - ({"model.backbone_weights"} if starts[0] != starts[1] else set())
+    return {key: value for key, value in after.flat.items() if key not in aside and before.flat.get(key) != value}
+
+
+def _start(trial: Trial) -> str:
+    return str((trial.info.get("weights") or {}).get("sha256", "scratch"))[:12]
 
 
 def _unlike(arms: Sequence[Arm]) -> list[str]:
@@ -286,7 +293,7 @@ def _unlike(arms: Sequence[Arm]) -> list[str]:
     for what, value in (("commits of the lab", lambda t: (t.info.get("git") or {}).get("commit", "unknown")[:8]),
                         ("versions of torch", lambda t: (t.info.get("versions") or {}).get("torch")),
                         ("kinds of device", lambda t: re.sub(r":\d+$", "", str(t.info.get("device")))),
-                        ("starts (weights)", lambda t: str((t.info.get("weights") or {}).get("sha256", "scratch"))[:12])):
+                        ("starts (weights)", _start)):
         seen = Counter(value(trial) for trial in trials)
         if len(seen) > 1:
             notes.append(f"runs of {len(seen)} {what}: " + ", ".join(f"{name} ({count} runs)" for name, count in seen.most_common()))

@@ -1,6 +1,6 @@
 """How far two arms are apart over seeds: paired differences, Student's t, what so many seeds could have shown. Numbers in, numbers out.
 
-Runs of one seed share initialisation, order of images and augmentation draws, so their difference varies less than either score: arms are
+Runs of one seed share initialisation, order of images and augmentation draws, and what luck they share cancels in their difference: arms are
 compared seed by seed where they have seeds in common (Student 1908), else as two independent samples of unequal spread (Welch 1947).
 """
 

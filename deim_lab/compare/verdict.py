@@ -16,6 +16,9 @@ def verdicts(comparison: Comparison, metric: str = "AP") -> list[str]:
     views.check_metric(metric)
     baseline = comparison.baseline
     mean, sd = spread(list(baseline.final(metric).values()))
+    if math.isnan(mean):
+        return [f"{metric} is undefined in every run of {baseline.name} (the validation set has no such object, or it wasn't scored): nothing can "
+                f"be compared by it.", *cautions(comparison, 0)]
     sentences = [f"{baseline.name} (the baseline): {metric} {_with_sd(mean, sd)} over {_seeds(len(baseline.trials))}."]
     sentences += [f"{doubt[0].upper()}{doubt[1:]}: no arm can be held against this baseline." for doubt in doubts(baseline, baseline)]
     gaps = {arm.name: views.against_baseline(arm, comparison, metric) for arm in comparison.arms if views.standing(arm, comparison) == "counts"}

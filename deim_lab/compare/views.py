@@ -118,7 +118,7 @@ def per_run(comparison: Comparison, metric: str = "AP") -> pd.DataFrame:
         top = scores[metric].idxmax() if scores[metric].notna().any() else None
         last = trial.scores.iloc[-1]
         best, after = (math.nan, math.nan) if top is None else (scores.at[top, metric], scores.at[top, "epochs_done"])
-        rows.append({"arm": arm.name, "seed": trial.seed, **{name: last.get(name, math.nan) for name in dict.fromkeys((*SCORES, metric))},
+        rows.append({"arm": arm.name, "seed": trial.seed, **{name: _defined(last.get(name, math.nan)) for name in dict.fromkeys((*SCORES, metric))},
                      "best": best, "best_after": after, "threshold": last.get("best_f1_threshold", math.nan),
                      "standing": standing(arm, comparison), "run": trial.run})
     return pd.DataFrame(rows)
@@ -223,7 +223,7 @@ def halves(comparison: Comparison, metric: str = "AP") -> pd.DataFrame:
     """Arms at E / 2 epochs against the baseline at E: the headline claim. A row an arm whose budget is half the baseline's and otherwise equal.
 
     Columns: ``arm, epochs, baseline_epochs, seeds``, the score and ``<score>_sd``, ``baseline`` (its mean), ``difference, low, high, p, test``,
-    ``standing`` (``not active``, else ``counts``). Empty where no arm ran half as long.
+    ``standing`` (``not active``, ``unsound baseline``, else ``counts``). Empty where no arm ran half as long.
     """
     check_metric(metric)
     rows = []
@@ -236,7 +236,7 @@ def halves(comparison: Comparison, metric: str = "AP") -> pd.DataFrame:
         rows.append({"arm": arm.name, "epochs": budget["train.epochs"][0], "baseline_epochs": budget["train.epochs"][1], "seeds": len(arm.trials),
                      metric: mean, f"{metric}_sd": sd, "baseline": spread(list(comparison.baseline.final(metric).values()))[0],
                      "difference": gap.mean, "low": gap.low, "high": gap.high, "p": gap.p, "test": gap.test, "pairs": gap.seeds,
-                     "standing": "not active" if doubts(arm, comparison.baseline) else "counts"})
+                     "standing": "counts" if (found := standing(arm, comparison)) == "other budget" else found})
     columns = ["arm", "epochs", "baseline_epochs", "seeds", metric, f"{metric}_sd", "baseline", "difference", "low", "high", "p", "test", "pairs",
                "standing"]
     return _floats(pd.DataFrame(rows, columns=columns))
@@ -267,9 +267,14 @@ def _scores(trial: Trial, metric: str) -> pd.DataFrame:
     return pd.DataFrame({"epochs_done": trial.epochs_done, metric: values.where(values >= 0).to_numpy()})
 
 
+def _defined(score: float) -> float:
+    return score if score >= 0 else math.nan
+
+
 def _but_for(arm: Arm, key: str) -> str:
     """The arm's configuration without one key, as text."""
-    return json.dumps({name: value for name, value in arm.flat.items() if name != key and name not in NOT_IDENTITY}, sort_keys=True)
+    own = {name: value for name, value in arm.flat.items() if name not in NOT_IDENTITY}
+    return json.dumps({name: value for name, value in (own | arm.changes).items() if name != key}, sort_keys=True)
 
 
 def _floats(frame: pd.DataFrame) -> pd.DataFrame:

@@ -23,6 +23,7 @@ Json = Any
 
 NOTEBOOK = "notebooks/03_train.ipynb"
 EMBEDDED = "embedded"
+START = "model.backbone_weights"  # belongs to a run's identity by its content, which the config alone doesn't show
 OWN_PARAMETERS = ("preset", "overrides", "data", "seed", "runs_dir")  # of the notebook, which the grid's own keys fill
 _KINDS: dict[str, tuple[type, ...]] = {
     "notebook": (str,), "preset": (str,), "data": (str, dict), "base": (dict,), "arms": (dict,), "axes": (dict,), "seeds": (list,),
@@ -98,7 +99,7 @@ def read(source: str | Path | Mapping[str, Json], *, preset: str | None = None, 
         path, said = str(source), str(source)
         values = gridfile.load(Path(source))
     _check_kinds(values, said)
-    base, given = dict(values.get("base") or {}), dict(overrides or {})
+    base, given = _absolute_start(values.get("base") or {}), _absolute_start(overrides or {})
     _check_keys(base, f"{said}: base")
     _check_keys(given, said)
     arms = _multiply(_arms(values, said), _axes(values, said), said)
@@ -125,7 +126,7 @@ def _check_arms(grid: Grid) -> None:
     for arm in grid.arms:
         config = grid.config(arm)
         same = configs.override(config, {"loss.gamma": config.loss.effective_gamma, "loss.alpha": config.loss.effective_alpha})
-        identity = configs.fingerprint(same)  # γ = None and γ = 1.5 are one and the same MAL
+        identity = configs.fingerprint(same, config.model.backbone_weights)  # γ = None and γ = 1.5 are one and the same MAL
         if identity in seen:
             raise ConfigError(f"{grid.source}: arms {seen[identity]!r} and {arm!r} resolve to the same config, so they would be one run twice"
                               + _why_same(grid, seen[identity], arm))
@@ -167,7 +168,7 @@ def _arms(values: Mapping[str, Json], said: str) -> dict[str, dict[str, Json]]:
             raise ConfigError(f"{said}, arm {arm!r}: {overrides!r} is no mapping of dotted keys to values")
         if not arm.strip():
             raise ConfigError(f"{said}: an arm has no name")
-        arms[arm] = overrides or {}
+        arms[arm] = _absolute_start(overrides or {})
         _check_keys(arms[arm], f"{said}, arm {arm!r}")
     return arms
 
@@ -240,6 +241,12 @@ def _name(name: str | None, path: str | None) -> str:
 
 def _absolute(path: str) -> str:
     return str(Path(path).expanduser().absolute())
+
+
+def _absolute_start(overrides: Mapping[str, Json]) -> dict[str, Json]:
+    """Overrides with a file of backbone weights as every worker needs it; names of sources stay."""
+    weights = overrides.get(START)
+    return {**overrides, START: _absolute(weights)} if isinstance(weights, str) and Path(weights).is_file() else dict(overrides)
 
 
 def _absolute_data(data: Json) -> Json:

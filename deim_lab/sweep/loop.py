@@ -114,8 +114,9 @@ def prepare(grid: Grid | str | Path | Mapping[str, Json], runs_dir: str | Path =
     plans.check(resolved, max_runs=max_runs, yes=yes)
     folder = Path(runs_dir).absolute() / "sweeps" / resolved.name
     known = index.read(folder)
-    if "weights" not in resolved.parameters:  # whose fingerprint needs torch
-        index.check_same(resolved, {arm: configs.fingerprint(resolved.config(arm)) for arm in resolved.arms}, known)
+    if "weights" not in resolved.parameters:  # whose fingerprint needs torch, as does that of weights of a backbone
+        light = {arm: config for arm in resolved.arms if (config := resolved.config(arm)).model.backbone_weights is None}
+        index.check_same(resolved, {arm: configs.fingerprint(config) for arm, config in light.items()}, known)
     plan = plans.make(resolved, runs_dir, draw=draw, rows=index.rows_of(known))
     index.check_same(resolved, {item.spec.arm: item.spec.fingerprint for item in plan.runs}, known,
                      data_fingerprint=plan.runs[0].spec.data_fingerprint)

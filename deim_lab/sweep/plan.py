@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import re
@@ -18,7 +19,7 @@ from deim_lab import config as configs
 from deim_lab.errors import ConfigError
 from deim_lab.sweep import cost, gpus, parameters, worker
 from deim_lab.sweep.cost import Cost
-from deim_lab.sweep.grid import EMBEDDED, OWN_PARAMETERS, Grid
+from deim_lab.sweep.grid import EMBEDDED, OWN_PARAMETERS, START, Grid
 from deim_lab.sweep.spec import RunSpec, identity
 
 if TYPE_CHECKING:
@@ -131,6 +132,10 @@ def describe(plan: Plan, *, workers: int) -> list[str]:
 def _specs(grid: Grid, root: Path, data_fingerprint: str) -> list[RunSpec]:
     notebooks = root / "sweeps" / grid.name / "notebooks"
     fingerprints = {arm: _fingerprint(grid, arm) for arm in grid.arms}
+    for arm, other in itertools.combinations(grid.arms, 2):
+        if fingerprints[arm] == fingerprints[other]:
+            raise ConfigError(f"{grid.source}: arms {arm!r} and {other!r} differ in {START} alone and start from the same weights, so they would "
+                              "be one run twice")
     specs: list[RunSpec] = []
     for seed in grid.seeds:
         for arm in grid.arms:

@@ -98,7 +98,8 @@ def _attempt(spec: RunSpec, attempt: int) -> tuple[Failure | None, bool]:
     try:
         with _quiet(), kernel.private_channel() as channel:
             papermill.execute_notebook(
-                spec.notebook, spec.executed, parameters=spec.parameters, kernel_name="python3", language="python", progress_bar=False,
+                *(path.replace("{", "{{").replace("}", "}}") for path in (spec.notebook, spec.executed)),  # which it fills in
+                parameters=spec.parameters, kernel_name="python3", language="python", progress_bar=False,
                 log_output=False, cwd=str(Path(spec.notebook).parent), start_timeout=START_SECONDS, iopub_timeout=MESSAGE_SECONDS,
                 kernel_manager_class=kernel.manager_class(channel, started))
     except PapermillExecutionError as error:
