@@ -160,7 +160,7 @@ def test_close_names_are_proposed(caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.mark.parametrize(("arguments", "says"), [
     ({"categories": ["a", "b"]}, "2 categories for a model of 3"),
-    ({"categories": ["a", "b", "c"], "source_categories": ["a"]}, r"1 names \(a\) for heads of 4 classes"),
+    ({"categories": ["a", "b", "c"], "source_categories": ["a"]}, r"heads are of 4 classes, but 1 names \(a\) are given"),
 ])
 def test_wrong_numbers_of_names(arguments: dict[str, Any], says: str) -> None:
     target = small(3)

@@ -111,6 +111,14 @@ def test_evaluation_on_a_val_half_alone_into_a_named_file(data: Path, runs_dir: 
     assert (values["images"], values["backend"]) == (2, "pycocotools")
 
 
+@pytest.mark.parametrize("verb", ["evaluate", "latency"])
+def test_the_model_of_a_run_is_not_to_be_set(verb: str, data: Path, runs_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = str(the_run(runs_dir))
+    command = ["evaluate", run, "--data", str(data)] if verb == "evaluate" else ["latency", "--weights", run]
+    assert cli.main([*command, "--set", "model.num_queries=7"]) == 2
+    assert f"--set model.num_queries: the model of {run} is built already" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint in the official layout, of the smallest model, with COCO's 80 classes."""
@@ -130,7 +138,7 @@ def test_official_weights_with_their_preset(official: Path, data: Path, tmp_path
     train_json = data / "annotations" / "instances_train.json"
     capsys.readouterr()
     assert cli.main(["predict", str(official), str(picture), "--preset", "smoke", "--categories", str(train_json)]) == 2
-    assert "--categories takes the COCO json" in capsys.readouterr().err
+    assert "its heads are of 80 classes, but 5 names" in capsys.readouterr().err
     assert cli.main(["predict", str(official), str(picture)]) == 2
     assert "needs --preset NAME" in capsys.readouterr().err
 

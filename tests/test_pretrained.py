@@ -179,6 +179,23 @@ def test_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         read_backbone_weights(config("hgnetv2_b0", "timm").model)
 
 
+def test_no_network_is_said_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    constants = importlib.import_module("huggingface_hub.constants")
+    before = constants.HF_HUB_OFFLINE
+
+    def unknown(host: str, *args: Any, **kwargs: Any) -> Any:
+        raise OSError(f"no address of {host}")
+
+    monkeypatch.setattr("socket.getaddrinfo", unknown)
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail(f"waits {seconds} s to try again"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(WeightsError, match=r"no network: .* has no address here"):
+        read_backbone_weights(config("hgnetv2_b0", "timm").model)
+    assert constants.HF_HUB_OFFLINE is before
+
+
 # --- other libraries' models ------------------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from deim_lab import config as configs
 from deim_lab.cli import options
-from deim_lab.errors import ConfigError
+from deim_lab.errors import ConfigError, WeightsError
 from deim_lab.presets import preset
 
 if TYPE_CHECKING:
@@ -86,8 +86,11 @@ def _models(args: argparse.Namespace, chosen: dict[str, Any], overrides: dict[st
     for name, config in chosen.items():
         yield name, config, build_detector(config, 80).eval()
     for path in args.weights:
-        loaded = load_detector(path)
-        yield Path(path).name, configs.override(loaded.config, overrides), loaded.model
+        try:
+            loaded = load_detector(path)
+        except WeightsError as error:
+            raise WeightsError(f"{error}. (Weights don't change the time: --preset NAME times an official model)") from error
+        yield Path(path).name, options.override_trained(loaded.config, overrides, path), loaded.model
 
 
 def _model_row(name: str, config: configs.Config, model: Detector, latency: Any) -> dict[str, Any]:

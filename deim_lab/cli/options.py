@@ -105,7 +105,7 @@ def load(args: argparse.Namespace) -> LoadedDetector:
         except WeightsError as error:
             hint = ". (An official checkpoint needs --preset NAME)" if Path(args.weights).is_file() else ""
             raise WeightsError(f"{error}{hint}") from error
-        loaded = replace(loaded, config=configs.override(loaded.config, overrides))
+        loaded = replace(loaded, config=override_trained(loaded.config, overrides, args.weights))
     else:
         from deim_lab.coco80 import COCO80
         from deim_lab.data import annotations
@@ -122,6 +122,15 @@ def load(args: argparse.Namespace) -> LoadedDetector:
         loaded = weights.LoadedDetector(model.eval(), official, categories)
     loaded.model.to(device(args))
     return loaded
+
+
+def override_trained(config: configs.Config, overrides: dict[str, Json], where: object) -> configs.Config:
+    """The config of a trained detector with ``--set``. What would build another model is refused: it would have no effect."""
+    changed = configs.override(config, overrides)
+    if changed.model != config.model:
+        keys = [key for key in configs.diff(config, changed) if key.startswith("model.")]
+        raise ConfigError(f"--set {', '.join(keys)}: the model of {where} is built already, as it was trained")
+    return changed
 
 
 def seed(text: str) -> int:

@@ -106,7 +106,8 @@ def _rows(model: Detector, given: StateDict, where: str, categories: Sequence[Ca
         if is_of_classes(key) and len(value) != count + key.endswith("denoising_class_embed.weight"):
             raise WeightsError(f"{where}: {key} has {len(value)} rows, while decoder.enc_score_head is of {count} classes")
     if source_categories is not None and len(source_categories) != count:
-        raise WeightsError(f"{where}: {len(source_categories)} names ({some(names_of(source_categories))}) for heads of {count} classes")
+        raise WeightsError(f"{where}: its heads are of {count} classes, but {len(source_categories)} names ({some(names_of(source_categories))}) "
+                           "are given; expected those of the classes that it was trained on, in their order")
     if categories is not None and len(categories) != model.num_classes:
         raise WeightsError(f"{len(categories)} categories for a model of {model.num_classes} classes")
     if categories is None:

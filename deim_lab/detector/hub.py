@@ -9,12 +9,17 @@ rectangles, where our outputs are those of the official code.
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+import socket
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 from torch import Tensor
@@ -170,11 +175,43 @@ def hub_folder(folder_or_id: str | Path) -> Path:
     except Exception:  # not in the cache; whatever is wrong with the id, the next call says
         pass
     try:
-        return Path(snapshot_download(str(folder_or_id), allow_patterns=wanted))
+        with cache_alone_without_network():
+            return Path(snapshot_download(str(folder_or_id), allow_patterns=wanted))
     except Exception as error:
         why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         raise WeightsError(f"{folder_or_id!r} is no folder here, not in the hub's cache, and can't be downloaded ({why}). Download it where "
                            "there is a network, and name the folder") from error
+
+
+@contextmanager
+def cache_alone_without_network() -> Iterator[None]:
+    """Inside, the hub's client looks into its cache alone where the hub's host has no address; by itself it would retry for a minute."""
+    try:
+        constants: Any = importlib.import_module("huggingface_hub.constants")
+    except ImportError:
+        yield
+        return
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or not _has_address(constants.ENDPOINT)
+    try:
+        yield
+    except Exception as error:
+        if before or not constants.HF_HUB_OFFLINE or not type(error).__module__.startswith("huggingface_hub"):
+            raise
+        raise ConnectionError(f"no network: {urlsplit(constants.ENDPOINT).hostname} has no address here") from error
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _has_address(url: str) -> bool:
+    """Whether this host's name can be resolved; behind a proxy that is the proxy's business."""
+    if urllib.request.getproxies():
+        return True
+    try:
+        socket.getaddrinfo(urlsplit(url).hostname, 443)
+    except OSError:
+        return False
+    return True
 
 
 def hub_files(folder: Path) -> list[Path]:

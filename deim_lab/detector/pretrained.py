@@ -23,6 +23,7 @@ from deim_lab.config import Config, ModelConfig
 from deim_lab.detector import hgnetv2, lite0, resnet_vd
 from deim_lab.detector.detector import Detector
 from deim_lab.detector.features import FeatureBackbone, import_timm, is_adapted
+from deim_lab.detector.hub import cache_alone_without_network
 from deim_lab.detector.layout import some
 from deim_lab.detector.weights import fingerprint_of, read_state
 from deim_lab.errors import ConfigError, WeightsError
@@ -161,7 +162,8 @@ def _from_timm(source: str, model: ModelConfig) -> Mapping[str, Tensor]:
 
 def _downloaded(what: str, build: Callable[[], torch.nn.Module]) -> torch.nn.Module:
     try:
-        return build()
+        with cache_alone_without_network():
+            return build()
     except ConfigError:
         raise
     except Exception as error:
