@@ -227,6 +227,17 @@ def test_an_index_is_of_one_experiment(place: Callable[..., Path], tmp_path: Pat
         sweep.run(grid, root, executor=more)
 
 
+def test_nothing_is_said_to_run_after_a_sweep_was_stopped(place: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from deim_lab.sweep.index import Index
+
+    watching: list[int] = []
+    interrupted, before = Index.interrupted, threading.active_count()
+    monkeypatch.setattr(Index, "interrupted", lambda self: (watching.append(threading.active_count() - before), interrupted(self))[1])
+    with pytest.raises(KeyboardInterrupt):
+        sweep.run(place(seeds=[0]), tmp_path / "runs", executor=Pretended({("sharper", 0): "stop"}))
+    assert watching == [0]
+
+
 def test_weights_of_a_backbone_make_arms_and_a_second_call_knows_them(place: Callable[..., Path], tmp_path: Path,
                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
     def start(config: Any, weights: Any) -> list[Json]:

@@ -140,19 +140,19 @@ def _execute(executor: Executor, specs: Sequence[RunSpec], index: Index, progres
     """Hand the runs to the executor and write down what comes back."""
     records = executor.execute(specs)
     finished = False
-    with _watched(specs, index, progress):
-        try:
+    try:
+        with _watched(specs, index, progress):
             for record in records:
                 progress.end(record)
                 index.ended(record)
                 _log.log(logging.WARNING if record.status == "failed" else logging.INFO, "%s", progress.line(record, _score(specs, record)))
-            finished = True
-        finally:
-            close = getattr(records, "close", None)
-            if close is not None:
-                close()
-            if not finished:
-                index.interrupted()
+        finished = True
+    finally:  # nobody watches any more, who could say of a run that it has begun
+        close = getattr(records, "close", None)
+        if close is not None:
+            close()
+        if not finished:
+            index.interrupted()
     index.write(finished=True)
 
 
