@@ -170,6 +170,12 @@ def test_wrong_numbers_of_names(arguments: dict[str, Any], says: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(rows(target), before, strict=True))
 
 
+def test_an_exported_file_is_no_weights(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"\x08\x08\x12\x07pytorch")
+    with pytest.raises(WeightsError, match=r"model\.onnx is an ONNX file, which only `deim-lab predict` takes"):
+        load_official(small(3), tmp_path / "model.onnx")
+
+
 def test_heads_that_contradict_each_other() -> None:
     state = official_state_dict(small(4))
     state["decoder.dec_score_head.0.bias"] = torch.zeros(9)

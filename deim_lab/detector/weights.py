@@ -195,6 +195,8 @@ def _open(source: Mapping[str, Any] | str | Path) -> tuple[Mapping[str, Any], st
     path = Path(source)
     if not path.is_file():
         raise WeightsError(f"{path}: there is no such file")
+    if path.suffix.lower() == ".onnx":
+        raise WeightsError(f"{path} is an ONNX file, which only `deim-lab predict` takes; expected weights of PyTorch")
     try:
         content = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:
