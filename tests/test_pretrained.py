@@ -228,6 +228,15 @@ def test_features_are_those_of_the_normalised_image() -> None:
             torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
 
 
+def test_pictures_are_normalised_as_timms_model_was_trained() -> None:
+    timm = pytest.importorskip("timm")
+    name, known = "tf_efficientnet_lite0", timm.get_pretrained_cfg("tf_efficientnet_lite0")
+    assert tuple(known.mean) != (0.485, 0.456, 0.406)
+    backbone = build_backbone(config(f"timm:{name}", **{"model.backbone_stages": [1, 2]}).model)
+    assert backbone.mean.flatten().tolist() == pytest.approx(known.mean)  # type: ignore[operator, union-attr]
+    assert backbone.std.flatten().tolist() == pytest.approx(known.std)  # type: ignore[operator, union-attr]
+
+
 def test_weights_of_timm_for_its_own_model(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = offer(monkeypatch)
     ours = filled(config("timm:resnet18", "timm"))
