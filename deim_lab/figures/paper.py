@@ -7,6 +7,7 @@ data have figures of their own, whose titles say on what data, over how many see
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -171,19 +172,22 @@ def zoo(sizes: pd.DataFrame, times: pd.DataFrame, *, machine: str) -> Figure:
 def _own_set(ax: Axes, rows: pd.DataFrame) -> None:
     """One data set's runs: a mark a recipe."""
     recipes = list(dict.fromkeys(zip(rows["preset"], rows["differs"])))
+    shared = set.intersection(*(set(_parts(differs)) for _, differs in recipes)) if len(recipes) > 1 else set()
+    apart = 0.012 * float(rows["epochs"].max())  # recipes of one length would lie on one another
     for number, (preset, differs) in enumerate(recipes):
         mine = rows[(rows["preset"] == preset) & (rows["differs"] == differs)].sort_values("epochs")
-        label = f"{preset}{': ' + _short(str(differs)) if differs else ''}"
+        own = ", ".join(part for part in _parts(differs) if part not in shared)
+        label = f"{preset}{': ' + _short(own) if own else ''}"
         shade = MEASURED if not number else style.OTHERS[(number - 1) % len(style.OTHERS)]
-        ax.errorbar(mine["epochs"].to_numpy(float), mine["ap_percent"].to_numpy(), yerr=mine["ap_sd_percent"].fillna(0).to_numpy(),
+        at = mine["epochs"].to_numpy(float) + apart * (number - (len(recipes) - 1) / 2 if len(set(rows["epochs"])) == 1 else 0)
+        ax.errorbar(at, mine["ap_percent"].to_numpy(), yerr=mine["ap_sd_percent"].fillna(0).to_numpy(),
                     fmt="D", color=shade, markersize=4, capsize=2, elinewidth=0.8, label=label)
     seeds = sorted({int(value) for value in rows["seeds"]})
     many = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     ax.set_title(f"{rows['data'].iloc[0]}: {many} seed{'s' if seeds[-1] > 1 else ''}, {', '.join(sorted(set(rows['device'])))}")
     ax.set_xlabel("epochs")
     ax.set_ylabel("AP on its validation set")
-    top = float((rows["ap_percent"] + rows["ap_sd_percent"].fillna(0)).max())
-    ax.set_ylim(0, 1.15 * top if top > 0 else 1)
+    ax.margins(y=0.15)
     epochs = sorted({float(value) for value in rows["epochs"]})
     ax.set_xlim(0, 1.15 * epochs[-1])
     ax.xaxis.set_major_locator(FixedLocator(_apart(epochs)))
@@ -270,5 +274,10 @@ def _apart(epochs: list[float]) -> list[float]:
     return kept
 
 
-def _short(text: str, limit: int = 44) -> str:
+def _parts(differs: str) -> list[str]:
+    """``"a.b=1, c.d=[2, 3]"`` → ``["a.b=1", "c.d=[2, 3]"]``."""
+    return re.split(r", (?=[a-z_]+\.[a-z_]+=)", str(differs)) if differs else []
+
+
+def _short(text: str, limit: int = 70) -> str:
     return text if len(text) <= limit else text[:limit - 1] + "…"
