@@ -105,7 +105,7 @@ def half_the_epochs(comparison: Comparison, metric: str) -> list[str]:
         if math.isnan(row["low"]):
             sentences.append(f"{start}; too few seeds for an interval.")
             continue
-        meaning = ("not significant, half the epochs may be enough or a little too few" if row["low"] <= 0 <= row["high"] else
+        meaning = ("not significant, these seeds do not show whether half the epochs are enough" if row["low"] <= 0 <= row["high"] else
                    "significantly higher, with half the epochs" if row["low"] > 0 else "significantly lower, half the epochs were not enough")
         sentences.append(f"{start} [{signed(row['low'])}, {signed(row['high'])}]: {meaning}.")
     return sentences
