@@ -68,7 +68,7 @@ def test_every_family_computes_the_same_in_onnxruntime(name: str, tmp_path: Path
     before = {key: value.clone() for key, value in loaded.model.state_dict().items()}
     found = export_onnx(loaded, tmp_path / "deep" / "model.onnx")
     assert (found.batches, found.score_cut) == (BATCHES, 0.3)
-    assert found.compared > 100
+    assert found.compared > 20
     assert found.box_error_px <= 0.05
     assert [item.name for item in (tmp_path / "deep").iterdir()] == ["model.onnx"]
     assert all(torch.equal(value, before[key]) for key, value in loaded.model.state_dict().items())  # the model is left as it was
