@@ -253,7 +253,7 @@ def test_export_says_what_it_wrote(weights: Path, tmp_path: Path, capsys: pytest
 
 def test_latency_as_a_table_and_as_json(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "deep" / "l.json"
-    assert cli.main(["latency", "--preset", "smoke", "--weights", str(weights), "--size", "64", "64", "--set", "model.num_queries=20", "--batch",
+    assert cli.main(["latency", "--preset", "smoke", "--weights", str(weights), "--size", "64", "64", "--batch",
                      "1", "2", "--precision", "fp32", "--repeats", "5", "--out", str(out), "--device", "cpu"]) == 0
     told = json.loads(out.read_text())
     assert [item["model"] for item in told["models"]] == ["smoke", "model.pt"]
