@@ -226,6 +226,7 @@ def test_demo_is_handed_its_options(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     ("evaluate {run} --weights {run}", "takes one RUN_OR_WEIGHTS"),
     ("evaluate --weights {tmp}/absent.pt --data {data}", "absent.pt"),
     ("evaluate {run}", "--data says where that is"),
+    ("evaluate {run} --preset smoke --data {data}", "is a run folder, which knows its own"),
     ("evaluate {run} --data {data} --categories {tmp}/x.json", "needs --preset"),
     ("predict {run} {tmp}/absent.jpg --out {tmp}/o", "none of the 1 pictures can be read"),
     ("predict {run} {tmp}/*.jpg", "no file fits"),

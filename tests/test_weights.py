@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -370,3 +371,22 @@ def test_load_weights_of_other_categories(tmp_path: Path) -> None:
     report = load_weights(other, tmp_path / "own.pt", categories=renamed)
     assert "decoder.enc_score_head.weight" in report.reinitialised
     assert not torch.equal(other.decoder.enc_score_head.weight, source.decoder.enc_score_head.weight)
+
+
+def test_another_activation_is_noted(tmp_path: Path) -> None:
+    save_weights(tmp_path / "own.pt", small(seed=4), config=smoke_config(), categories=CATEGORIES)
+    assert load_official(small(), tmp_path / "own.pt").notes == ()
+    other = small(activation="relu")
+    note, = load_official(other, tmp_path / "own.pt").notes
+    assert "--set model.activation=silu" in note
+
+
+def test_a_load_says_once_what_became_of_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save_weights(tmp_path / "own.pt", small(seed=4), config=smoke_config(), categories=CATEGORIES)
+    renamed = [*CATEGORIES[:2], {"id": 7, "name": "violet"}]
+    for categories, level in ((CATEGORIES, logging.INFO), (renamed, logging.WARNING)):
+        caplog.clear()
+        with caplog.at_level(logging.INFO, logger="deim_lab"):
+            load_weights(small(), tmp_path / "own.pt", categories=categories)
+        said = [record for record in caplog.records if "weights loaded" in record.message]
+        assert [record.levelno for record in said] == [level]

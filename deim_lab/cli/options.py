@@ -98,7 +98,10 @@ def load(args: argparse.Namespace) -> LoadedDetector:
     from dataclasses import replace
 
     from deim_lab.detector import weights
+    from deim_lab.detector.hub import is_hub
 
+    if official is not None and Path(args.weights).is_dir() and not is_hub(args.weights):
+        raise ConfigError(f"--preset {args.preset}: {args.weights} is a run folder, which knows its own; leave --preset out")
     if official is None:
         try:
             loaded = weights.load_detector(args.weights)

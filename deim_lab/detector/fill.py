@@ -142,8 +142,8 @@ def _announce(report: LoadReport, where: str) -> None:
         _log.info("%s:\n%s", where, report.table())
         if (text := report.classes.warning()) is not None:
             _log.warning("%s: %s", where, text)
-    if report != LoadReport() or report.notes:
-        _log.warning("%s: %s", where, report)
+    exact = report == LoadReport() and not report.notes
+    _log.log(logging.INFO if exact else logging.WARNING, "%s: %s", where, report)
 
 
 def _refuse_foreign(model: Detector, state: StateDict, where: str, wrong: list[str], missing: list[str], unexpected: list[str]) -> None:

@@ -54,7 +54,9 @@ def load_official(model: Detector, source: Mapping[str, Any] | str | Path, *, ca
                   source_categories: Sequence[Category] | None = None) -> LoadReport:
     """Copy an official checkpoint (or any of that layout) into ``model``.
 
-    ``reg_scale`` may be int or float, batch norms of the backbone trained or frozen on either side, anchors of any size.
+    ``reg_scale`` may be int or float, batch norms of the backbone trained or frozen on either side, anchors of any size. A layout doesn't
+    tell activation functions: official weights of ``dfine_n`` (ReLU) also fit ``deim_dfine_n`` (SiLU), which then detects nothing useful.
+    Own files say what they were trained with, and the report notes a difference.
 
     Args:
         source: a bare state dict, ``{"model": …}`` or ``{"ema": {"module": …}}`` (which is preferred); the path of a file with one of
@@ -72,16 +74,16 @@ def load_official(model: Detector, source: Mapping[str, Any] | str | Path, *, ca
         return load_hub(model, source, categories=categories, source_categories=source_categories)
     content, where = _open(source if isinstance(source, Mapping) else _weights_file(Path(source)))
     state = _state_of(content, where)
-    notes = []
+    notes = _of_other_activation(model, content)
     if source_categories is None and content.get("format") == FORMAT:
         source_categories = content.get("categories")
     elif source_categories is None and categories is not None:
         head = state.get("decoder.enc_score_head.weight")
         if head is not None and len(head) == len(COCO80):
             source_categories = [name for _, name in COCO80]
-            notes = ["its 80 classes are taken to be COCO's"]
+            notes.append("its 80 classes are taken to be COCO's")
         elif head is not None:
-            notes = [f"the file doesn't name its {len(head)} classes: source_categories would say whose head rows can be kept"]
+            notes.append(f"the file doesn't name its {len(head)} classes: source_categories would say whose head rows can be kept")
     return fill(model, state, where, categories=categories, source_categories=source_categories, notes=notes)
 
 
@@ -176,6 +178,14 @@ def load_detector(path_or_run_folder: str | Path, map_location: str | torch.devi
     if report != LoadReport():
         raise WeightsError(f"{where}: its weights don't fit its own config: {report}")
     return LoadedDetector(model.to(map_location), config, categories)
+
+
+def _of_other_activation(model: Detector, content: Mapping[str, Any]) -> list[str]:
+    """A note where an own file was trained with another activation than the model's: its tensors fit all the same."""
+    mine = model.decoder.spec.act
+    trained = content["config"]["model"]["activation"] if content.get("format") == FORMAT and "config" in content else mine
+    return [] if trained == mine else [f"it was trained with model.activation={trained}, and this model has {mine}: "
+                                       f"the weights mean something else here (--set model.activation={trained} keeps their meaning)"]
 
 
 def _save(content: Mapping[str, Any], path: Path) -> None:

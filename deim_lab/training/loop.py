@@ -235,7 +235,7 @@ def _prepare(config: Config, seed: int, compute: Compute, run: Run, train_set: C
     torch.manual_seed(seed)
     model = build_detector(config, num_classes=len(train_set.categories))
     if weights is not None:
-        _log.info("%s", load_weights(model, weights, categories=train_set.categories.as_list()))
+        load_weights(model, weights, categories=train_set.categories.as_list())
     elif (pretrained := read_backbone_weights(config.model)) is not None:
         load_backbone_weights(model, pretrained)
     model.to(compute.device)
