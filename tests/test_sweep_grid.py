@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -194,12 +195,31 @@ def test_bad_input_is_said_on_the_command_line_before_torch_is_imported(tmp_path
 
 
 @pytest.mark.parametrize("options", [["--address", "x:1"], ["--gpus-per-run", "0.5"], ["--executor", "ray", "--partition", "p"],
-                                     ["--executor", "slurm", "--gpus", "0"]])
+                                     ["--executor", "slurm", "--gpus", "0"], ["--cpus", "4"], ["--executor", "ray", "--memory", "8"],
+                                     ["--sbatch", "qos=long"], ["--executor", "ray", "--cluster", "local"]])
 def test_an_option_of_another_executor_is_refused(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     from deim_lab import cli
 
     assert cli.main(["sweep", "any.yaml", *options]) == 2
     assert "belongs to --executor" in capsys.readouterr().err
+
+
+def test_what_slurm_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from deim_lab import cli
+    from deim_lab.sweep.on_slurm import SlurmExecutor
+
+    seen: list[Any] = []
+    result = SimpleNamespace(rows=[{"arm": "a", "seed": 0, "status": "done", "run": "r"}], done=["a"], failed=[], folder=tmp_path)
+    monkeypatch.setattr(loop, "run", lambda _grid, _runs, *, executor, **_others: seen.append(executor) or result)
+    (tmp_path / "g.json").write_text(json.dumps(a_grid()))
+    words = ["sweep", str(tmp_path / "g.json"), "--runs", str(tmp_path), "--executor", "slurm", "--workers", "3"]
+    folder = tmp_path / "sweeps" / "g" / "slurm"
+    for more in (["--partition", "gpu", "--minutes", "90", "--cpus", "6", "--memory", "24.5", "--sbatch", "account=vision", "--sbatch", "nice=5"],
+                 ["--cluster", "local"], []):
+        assert cli.main([*words, *more]) == 0
+    assert seen == [
+        SlurmExecutor(folder, 3, "gpu", minutes=90, gpus_per_run=1, memory_gib=24.5, cpus_per_run=6, options=(("account", "vision"), ("nice", 5))),
+        SlurmExecutor(folder, 3, cluster="local"), SlurmExecutor(folder, 3, gpus_per_run=1)]
 
 
 def test_gpus_are_those_that_are_visible_and_none_on_the_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -35,6 +35,11 @@ def add(verbs: Any, shared: options.Shared) -> None:
                                                                         "or 0 on the CPU)")
     parser.add_argument("--partition", metavar="NAME", help="with slurm (default: the cluster's own)")
     parser.add_argument("--minutes", type=options.positive, metavar="N", help="with slurm: time limit of a job; one that reaches it continues")
+    parser.add_argument("--cpus", type=options.positive, metavar="N", help="with slurm: CPU cores of a job (default: 1)")
+    parser.add_argument("--memory", type=float, metavar="GIB", help="with slurm: main memory of a job (default: the cluster's own)")
+    parser.add_argument("--sbatch", action="append", metavar="KEY=VALUE", help="with slurm: a further word for sbatch, e.g. account=vision; may be "
+                                                                               "repeated")
+    parser.add_argument("--cluster", choices=["local"], help="with slurm: its jobs as processes of this machine, to try things without Slurm")
     parser.set_defaults(run=run)
 
 
@@ -65,7 +70,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_options(args: argparse.Namespace) -> None:
     """Raise ``ConfigError`` for an option of another executor than the chosen one: it would have no effect."""
-    owners = {"address": ("ray",), "gpus_per_run": ("ray", "slurm"), "partition": ("slurm",), "minutes": ("slurm",), "gpus": ("local",)}
+    owners = {"address": ("ray",), "gpus_per_run": ("ray", "slurm"), "partition": ("slurm",), "minutes": ("slurm",), "gpus": ("local",),
+              "cpus": ("slurm",), "memory": ("slurm",), "sbatch": ("slurm",), "cluster": ("slurm",)}
     for name, executors in owners.items():
         if getattr(args, name) is not None and args.executor not in executors:
             raise ConfigError(f"--{name.replace('_', '-')} belongs to --executor {' or '.join(executors)}, not to {args.executor}")
@@ -75,6 +81,8 @@ def _cluster(args: argparse.Namespace, grid: Grid) -> Executor:
     from deim_lab.sweep import gpus, loop
 
     share = args.gpus_per_run
+    if share is None and args.cluster is not None:
+        share = 0.0
     if share is None:  # a job without a GPU would train on the CPU without a word
         on_cpu = not loop.gpus_for(grid, ("any",))
         share = 0.0 if on_cpu or (args.executor == "ray" and args.address is None and not gpus.visible()) else 1.0
@@ -84,9 +92,10 @@ def _cluster(args: argparse.Namespace, grid: Grid) -> Executor:
         return RayExecutor(address=args.address, workers=args.workers or 1, gpus_per_run=share)
     from deim_lab.sweep.on_slurm import SlurmExecutor
 
-    further = {} if args.minutes is None else {"minutes": args.minutes}
+    given = {"minutes": args.minutes, "cpus_per_run": args.cpus, "memory_gib": args.memory}
     return SlurmExecutor(args.runs.absolute() / "sweeps" / grid.name / "slurm", workers=args.workers or 1, partition=args.partition,
-                         gpus_per_run=share, **further)
+                         gpus_per_run=share, cluster=args.cluster, options=tuple(configs.parse_assignments(args.sbatch or ()).items()),
+                         **{name: value for name, value in given.items() if value is not None})
 
 
 def _seeds(text: str) -> list[int]:
