@@ -55,7 +55,7 @@ def load_official(model: Detector, source: Mapping[str, Any] | str | Path, *, ca
     """Copy an official checkpoint (or any of that layout) into ``model``.
 
     ``reg_scale`` may be int or float, batch norms of the backbone trained or frozen on either side, anchors of any size. A layout doesn't
-    tell activation functions: official weights of ``dfine_n`` (ReLU) also fit ``deim_dfine_n`` (SiLU), which then detects nothing useful.
+    tell activation functions: official weights of ``dfine_n`` (ReLU) also fit ``deim_dfine_n`` (SiLU), which then computes something else.
     Own files say what they were trained with, and the report notes a difference.
 
     Args:
