@@ -293,7 +293,9 @@ def test_time_left_takes_what_this_sweep_measures() -> None:
     now[0] = 40.0
     assert progress.seconds_left() == (60 + 100 + 100) / 2
     assert [item.index for item in progress.running] == [1]
-    assert progress.summary({1: "epoch 2/6"}) == "[1/4] running: b s1 epoch 2/6; 2 waiting; about 2 min left"
+    assert progress.summary({1: (4, 6)}) == "[1/4] running: b s1 epoch 4/6; 2 waiting; about 2 min left"
+    assert progress.seconds_left({1: (1, 6)}) == 40 * 5  # slower than expected
+    assert progress.seconds_left({1: (0, 6)}) == progress.seconds_left()
     error = {"type": "ValueError", "message": "no\nsuch thing", "traceback": ""}
     failed = spec.RunRecord(index=1, arm="b", seed=1, status="failed", seconds=10, attempts=2, error=error)
     progress.end(failed)

@@ -191,8 +191,8 @@ def _changed(spec: RunSpec) -> int | None:
         return None
 
 
-def _epochs(specs: Sequence[RunSpec]) -> dict[int, str]:
-    """``epoch 5/36`` of those that have made a run folder."""
+def _epochs(specs: Sequence[RunSpec]) -> dict[int, tuple[int, int]]:
+    """Epochs that are over, and of how many, of those that have made a run folder."""
     from deim_lab import runs
     from deim_lab.sweep.cost import epochs_done
 
@@ -200,7 +200,7 @@ def _epochs(specs: Sequence[RunSpec]) -> dict[int, str]:
     for spec in specs:
         run = runs.find(spec.runs_dir, **identity(spec))
         if run is not None:
-            found[spec.index] = f"epoch {epochs_done(run)}/{run.config.train.epochs}"
+            found[spec.index] = epochs_done(run), run.config.train.epochs
     return found
 
 

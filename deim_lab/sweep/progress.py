@@ -49,16 +49,18 @@ class Progress:
         with self._guard:
             return [self._specs[index] for index in self._began if index not in self._ended]
 
-    def seconds_left(self) -> float | None:
-        """Until the last run ends; None while there is nothing to go by."""
-        left = []
+    def seconds_left(self, epochs: Mapping[int, tuple[int, int]] | None = None) -> float | None:
+        """Until the last run ends; None while there is nothing to go by. ``epochs`` as ``summary`` takes them: no run is taken to be
+        nearer its end than its epochs at their pace so far."""
+        left, far = [], epochs or {}
         with self._guard:
             for index in self._specs.keys() - self._ended.keys():
                 expected = self._expected(index)
                 if expected is None:
                     return None
                 gone = self._clock() - self._began[index] if index in self._began else 0.0
-                left.append(max(0.0, expected - gone))
+                done, planned = far.get(index, (0, 0))
+                left.append(max(0.0, expected - gone, gone * (planned - done) / done if done else 0.0))
         return max(max(left), sum(left) / self._workers) if left else 0.0
 
     def line(self, record: RunRecord, score: str = "") -> str:
@@ -69,16 +71,17 @@ class Progress:
         error = f"\n  {record.error['type']}: {_short(record.error['message'])}" if record.error else ""
         return f"[{len(self._ended)}/{len(self._specs)}] {record.status}: {', '.join(said)}{self._left()}{error}"
 
-    def summary(self, epochs: Mapping[int, str]) -> str:
-        """What is under way; ``epochs``: run's index → how far it is, where that is known."""
-        shown = [f"{spec.label}{' ' + epochs[spec.index] if spec.index in epochs else ''}" for spec in self.running]
+    def summary(self, epochs: Mapping[int, tuple[int, int]]) -> str:
+        """What is under way; ``epochs``: run's index → epochs that are over, and of how many, where that is known."""
+        far = {index: f" epoch {done}/{planned}" for index, (done, planned) in epochs.items()}
+        shown = [f"{spec.label}{far.get(spec.index, '')}" for spec in self.running]
         waiting = len(self._specs) - len(self._ended) - len(shown)
-        return f"[{len(self._ended)}/{len(self._specs)}] running: {', '.join(shown)}; {waiting} waiting{self._left()}"
+        return f"[{len(self._ended)}/{len(self._specs)}] running: {', '.join(shown)}; {waiting} waiting{self._left(epochs)}"
 
-    def _left(self) -> str:
+    def _left(self, epochs: Mapping[int, tuple[int, int]] | None = None) -> str:
         if len(self._ended) == len(self._specs):
             return ""
-        left = self.seconds_left()
+        left = self.seconds_left(epochs)
         return "" if left is None else f"; about {in_words(left)} left"
 
     def _expected(self, index: int) -> float | None:
