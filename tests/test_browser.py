@@ -33,6 +33,7 @@ def test_a_slider_moves_the_figure_and_its_number(page: Any, tmp_path: Path) -> 
     panel.scroll_into_view_if_needed()
     picture, readout = panel.locator("img.widget-image"), panel.locator(".widget-label", has_text="targets per image")
     picture.wait_for()
+    _wait_for_text(page, readout, "targets")  # what isn't laid out yet has no inner text
     before, number = picture.get_attribute("src"), _mean(readout.inner_text())
     height = panel.bounding_box()["height"]
 

@@ -229,6 +229,7 @@ def moved_by_keyboard(page: Any, panel: Any) -> None:
     picture, readout = panel.locator("img.widget-image").first, panel.locator(".widget-html-content", has_text="MAL's gradient").first
     picture.wait_for()
     readout.wait_for()
+    _wait_for_text(page, readout, "times VFL's")  # what isn't laid out yet has no inner text
     said = NUMBERS.search(readout.inner_text())
     assert said is not None, readout.inner_text()
     assert said.groups() == ("0.05", "35.53")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,41 +20,70 @@ import pytest
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 COMMON = ("preset", "overrides", "data", "seed", "device", "runs_dir")
-NAMES = sorted((path.stem for path in NOTEBOOKS.glob("*.ipynb")), key=lambda name: (name != "03_train", name))  # 03 first: it trains for the others
+NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
+TRAINS = "03_train"
 # Pictures in an executed copy, at least; else one.
 FIGURES = {"01_dense_o2o": 7, "02_mal_vs_vfl": 10, "03_train": 4, "04_matching": 6, "05_ablation": 5, "06_paper_figures": 3}
 
 Json = Any
 
 
-@pytest.fixture(scope="module")
-def runs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("runs")
+class Executed:
+    """Each notebook as papermill leaves it, in a folder of runs of its own; executed when it is first asked for, once for all test processes.
+
+    03 comes first: the run that it trains lies in the others' folders too.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+
+    def __getitem__(self, name: str) -> dict[str, Json]:
+        notebook: dict[str, Json] = json.loads((self.runs_dir(name) / f"{name}.ipynb").read_text())
+        return notebook
+
+    def runs_dir(self, name: str) -> Path:
+        """The folder of runs that holds the executed notebook and what it made."""
+        folder, outcome = self._home / name, self._home / f"{name}.outcome"
+        with (self._home / f"{name}.lock").open("w") as lock:
+            fcntl.lockf(lock, fcntl.LOCK_EX)  # another process that executes it is waited for
+            if not outcome.exists():
+                if name == TRAINS:
+                    folder.mkdir()
+                else:
+                    shutil.copytree(self.runs_dir(TRAINS), folder)
+                try:
+                    execute(name, folder)
+                except Exception:
+                    outcome.write_text(traceback.format_exc())
+                    raise
+                outcome.write_text("")
+        assert not outcome.read_text(), f"{name} failed where it was executed: {outcome.read_text()}"
+        return folder
 
 
-@pytest.fixture(scope="module")
-def executed(runs_dir: Path) -> Iterator[dict[str, dict[str, Json]]]:
-    """Each notebook as papermill leaves it, with a kernel of this very interpreter; 03 first, so that the others find a trained detector."""
+def execute(name: str, runs_dir: Path) -> None:
+    """A notebook with the smoke preset, in a kernel of this very interpreter, as nothing watches."""
     papermill = pytest.importorskip("papermill")
-    kernel_home = runs_dir / "jupyter"
-    subprocess.run([sys.executable, "-m", "ipykernel", "install", "--prefix", str(kernel_home), "--name", "python3"], check=True,
-                   capture_output=True)
-    before = dict(os.environ)
-    os.environ |= {"JUPYTER_PATH": str(kernel_home / "share" / "jupyter"), "IPYTHONDIR": str(runs_dir / "ipython"), "OMP_NUM_THREADS": "1"}
-    for name in ("JPY_SESSION_NAME", "DEIM_LAB_WIDGETS", "VSCODE_PID", "SERVER_SOFTWARE"):
-        os.environ.pop(name, None)
-    try:
-        found = {}
-        for name in NAMES:
-            target = runs_dir / f"{name}.ipynb"
-            parameters = {"preset": "smoke", "overrides": {"data.batch_size": 8}, "device": "cpu", "runs_dir": str(runs_dir)}
-            papermill.execute_notebook(str(NOTEBOOKS / f"{name}.ipynb"), str(target), parameters=parameters, cwd=str(runs_dir),
-                                       kernel_name="python3", progress_bar=False, log_output=False)
-            found[name] = json.loads(target.read_text())
-        yield found
-    finally:
-        os.environ.clear()
-        os.environ |= before
+    kernels = runs_dir.parent / f"{name}-jupyter"
+    subprocess.run([sys.executable, "-m", "ipykernel", "install", "--prefix", str(kernels), "--name", "python3"], check=True, capture_output=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JUPYTER_PATH", str(kernels / "share" / "jupyter"))
+        patch.setenv("IPYTHONDIR", str(kernels / "ipython"))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        for key in ("JPY_SESSION_NAME", "DEIM_LAB_WIDGETS", "VSCODE_PID", "SERVER_SOFTWARE"):
+            patch.delenv(key, raising=False)
+        parameters = {"preset": "smoke", "overrides": {"data.batch_size": 8}, "device": "cpu", "runs_dir": str(runs_dir)}
+        papermill.execute_notebook(str(NOTEBOOKS / f"{name}.ipynb"), str(runs_dir / f"{name}.ipynb"), parameters=parameters, cwd=str(runs_dir),
+                                   kernel_name="python3", progress_bar=False, log_output=False)
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory: pytest.TempPathFactory) -> Executed:
+    shared = tmp_path_factory.getbasetemp()
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        shared = shared.parent
+    (shared / "notebooks").mkdir(exist_ok=True)
+    return Executed(shared / "notebooks")
 
 
 def outputs(notebook: dict[str, Json]) -> Iterator[dict[str, Json]]:
@@ -83,17 +115,17 @@ def test_parameters_are_the_common_ones_and_plain_json(path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_an_executed_notebook_shows_its_figures_and_stays_small(executed: dict[str, dict[str, Json]], runs_dir: Path, name: str) -> None:
+def test_an_executed_notebook_shows_its_figures_and_stays_small(executed: Executed, name: str) -> None:
     found = pictures(executed[name])
     assert len(found) >= FIGURES.get(name, 1)
     assert len(set(found)) == len(found), "two figures of the notebook are the same"
     assert all(len(picture) > 5_000 for picture in found)
-    assert (runs_dir / f"{name}.ipynb").stat().st_size < 1_000_000
+    assert (executed.runs_dir(name) / f"{name}.ipynb").stat().st_size < 1_000_000
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_an_executed_notebook_holds_no_dead_widget(executed: dict[str, dict[str, Json]], name: str) -> None:
+def test_an_executed_notebook_holds_no_dead_widget(executed: Executed, name: str) -> None:
     kinds = {kind for output in outputs(executed[name]) for kind in output.get("data", {})}
     assert not [kind for kind in kinds if "widget-view" in kind or "plotly" in kind or "javascript" in kind]
     assert "plotly" not in json.dumps(executed[name]["metadata"])
@@ -102,7 +134,7 @@ def test_an_executed_notebook_holds_no_dead_widget(executed: dict[str, dict[str,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_a_converted_notebook_reads_without_a_kernel(executed: dict[str, dict[str, Json]], name: str) -> None:
+def test_a_converted_notebook_reads_without_a_kernel(executed: Executed, name: str) -> None:
     nbconvert = pytest.importorskip("nbconvert")
     nbformat = pytest.importorskip("nbformat")
     page, _ = nbconvert.HTMLExporter().from_notebook_node(nbformat.reads(json.dumps(executed[name]), as_version=4))
@@ -111,7 +143,7 @@ def test_a_converted_notebook_reads_without_a_kernel(executed: dict[str, dict[st
 
 
 @pytest.mark.slow
-def test_01_says_what_it_measured(executed: dict[str, dict[str, Json]], runs_dir: Path) -> None:
+def test_01_says_what_it_measured(executed: Executed) -> None:
     said = text(executed["01_dense_o2o"])
     ratio = re.search(r"both [\d.]+ \(([\d.]+) times\)", said)
     assert ratio is not None, said
@@ -123,19 +155,19 @@ def test_01_says_what_it_measured(executed: dict[str, dict[str, Json]], runs_dir
     for _, targets, matched, union in counted:
         assert matched == targets  # one to one
         assert float(union) >= float(matched)
-    saved = runs_dir / "figures" / "01_dense_o2o_embedded_smoke"
+    saved = executed.runs_dir("01_dense_o2o") / "figures" / "01_dense_o2o_embedded_smoke"
     for stem in ("density_always_on", "density_recipe", "images_plain", "images_dense", "positives", "schedule", "density_at_settings"):
         assert {path.suffix for path in saved.glob(f"{stem}.*")} == {".png", ".svg", ".pdf", ".csv"}, stem
 
 
 @pytest.mark.slow
-def test_03_trains_and_leaves_its_figures_in_the_run(executed: dict[str, dict[str, Json]], runs_dir: Path) -> None:
+def test_03_trains_and_leaves_its_figures_in_the_run(executed: Executed) -> None:
     from deim_lab import runs
 
-    run = runs.all_runs(runs_dir, status="done")[0]  # by time; 04 trains one more, that keeps all its checkpoints
+    run = runs.all_runs(executed.runs_dir(TRAINS), status="done")[0]
     table = run.metrics()
     assert {"curves.png", "matched_iou.csv", "detections.pdf", "schedule.svg"} <= {path.name for path in (run.folder / "figures").iterdir()}
-    said = text(executed["03_train"])
+    said = text(executed[TRAINS])
     last = table[table["kind"] == "val"].iloc[-1]
     assert f"AP {last['AP']:.3f}, AP50 {last['AP50']:.3f} at the end" in said
     steps = int(table["step"].max())
@@ -143,26 +175,27 @@ def test_03_trains_and_leaves_its_figures_in_the_run(executed: dict[str, dict[st
 
 
 @pytest.mark.slow
-def test_03_again_trains_nothing(executed: dict[str, dict[str, Json]], runs_dir: Path) -> None:
+def test_03_again_trains_nothing(executed: Executed) -> None:
     """The second call finds the run: ``resume="auto"`` in the package, no state in a kernel."""
     from deim_lab import presets, runs, train
 
     config = presets.preset("smoke", {"data.batch_size": 8})
     events: list[Json] = []
-    before = {run.folder for run in runs.all_runs(runs_dir)}
-    run = train(config, "embedded", seed=0, runs_dir=runs_dir, device="cpu", on_event=events.append)
+    folder = executed.runs_dir(TRAINS)
+    before = {run.folder for run in runs.all_runs(folder)}
+    run = train(config, "embedded", seed=0, runs_dir=folder, device="cpu", on_event=events.append)
     assert events == []
     assert run.folder in before
-    assert {run.folder for run in runs.all_runs(runs_dir)} == before
+    assert {run.folder for run in runs.all_runs(folder)} == before
 
 
 @pytest.mark.slow
-def test_05_makes_its_arms_and_says_no_more_than_two_seeds_bear(executed: dict[str, dict[str, Json]], runs_dir: Path) -> None:
+def test_05_makes_its_arms_and_says_no_more_than_two_seeds_bear(executed: Executed) -> None:
     said = text(executed["05_ablation"])
     assert "deim-lab sweep grids/components.yaml" in said  # what would make more than this small show
     assert re.search(r"DEIM: AP [\d.]+ ± [\d.]+, [+-][\d.]+ against plain \[.*\] \(2 seeds, paired\)", said), said
     assert "With 2 seeds the spread itself is a rough guess" in said
-    saved = runs_dir / "figures" / "ablation_embedded_smoke"
+    saved = executed.runs_dir("05_ablation") / "figures" / "ablation_embedded_smoke"
     for stem in ("differences", "curves", "epochs_to_reach", "density", "price"):
         assert {path.suffix for path in saved.glob(f"{stem}.*")} == {".png", ".svg", ".pdf", ".csv"}, stem
     assert (saved / "verdict.txt").read_text().splitlines() == [line for line in said[said.index("plain (the baseline)"):].splitlines() if line]
@@ -171,25 +204,26 @@ def test_05_makes_its_arms_and_says_no_more_than_two_seeds_bear(executed: dict[s
 
 
 @pytest.mark.slow
-def test_06_keeps_reported_and_measured_apart(executed: dict[str, dict[str, Json]], runs_dir: Path) -> None:
+def test_06_keeps_reported_and_measured_apart(executed: Executed) -> None:
     shown = json.dumps(executed["06_paper_figures"])
     assert "Nothing under" in shown  # the smoke run was not measured on COCO
-    own = (runs_dir / "figures" / "paper" / "own_runs.md").read_text()
+    folder = executed.runs_dir("06_paper_figures") / "figures" / "paper"
+    own = (folder / "own_runs.md").read_text()
     assert "| embedded" in own
     assert "smoke" in own
-    tables = {path.name for path in (runs_dir / "figures" / "paper").iterdir()}
+    tables = {path.name for path in folder.iterdir()}
     assert {f"{stem}.{kind}" for stem in ("main_table", "components", "own_runs") for kind in ("md", "tex")} <= tables
     assert {f"{stem}.{kind}" for stem in ("main", "components", "own_runs") for kind in ("svg", "pdf", "png", "csv")} <= tables
-    drawn = (runs_dir / "figures" / "paper" / "main.csv").read_text()
+    drawn = (folder / "main.csv").read_text()
     assert "reported" in drawn
     assert "measured" not in drawn
 
 
 @pytest.mark.slow
-def test_07_counts_every_preset_and_times_one(executed: dict[str, dict[str, Json]], runs_dir: Path) -> None:
+def test_07_counts_every_preset_and_times_one(executed: Executed) -> None:
     from deim_lab.presets import PRESETS
 
-    folder = runs_dir / "figures" / "models"
+    folder = executed.runs_dir("07_models") / "figures" / "models"
     table = (folder / "zoo.md").read_text()
     assert all(f"| {name} " in table for name in PRESETS)
     assert "smoke" in (folder / "times.md").read_text()
