@@ -343,6 +343,11 @@ class Config:
             check = getattr(getattr(self, item.name), "_check", None)
             if check is not None:
                 check()
+        of_edges = {"model": ("reg_max", "reg_scale", "up"), "loss": ("weight_fgl", "weight_ddf", "ddf_temperature")}
+        for section, names in of_edges.items() if self.model.family == "rtdetrv2" else ():
+            for name in names:
+                if (value := getattr(getattr(self, section), name)) != getattr(type(getattr(self, section)), name):
+                    raise ConfigError(f"{section}.{name} {value}: model.family 'rtdetrv2' has no edge distributions, so it would have no effect")
         # Multi-scale goes down to 0.75 of the shorter side in whole 32 px, the longer one in step (schedule.multiscale_sizes).
         shorter = min(self.data.input_size)
         factor = 1.0 if self.augment.multiscale_repeat is None else int(0.75 * shorter / 32) * 32 / shorter

@@ -229,6 +229,9 @@ def test_every_kind_of_matching_scores_it(kind: str) -> None:
 def test_one_box_head_for_all_layers_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"model\.share_box_head"):
         preset("deim_rtdetrv2_r18", {"model.share_box_head": True})
+    for key, value in {"model.reg_max": 64, "model.up": 0.25, "loss.weight_fgl": 0.0, "loss.ddf_temperature": 4.0}.items():
+        with pytest.raises(ConfigError, match=f"^{key} {value}: .*no edge distributions"):
+            preset("deim_rtdetrv2_r18", {key: value})
 
 
 # --- weights ----------------------------------------------------------------------------------------------------------------------
