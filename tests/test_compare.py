@@ -161,6 +161,7 @@ def test_first_reach_takes_the_first_evaluation_as_high() -> None:
 def test_runs_become_arms_named_by_what_they_differ_in(tmp_path: Path) -> None:
     grid(tmp_path, {arm: [0.5, 0.6] for arm in ARMS})
     found = compare.read(tmp_path)
+    assert len(repr(found)) < 5_000  # typed into a cell, it can be read
     assert found.baseline.name == "plain"  # the baseline, where one is called so
     assert {arm.name for arm in found.arms} == set(ARMS)
     assert {arm.name: arm.changes for arm in found.arms}["MAL"] == {"loss.classification": "mal"}

@@ -27,11 +27,11 @@ class Trial:
 
     run: str
     seed: int
-    flat: dict[str, Json]
-    scores: pd.DataFrame
-    epochs: pd.DataFrame
+    flat: dict[str, Json] = field(repr=False)
+    scores: pd.DataFrame = field(repr=False)
+    epochs: pd.DataFrame = field(repr=False)
     lr_highest: float
-    info: dict[str, Json]
+    info: dict[str, Json] = field(repr=False)
 
     @property
     def data(self) -> tuple[str, str]:
@@ -66,7 +66,7 @@ class Arm:
     """
 
     name: str
-    flat: dict[str, Json]
+    flat: dict[str, Json] = field(repr=False)
     trials: tuple[Trial, ...]
     unfinished: tuple[Unfinished, ...] = ()
     changes: dict[str, Json] = field(default_factory=dict)
