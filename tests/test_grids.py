@@ -10,7 +10,7 @@ import pytest
 from deim_lab import config as configs
 from deim_lab import schedule
 from deim_lab.config import Config
-from deim_lab.presets import PLAIN_RECIPE, preset
+from deim_lab.presets import PLAIN_RECIPE, PRESETS, preset
 from deim_lab.schedule import Schedule
 from deim_lab.sweep import grid
 from deim_lab.sweep.grid import Grid
@@ -55,6 +55,21 @@ def test_a_grid_resolves_and_says_what_it_costs(name: str) -> None:
     assert Path(found.notebook).is_file()
     fingerprints = {configs.fingerprint(found.config(arm)) for arm in found.arms}
     assert len(fingerprints) == len(found.arms)
+
+
+@pytest.mark.parametrize("preset_name", PRESETS)
+@pytest.mark.parametrize("name", FILES)
+def test_every_preset_is_taken_and_every_factor_is_active(name: str, preset_name: str) -> None:
+    found = grid.read(FOLDER / f"{name}.yaml", preset=preset_name)
+    for arm in found.arms:
+        config = found.config(arm)
+        built = plan(config)
+        assert built.dense_end > built.dense_start or not asks_dense(config), arm
+        assert not [notice for notice in built.notices if "never" in notice or "no effect" in notice], arm
+    dense = {asks_dense(found.config(arm)) for arm in found.arms}
+    assert dense == ({True} if name.removesuffix("_gpu") in ("gamma", "schedule") else {True, False})
+    if "components" in name or "half" in name:
+        assert {found.config(arm).loss.classification for arm in found.arms} == {"vfl", "mal"}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -357,7 +357,9 @@ def test_a_failed_run_is_a_row_and_the_exit_code_says_so(place: Callable[..., Pa
 
 def start_sweep(grid: Path, root: Path, *options: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "deim_lab.cli", "sweep", str(grid), "--runs", str(root), "--workers", "2", *options]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A suite that a script started with & ignores Ctrl-C, and its children would inherit that.
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
 
 @pytest.mark.slow

@@ -313,3 +313,10 @@ def test_specs_and_records_are_plain_json() -> None:
     assert spec.RunRecord(**json.loads(json.dumps(spec.to_json(record)))) == record
     assert spec.identity(one) == {"fingerprint": "f", "seed": 0, "data_fingerprint": "d"}
     assert configs.fingerprint(grid.read(a_grid()).config("sharper")) != configs.fingerprint(grid.read(a_grid()).config("baseline"))
+
+
+def test_weights_that_a_notebook_takes_are_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own.pt").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    assert grid.read(a_grid(parameters={"weights": "own.pt"})).parameters["weights"] == str(tmp_path / "own.pt")
+    assert grid.read(a_grid(parameters={"weights": "user/on-the-hub"})).parameters["weights"] == "user/on-the-hub"

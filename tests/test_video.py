@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import logging
@@ -15,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from deim_lab import cli
+from deim_lab import cli, latency
 from deim_lab.config import override
 from deim_lab.detector import video
 from deim_lab.detector.detector import build_detector
@@ -215,6 +216,25 @@ def test_a_webcam_ends_by_frames_or_by_ctrl_c_and_keeps_what_was_found(weights: 
         assert cv2.VideoCapture(str(out / "webcam_0.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == frames
 
 
+def test_a_video_that_fails_or_is_stopped_costs_none_of_the_others(weights: Path, clip: Path, tmp_path: Path,
+                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = tmp_path / "square.png"
+    cv2.imwrite(str(picture), np.full((50, 70, 3), 90, np.uint8))
+    detect = video.detect_frames
+    for error, code in ((DataError("not one frame can be read"), 0), (KeyboardInterrupt(), 130)):
+        def fail(*given: Any, error: BaseException = error, **named: Any) -> Any:
+            yield next(iter(detect(*given, **named)))
+            raise error
+
+        monkeypatch.setattr(video, "detect_frames", fail)
+        out = tmp_path / str(code)
+        words = ["predict", str(weights), str(picture), str(clip), "--threshold", "0", "--out", str(out), "--device", "cpu"]
+        with contextlib.suppress(KeyboardInterrupt):
+            assert cli.main(words) == code
+        assert {row["image_id"] for row in read_results(out)[0]} == {1, 2}
+        assert (out / "errors.json").exists() is (code == 0)
+
+
 @pytest.mark.parametrize(("command", "message"), [
     ("predict {onnx} {clip} --preset smoke", "--preset doesn't go with"), ("predict {onnx} {clip} --set eval.top_k=5", "--set doesn't go with"),
     ("predict {tmp}/foreign.onnx {clip}", "can't be read as ONNX"), ("predict {pt} {tmp}/absent.mp4", "absent.mp4 does not exist"),
@@ -266,3 +286,21 @@ def test_latency_as_a_table_and_as_json(weights: Path, tmp_path: Path, capsys: p
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == str(out)
     assert sum(line.split()[:2] == ["deploy", "fp32"] for line in lines) == 4
+
+
+def test_what_can_not_be_compiled_is_said_and_the_rest_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                                capsys: pytest.CaptureFixture[str]) -> None:
+    def no_compiler(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("no C++ compiler\nmore")
+
+    def in_form(model: Any, form: str) -> Any:
+        found = whole(model, "deploy" if form == "compiled" else form)
+        return type("Failing", (torch.nn.Module,), {"forward": no_compiler})() if form == "compiled" else found
+
+    whole = latency.in_form
+    monkeypatch.setattr(latency, "in_form", in_form)
+    out = tmp_path / "l.json"
+    assert cli.main(["latency", "--preset", "smoke", "--compile", "--size", "64", "64", "--batch", "1", "--precision", "fp32", "--repeats", "5",
+                     "--out", str(out), "--device", "cpu"]) == 1
+    assert {item["form"] for item in json.loads(out.read_text())["times"]} == {"train", "deploy"}
+    assert "smoke can't be compiled here (fp32, batch 1): RuntimeError: no C++ compiler" in capsys.readouterr().err.splitlines()[-1]

@@ -19,7 +19,7 @@ from deim_lab.data import synthetic
 from deim_lab.detector import weights
 from deim_lab.detector.detector import Detector, build_detector
 from deim_lab.detector.weights import export_official, load_detector, load_official, load_weights, official_state_dict, save_weights
-from deim_lab.errors import WeightsError
+from deim_lab.errors import ConfigError, WeightsError
 from deim_lab.presets import PRESETS, preset
 from deim_lab.training.loop import train
 
@@ -375,9 +375,9 @@ def test_load_weights_of_other_categories(tmp_path: Path) -> None:
 
 def test_another_activation_is_noted(tmp_path: Path) -> None:
     save_weights(tmp_path / "own.pt", small(seed=4), config=smoke_config(), categories=CATEGORIES)
-    assert load_official(small(), tmp_path / "own.pt").notes == ()
+    assert load_official(small(), tmp_path / "own.pt", categories=CATEGORIES).notes == ()
     other = small(activation="relu")
-    note, = load_official(other, tmp_path / "own.pt").notes
+    note, = load_official(other, tmp_path / "own.pt", categories=CATEGORIES).notes
     assert "--set model.activation=silu" in note
 
 
@@ -390,3 +390,17 @@ def test_a_load_says_once_what_became_of_it(tmp_path: Path, caplog: pytest.LogCa
             load_weights(small(), tmp_path / "own.pt", categories=categories)
         said = [record for record in caplog.records if "weights loaded" in record.message]
         assert [record.levelno for record in said] == [level]
+
+
+def test_rows_kept_without_names_to_compare_are_noted(tmp_path: Path) -> None:
+    save_weights(tmp_path / "own.pt", small(seed=4), config=smoke_config(), categories=CATEGORIES)
+    note, = load_official(small(), tmp_path / "own.pt").notes
+    assert "red, green, blue" in note
+    assert load_official(small(), tmp_path / "own.pt", categories=CATEGORIES).notes == ()
+
+
+def test_weights_and_backbone_weights_exclude_each_other(tmp_path: Path) -> None:
+    save_weights(tmp_path / "own.pt", small(seed=4), config=smoke_config(), categories=CATEGORIES)
+    with pytest.raises(ConfigError, match=r"model\.backbone_weights 'timm' would have no effect"):
+        train(smoke_config(backbone_weights="timm"), runs_dir=tmp_path / "runs", weights=tmp_path / "own.pt", device="cpu")
+    assert not (tmp_path / "runs").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,8 @@ def add(verbs: Any, shared: options.Shared) -> None:
     parser.set_defaults(run=run, refuse=parser.error)
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> int:
+    """The exit code: 1 where a form could not be timed."""
     if not args.preset and not args.weights:
         args.refuse("nothing to time: --preset NAME or --weights RUN_OR_WEIGHTS")
     overrides = configs.parse_assignments(args.assignments) | ({} if args.size is None else {"data.input_size": args.size})
@@ -45,6 +47,8 @@ def run(args: argparse.Namespace) -> None:
     forms = [*args.form, *(["compiled"] if args.compile and "compiled" not in args.form else [])]
     _check(forms, precisions, latency, device)
     told = latency.machine(device)
+    missing: list[str] = []
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     models: list[dict[str, Any]] = []
     times: list[dict[str, Any]] = []
     options.out(f"{told['device']}, torch {told['torch']}" + (f", {told['threads']} threads" if told["threads"] else "") + f", {told['date']}")
@@ -55,17 +59,24 @@ def run(args: argparse.Namespace) -> None:
         options.out(f"  {'form':<9} {'precision':<9} {'batch':>5}  {'model ms (5-95 %)':>28}  {'with post-processing':>28}  {'images/s':>8}")
         for form in forms:
             shaped = latency.in_form(model, form)
-            for precision in precisions:
-                for batch in args.batch:
+            for precision, batch in itertools.product(precisions, args.batch):
+                try:
                     pair = [latency.measure(shaped, batch=batch, size=size, precision=precision, device=device, repeats=args.repeats,
                                             max_seconds=args.max_seconds, with_postprocess=post, top_k=config.eval.top_k)
                             for post in (False, True)]
-                    times += [{"model": name, "form": form} | latency.row(item) for item in pair]
-                    spread = "  ".join(f"{item.median_ms:>10.2f} ({item.low_ms:.2f}-{item.high_ms:.2f})".rjust(28) for item in pair)
-                    options.out(f"  {form:<9} {precision:<9} {batch:>5}  {spread}  {pair[0].images_per_second:>8.1f}")
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(args.out, {"machine": told, "models": models, "times": times})
+                except Exception as error:  # torch.compile fails in many ways, e.g. without a C++ compiler
+                    if form != "compiled":
+                        raise
+                    reason = next(iter(str(error).strip().splitlines()), "")
+                    missing.append(form)
+                    options.say(f"{name} can't be compiled here ({precision}, batch {batch}): {type(error).__name__}: {reason}")
+                    continue
+                times += [{"model": name, "form": form} | latency.row(item) for item in pair]
+                spread = "  ".join(f"{item.median_ms:>10.2f} ({item.low_ms:.2f}-{item.high_ms:.2f})".rjust(28) for item in pair)
+                options.out(f"  {form:<9} {precision:<9} {batch:>5}  {spread}  {pair[0].images_per_second:>8.1f}")
+        write_json(args.out, {"machine": told, "models": models, "times": times})  # after each model: a later one may fail
     options.out(str(args.out))
+    return 1 if missing else 0
 
 
 def _check(forms: Sequence[str], precisions: Sequence[str], latency: Any, device: Any) -> None:

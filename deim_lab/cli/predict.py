@@ -67,17 +67,25 @@ def run(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     written = {args.out.resolve() / name for name in ("detections.json", "detections.csv", "errors.json")}
     result = _Result(args.threshold, written | {file.resolve() for file in files})
-    _pictures(predictor, pictures, args.out, result)
-    for reader in readers:
-        _video(predictor, reader, args, result, first_id=len(pictures) + result.frames + 1)
+    try:
+        _pictures(predictor, pictures, args.out, result)
+        for reader in readers:
+            try:
+                _video(predictor, reader, args, result, first_id=len(pictures) + result.frames + 1)
+            except DataError as error:  # of this one; the others go on
+                result.errors[str(reader.name)] = str(error)
+    finally:  # what was found before an error or Ctrl-C is kept
+        if result.pictures or result.frames:
+            write_json(args.out / "detections.json", result.rows)
+            _write_csv(args.out / "detections.csv", flat_rows(result.rows, predictor.categories))
+            if result.errors:
+                write_json(args.out / "errors.json", result.errors)
+    if not pictures and not result.frames:
+        raise DataError("; ".join(result.errors.values()) or "not one frame was read")
     for message in result.errors.values():
         options.say(message)
     if not result.pictures and not result.frames:
         raise DataError(f"none of the {len(pictures)} pictures can be read")
-    write_json(args.out / "detections.json", result.rows)
-    _write_csv(args.out / "detections.csv", flat_rows(result.rows, predictor.categories))
-    if result.errors:
-        write_json(args.out / "errors.json", result.errors)
     if not result.rows:
         options.say(f"nothing scores {args.threshold:g} or more; the highest score is {result.highest:.3f}: lower --threshold to see it")
     where = [f"{result.pictures} pictures"] * bool(result.pictures) + [f"{result.frames} frames"] * bool(result.frames)

@@ -86,6 +86,9 @@ def fill(model: Detector, state: StateDict, where: str, *, categories: Sequence[
         if given[key].is_floating_point() and not bool(given[key].isfinite().all()):
             raise WeightsError(f"{where}: {key} holds values that are not finite; the training that wrote it had diverged")
     mapping, rows = _rows(model, given, where, categories, source_categories)
+    if categories is None and source_categories is not None and None not in rows:
+        notes = [*notes, f"head rows kept in order, as of the file's classes {some(names_of(source_categories))}: categories would say whether "
+                         "the model's are the same"]
 
     with torch.no_grad():
         for key in shared - of_classes:
@@ -139,7 +142,7 @@ def _fill_classes(model: Detector, given: StateDict, rows: Sequence[int | None])
 
 def _announce(report: LoadReport, where: str) -> None:
     if report.classes is not None and not report.classes.identical:
-        _log.info("%s:\n%s", where, report.table())
+        _log.log(logging.WARNING if report.reinitialised else logging.INFO, "%s:\n%s", where, report.table())
         if (text := report.classes.warning()) is not None:
             _log.warning("%s: %s", where, text)
     exact = report == LoadReport() and not report.notes

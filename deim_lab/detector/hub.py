@@ -306,6 +306,11 @@ def _check_architecture(found: HubCheckpoint, model: Detector) -> None:
     if last != spec.eval_layers:
         differing.append(f"inference ends with layer {last} of {layers} there, with layer {spec.eval_layers} of {spec.num_layers} here "
                          "(model.decoder_layers, model.eval_layers)")
+    points = config.get("decoder_n_points", 4)
+    points = [points] * len(spec.points) if isinstance(points, int) else list(points)
+    same_family = (config["model_type"] == "d_fine") is (model.decoder.up is not None)  # another one is refused by its tensors
+    if same_family and len(points) == len(spec.points) and points != list(spec.points):  # equal sums have equal tensors
+        differing.append(f"decoder_n_points is {points}, this model's model.decoder_points {list(spec.points)}")
     encoders = [module for name, module in model.encoder.named_modules() if name.endswith("self_attn")]
     mine = getattr(encoders[0], "num_heads", None) if encoders else None
     if mine is not None and mine != config.get("encoder_attention_heads", 8):

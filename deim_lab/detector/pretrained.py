@@ -99,7 +99,7 @@ def load_backbone_weights(model: Detector, weights: BackboneWeights) -> None:
 def start_of(config: Config, weights: str | Path | None) -> list[Json]:
     """What a run starts from, as its identity holds it: by content, never by path. Empty: from nothing.
 
-    Weights of a whole detector hold a backbone; ``model.backbone_weights`` then has no say.
+    Weights of a whole detector hold a backbone; training refuses ``model.backbone_weights`` beside them.
     """
     if weights is not None:
         return [fingerprint_of(weights)]

@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import pickle
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -210,7 +211,7 @@ def _open(source: Mapping[str, Any] | str | Path) -> tuple[Mapping[str, Any], st
     try:
         content = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:
-        code = isinstance(error, pickle.UnpicklingError) and "Unsupported" in str(error)
+        code = isinstance(error, pickle.UnpicklingError) and re.search(r"Unsupported (?:global|class)", str(error)) is not None
         reason = ("it holds Python objects that would have to be executed; only tensors and plain values are read" if code
                   else "it is truncated, or no PyTorch file at all")
         raise WeightsError(f"{path}: can't be read: {reason} ({type(error).__name__})") from error

@@ -229,7 +229,8 @@ def _parameters(values: Mapping[str, Json], said: str) -> dict[str, Json]:
             raise ConfigError(f"{said}: parameters.{key} {value!r} is not finite")
     if isinstance(values.get("device"), str):
         configs.check_device(values["device"])
-    return dict(values)
+    weights = values.get("weights")  # a file, a run folder, or the name of something on the hub
+    return {**values, "weights": _absolute(weights)} if isinstance(weights, str) and Path(weights).exists() else dict(values)
 
 
 def _name(name: str | None, path: str | None) -> str:

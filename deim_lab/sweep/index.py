@@ -50,7 +50,8 @@ class Index:
                 notebook = plan.runs_dir / (item.run or "") / "notebook.ipynb"
                 row["notebook"] = self._relative(str(notebook)) if item.run and notebook.is_file() else row["notebook"]
             self.rows[spec.arm, spec.seed] = row
-        self.rows |= {key: row for key, row in earlier.items() if row["status"] != "pending"}  # of arms and seeds not asked for this time
+        # Of arms and seeds not asked for this time. What stands as running was killed: the lock lets one sweep of a name run.
+        self.rows |= {key: row for key, row in earlier.items() if row["status"] not in ("pending", "running")}
         self._created = self._known.get("created") or _stamp()
 
     def started(self, spec: RunSpec) -> None:

@@ -72,12 +72,16 @@ def resolve(device: str, precision: str) -> Compute:
     """The compute of this process. Under ``torchrun`` joins the process group (NCCL on CUDA, gloo on the CPU).
 
     ``device`` auto takes CUDA where there is one; ``precision`` auto is bf16 on CUDA and fp32 on the CPU. Raises ``ConfigError`` for a CUDA
-    device that isn't there.
+    device that isn't there, and for ``auto`` where CUDA_VISIBLE_DEVICES names a GPU that torch doesn't find.
     """
     check_device(device)
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"device {device!r}: no CUDA device is visible here; use 'cpu' or 'auto'")
+    promised = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
+    if device == "auto" and promised not in ("", "-1", "NoDevFiles") and not torch.cuda.is_available():
+        raise ConfigError(f"device 'auto': CUDA_VISIBLE_DEVICES={os.environ['CUDA_VISIBLE_DEVICES']} gives this process a GPU, and torch finds none "
+                          "(a wrong id, no driver, or a torch without CUDA); use 'cpu' to train without one")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     resolved = torch.device(device)

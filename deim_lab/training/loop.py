@@ -91,6 +91,9 @@ def train(config: Config, data: str | Path | Mapping[str, Any] | None = None, *,
         ConfigError, DataError, WeightsError: before the first step, wherever it can be known before.
         NonFiniteError: a loss became inf or NaN; names the images and the term, and leaves a file to replay it.
     """
+    if weights is not None and config.model.backbone_weights is not None:
+        raise ConfigError(f"model.backbone_weights {config.model.backbone_weights!r} would have no effect: weights {str(weights)!r} fill the "
+                          "backbone too; give one of them")
     compute = resolve_compute(device or config.train.device, config.train.precision)
     if config.train.threads is not None and compute.device.type == "cpu":
         torch.set_num_threads(config.train.threads)
