@@ -15,6 +15,7 @@ from deim_lab import config as configs
 from deim_lab.errors import ConfigError, DataError
 from deim_lab.sweep import cost, gpus, grid, gridfile, loop, parameters, plan, spec
 from deim_lab.sweep.cost import Cost
+from deim_lab.sweep.index import Index
 from deim_lab.sweep.progress import Progress
 
 Json = Any
@@ -320,3 +321,14 @@ def test_weights_that_a_notebook_takes_are_found_from_anywhere(tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     assert grid.read(a_grid(parameters={"weights": "own.pt"})).parameters["weights"] == str(tmp_path / "own.pt")
     assert grid.read(a_grid(parameters={"weights": "user/on-the-hub"})).parameters["weights"] == "user/on-the-hub"
+
+
+def test_a_killed_sweep_leaves_no_run_that_seems_to_run(tmp_path: Path) -> None:
+    first = Index(loop.prepare(a_grid(seeds=[0, 1]), tmp_path))
+    first.folder.mkdir(parents=True)
+    for row in first.rows.values():
+        row["status"] = "running"
+    first.write()
+    again = Index(loop.prepare(a_grid(seeds=[1]), tmp_path))
+    assert again.rows
+    assert {row["status"] for row in again.rows.values()} == {"pending"}

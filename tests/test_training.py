@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -323,3 +324,14 @@ def test_two_processes_train_as_one(small_set: Path, tmp_path: Path) -> None:
     assert run.status == "done"
     assert len([event for event in run.events() if event["kind"] == "step"]) == 3 * (18 // 4)
     assert all(torch.isfinite(value).all() for value in weights_of(run).values())
+
+
+@pytest.mark.parametrize(("visible", "refused"), [("97", True), ("GPU-1,2", True), ("", False), ("-1", False)])
+def test_auto_does_not_take_the_cpu_where_a_gpu_was_given(visible: str, refused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from deim_lab.training import compute
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert compute.resolve("cpu", "auto").device.type == "cpu"
+    with pytest.raises(ConfigError, match=f"CUDA_VISIBLE_DEVICES={visible} gives") if refused else contextlib.nullcontext():
+        assert compute.resolve("auto", "auto").device.type == "cpu"

@@ -18,6 +18,7 @@ from deim_lab.config import Config
 from deim_lab.data import synthetic
 from deim_lab.detector import weights
 from deim_lab.detector.detector import Detector, build_detector
+from deim_lab.detector.layout import is_derived
 from deim_lab.detector.weights import export_official, load_detector, load_official, load_weights, official_state_dict, save_weights
 from deim_lab.errors import ConfigError, WeightsError
 from deim_lab.presets import PRESETS, preset
@@ -50,6 +51,12 @@ def layout_of(state: dict[str, Tensor]) -> list[list[Any]]:
     return [[key, list(value.shape), str(value.dtype).removeprefix("torch.")] for key, value in state.items()]
 
 
+def random_like_layout(name: str) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {key: (value + 1 if not value.is_floating_point() else torch.rand(value.shape, generator=generator, dtype=value.dtype))
+            for key, value in zeros_like_layout(name).items()}
+
+
 def zeros_like_layout(name: str) -> dict[str, Tensor]:
     return {key: torch.zeros(shape, dtype=getattr(torch, dtype)) for key, shape, dtype in LAYOUTS[name]["state_dict"]}
 
@@ -62,8 +69,10 @@ def test_official_layout(name: str) -> None:
     model = build_detector(name, 80)
     assert layout_of(official_state_dict(model)) == LAYOUTS[name]["state_dict"]
     assert layout_of(official_state_dict(model.deploy())) == LAYOUTS[name]["state_dict_deploy"]
-    assert load_official(model, zeros_like_layout(name)) == weights.LoadReport()
-    assert not any(value.any() for value in model.state_dict().values())
+    given = random_like_layout(name)
+    assert load_official(model, given) == weights.LoadReport()
+    written = official_state_dict(model)  # each tensor where it was, not another one of its shape
+    assert [key for key, value in given.items() if not is_derived(key) and not torch.equal(written[key], value)] == []
 
 
 def test_official_derived_entries() -> None:
