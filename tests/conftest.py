@@ -1,4 +1,4 @@
-"""Shared by the tests that drive a browser: where it is, and servers on the loopback with settings and a kernel of their own."""
+"""Shared by the tests: a kernel of this interpreter; where a browser is, and servers on the loopback with settings and a kernel of their own."""
 
 from __future__ import annotations
 
@@ -20,6 +20,24 @@ TOKEN = "for-the-test"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 SWITCHES = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
             "--disable-sync"]
+
+
+@contextlib.contextmanager
+def _own_kernel(home: Path) -> Iterator[None]:
+    subprocess.run([sys.executable, "-m", "ipykernel", "install", "--prefix", str(home), "--name", "python3"], check=True, capture_output=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JUPYTER_PATH", str(home / "share" / "jupyter"))
+        patch.setenv("IPYTHONDIR", str(home / "ipython"))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        for name in ("JPY_SESSION_NAME", "DEIM_LAB_WIDGETS", "VSCODE_PID", "SERVER_SOFTWARE"):
+            patch.delenv(name, raising=False)
+        yield
+
+
+@pytest.fixture(scope="session")
+def own_kernel() -> Callable[[Path], contextlib.AbstractContextManager[None]]:
+    """``with own_kernel(folder):`` "python3" is a kernel of this interpreter, installed there, and no front end is in the environment."""
+    return _own_kernel
 
 
 @pytest.fixture
@@ -58,10 +76,8 @@ def tab(executable: str) -> Iterator[Any]:
 def serve(tmp_path: Path) -> Iterator[Callable[..., str]]:
     """``serve(command, folder, probe)`` starts ``command + ["--port=…"]`` in ``folder``, waits until ``probe`` answers, gives the address."""
     home = tmp_path / "jupyter"
-    subprocess.run([sys.executable, "-m", "ipykernel", "install", "--prefix", str(home), "--name", "python3"], check=True, capture_output=True)
-    environment = {name: value for name, value in os.environ.items() if name not in ("DEIM_LAB_WIDGETS", "JPY_SESSION_NAME")} | {
-        "JUPYTER_CONFIG_DIR": str(home / "config"), "JUPYTER_DATA_DIR": str(home / "data"), "IPYTHONDIR": str(home / "ipython"),
-        "JUPYTER_PATH": str(home / "share" / "jupyter"), "OMP_NUM_THREADS": "1"}
+    with _own_kernel(home):
+        environment = os.environ | {"JUPYTER_CONFIG_DIR": str(home / "config"), "JUPYTER_DATA_DIR": str(home / "data")}
     with contextlib.ExitStack() as started:
         def start(command: list[str], folder: Path, probe: str = "/", **more: str) -> str:
             with socket.socket() as free:

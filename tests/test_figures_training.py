@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -169,8 +170,14 @@ def test_what_can_not_be_drawn_is_refused(call: Any, message: str) -> None:
 
 # --- notebook 03 -------------------------------------------------------------------------------------------------------------------------
 
+@pytest.fixture
+def kernel(own_kernel: Callable[..., Any], tmp_path: Path) -> Iterator[None]:
+    with own_kernel(tmp_path / "jupyter"):
+        yield
+
+
 @pytest.mark.slow
-def test_notebook_03_by_the_command_of_papermill_and_again(tmp_path: Path) -> None:
+def test_notebook_03_by_the_command_of_papermill_and_again(kernel: None, tmp_path: Path) -> None:
     """Own data and an override with a dotted key, in another folder; the second execution finds the run and shows the same scores."""
     pytest.importorskip("papermill")
     from deim_lab import runs
@@ -178,8 +185,6 @@ def test_notebook_03_by_the_command_of_papermill_and_again(tmp_path: Path) -> No
 
     data = tmp_path / "set"
     synthetic.make(data, train_images=24, val_images=6, size_px=(64, 64))
-    subprocess.run([sys.executable, "-m", "ipykernel", "install", "--prefix", str(tmp_path / "jupyter"), "--name", "python3"], check=True,
-                   capture_output=True)
     overrides = {"loss.gamma": 2.0, "data.input_size": 64, "train.epochs": 2, "model.num_queries": 20}
     said = []
     for number in range(2):
@@ -187,8 +192,7 @@ def test_notebook_03_by_the_command_of_papermill_and_again(tmp_path: Path) -> No
         subprocess.run([sys.executable, "-m", "papermill", str(ROOT / "notebooks" / "03_train.ipynb"), str(target), "-p", "preset", "smoke",
                         "-p", "data", str(data), "-p", "device", "cpu", "-p", "runs_dir", str(tmp_path / "runs"), "-k", "python3",
                         "-y", f"overrides: {json.dumps(overrides)}"], check=True, capture_output=True, cwd=tmp_path,
-                       env=os.environ | {"JUPYTER_PATH": str(tmp_path / "jupyter" / "share" / "jupyter"), "OMP_NUM_THREADS": "1",
-                                         "IPYTHONDIR": str(tmp_path / "ipython"), "PYTHONPATH": str(ROOT)})
+                       env=os.environ | {"PYTHONPATH": str(ROOT)})
         said.append("".join("".join(output.get("text", "")) for cell in json.loads(target.read_text())["cells"]
                             for output in cell.get("outputs", [])))
     (run,) = runs.all_runs(tmp_path / "runs")

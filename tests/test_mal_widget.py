@@ -7,7 +7,6 @@ import importlib.util
 import json
 import re
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -162,16 +161,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def kernel(own_kernel: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A kernel of this interpreter, and no front end in the environment."""
-    home = tmp_path_factory.mktemp("jupyter")
-    subprocess.run([sys.executable, "-m", "ipykernel", "install", "--prefix", str(home), "--name", "python3"], check=True, capture_output=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JUPYTER_PATH", str(home / "share" / "jupyter"))
-        patch.setenv("IPYTHONDIR", str(home / "ipython"))
-        patch.setenv("OMP_NUM_THREADS", "1")
-        for name in ("JPY_SESSION_NAME", "DEIM_LAB_WIDGETS", "VSCODE_PID", "SERVER_SOFTWARE"):
-            patch.delenv(name, raising=False)
+    with own_kernel(tmp_path_factory.mktemp("jupyter")):
         yield
 
 

@@ -8,10 +8,9 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ TRAINS = "03_train"
 FIGURES = {"01_dense_o2o": 7, "02_mal_vs_vfl": 10, "03_train": 4, "04_matching": 6, "05_ablation": 5, "06_paper_figures": 3}
 
 Json = Any
+OwnKernel = Callable[[Path], AbstractContextManager[None]]
 
 
 class Executed:
@@ -34,8 +34,8 @@ class Executed:
     03 comes first: the run that it trains lies in the others' folders too.
     """
 
-    def __init__(self, home: Path) -> None:
-        self._home = home
+    def __init__(self, home: Path, own_kernel: OwnKernel) -> None:
+        self._home, self._own_kernel = home, own_kernel
 
     def __getitem__(self, name: str) -> dict[str, Json]:
         notebook: dict[str, Json] = json.loads((self.runs_dir(name) / f"{name}.ipynb").read_text())
@@ -52,7 +52,7 @@ class Executed:
                 else:
                     shutil.copytree(self.runs_dir(TRAINS), folder)
                 try:
-                    execute(name, folder)
+                    execute(name, folder, self._own_kernel)
                 except Exception:
                     outcome.write_text(traceback.format_exc())
                     raise
@@ -61,29 +61,22 @@ class Executed:
         return folder
 
 
-def execute(name: str, runs_dir: Path) -> None:
+def execute(name: str, runs_dir: Path, own_kernel: OwnKernel) -> None:
     """A notebook with the smoke preset, in a kernel of this very interpreter, as nothing watches."""
     papermill = pytest.importorskip("papermill")
-    kernels = runs_dir.parent / f"{name}-jupyter"
-    subprocess.run([sys.executable, "-m", "ipykernel", "install", "--prefix", str(kernels), "--name", "python3"], check=True, capture_output=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JUPYTER_PATH", str(kernels / "share" / "jupyter"))
-        patch.setenv("IPYTHONDIR", str(kernels / "ipython"))
-        patch.setenv("OMP_NUM_THREADS", "1")
-        for key in ("JPY_SESSION_NAME", "DEIM_LAB_WIDGETS", "VSCODE_PID", "SERVER_SOFTWARE"):
-            patch.delenv(key, raising=False)
+    with own_kernel(runs_dir.parent / f"{name}-jupyter"):
         parameters = {"preset": "smoke", "overrides": {"data.batch_size": 8}, "device": "cpu", "runs_dir": str(runs_dir)}
         papermill.execute_notebook(str(NOTEBOOKS / f"{name}.ipynb"), str(runs_dir / f"{name}.ipynb"), parameters=parameters, cwd=str(runs_dir),
                                    kernel_name="python3", progress_bar=False, log_output=False)
 
 
 @pytest.fixture(scope="module")
-def executed(tmp_path_factory: pytest.TempPathFactory) -> Executed:
+def executed(own_kernel: OwnKernel, tmp_path_factory: pytest.TempPathFactory) -> Executed:
     shared = tmp_path_factory.getbasetemp()
     if os.environ.get("PYTEST_XDIST_WORKER"):
         shared = shared.parent
     (shared / "notebooks").mkdir(exist_ok=True)
-    return Executed(shared / "notebooks")
+    return Executed(shared / "notebooks", own_kernel)
 
 
 def outputs(notebook: dict[str, Json]) -> Iterator[dict[str, Json]]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,12 +21,10 @@ SMALLEST = {"train.epochs": 1, "data.batch_size": 32, "data.input_size": 64, "mo
 
 
 @pytest.fixture(autouse=True)
-def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def environment(own_kernel: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A kernel of this interpreter under the name python3, for papermill, which looks it up."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
-    for name in ("JPY_SESSION_NAME", "DEIM_LAB_WIDGETS", "VSCODE_PID", "SERVER_SOFTWARE"):
-        monkeypatch.delenv(name, raising=False)
+    with own_kernel(tmp_path_factory.mktemp("jupyter")):
+        yield
 
 
 def test_notebook_03_by_a_sweep(tmp_path: Path) -> None:
@@ -54,13 +53,10 @@ def test_notebook_03_by_a_sweep(tmp_path: Path) -> None:
 
 def test_notebook_03_by_papermill_alone(tmp_path: Path) -> None:
     """``papermill notebooks/03_train.ipynb out.ipynb -p preset … -y "overrides: {…}"``."""
-    subprocess.run([sys.executable, "-m", "ipykernel", "install", "--prefix", str(tmp_path / "jupyter"), "--name", "python3"], check=True,
-                   capture_output=True)
     overrides = json.dumps({**SMALLEST, "loss.gamma": 2.0})[1:-1].replace('"', "")
     command = [sys.executable, "-m", "papermill", str(NOTEBOOK.relative_to(ROOT)), str(tmp_path / "out.ipynb"), "-p", "preset", "smoke",
                "-p", "runs_dir", str(tmp_path / "runs"), "-p", "examples", "1", "-y", f"overrides: {{{overrides}}}"]
-    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True,
-                            env={**os.environ, "JUPYTER_PATH": str(tmp_path / "jupyter" / "share" / "jupyter")})
+    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr[-3000:]
     assert "unknown parameter" not in answer.stderr
     run, = runs.all_runs(tmp_path / "runs", status="done")
