@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from deim_lab import config as configs
+from deim_lab import gpus
 from deim_lab.errors import ConfigError, DataError
-from deim_lab.sweep import cost, gpus, grid, gridfile, loop, parameters, plan, spec
+from deim_lab.sweep import cost, grid, gridfile, loop, parameters, plan, spec
 from deim_lab.sweep.cost import Cost
 from deim_lab.sweep.index import Index
 from deim_lab.sweep.progress import Progress

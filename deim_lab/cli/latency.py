@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     forms = [*args.form, *(["compiled"] if args.compile and "compiled" not in args.form else [])]
     _check(forms, precisions, latency, device)
     told = latency.machine(device)
-    missing: list[str] = []
+    code = 0
     args.out.parent.mkdir(parents=True, exist_ok=True)
     models: list[dict[str, Any]] = []
     times: list[dict[str, Any]] = []
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
                     if form != "compiled":
                         raise
                     reason = next(iter(str(error).strip().splitlines()), "")
-                    missing.append(form)
+                    code = 1
                     options.say(f"{name} can't be compiled here ({precision}, batch {batch}): {type(error).__name__}: {reason}")
                     continue
                 times += [{"model": name, "form": form} | latency.row(item) for item in pair]
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
                 options.out(f"  {form:<9} {precision:<9} {batch:>5}  {spread}  {pair[0].images_per_second:>8.1f}")
         write_json(args.out, {"machine": told, "models": models, "times": times})  # after each model: a later one may fail
     options.out(str(args.out))
-    return 1 if missing else 0
+    return code
 
 
 def _check(forms: Sequence[str], precisions: Sequence[str], latency: Any, device: Any) -> None:

@@ -78,13 +78,12 @@ def _check_options(args: argparse.Namespace) -> None:
 
 
 def _cluster(args: argparse.Namespace, grid: Grid) -> Executor:
-    from deim_lab.sweep import gpus, loop
+    from deim_lab import gpus
+    from deim_lab.sweep import loop
 
     share = args.gpus_per_run
-    if share is None and args.cluster is not None:
-        share = 0.0
     if share is None:  # a job without a GPU would train on the CPU without a word
-        on_cpu = not loop.gpus_for(grid, ("any",))
+        on_cpu = args.cluster is not None or not loop.gpus_for(grid, ("any",))
         share = 0.0 if on_cpu or (args.executor == "ray" and args.address is None and not gpus.visible()) else 1.0
     if args.executor == "ray":
         from deim_lab.sweep.on_ray import RayExecutor

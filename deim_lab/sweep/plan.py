@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from deim_lab import config as configs
+from deim_lab import gpus
 from deim_lab.errors import ConfigError
-from deim_lab.sweep import cost, gpus, parameters, worker
+from deim_lab.sweep import cost, parameters, worker
 from deim_lab.sweep.cost import Cost
 from deim_lab.sweep.grid import EMBEDDED, OWN_PARAMETERS, START, Grid
 from deim_lab.sweep.spec import RunSpec, identity

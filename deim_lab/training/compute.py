@@ -12,6 +12,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
+from deim_lab import gpus
 from deim_lab.config import check_device
 from deim_lab.errors import ConfigError
 
@@ -78,8 +79,7 @@ def resolve(device: str, precision: str) -> Compute:
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"device {device!r}: no CUDA device is visible here; use 'cpu' or 'auto'")
-    promised = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
-    if device == "auto" and promised not in ("", "-1", "NoDevFiles") and not torch.cuda.is_available():
+    if device == "auto" and gpus.given() and not torch.cuda.is_available():
         raise ConfigError(f"device 'auto': CUDA_VISIBLE_DEVICES={os.environ['CUDA_VISIBLE_DEVICES']} gives this process a GPU, and torch finds none "
                           "(a wrong id, no driver, or a torch without CUDA); use 'cpu' to train without one")
     if device == "auto":
