@@ -14,6 +14,7 @@ import pytest
 from scipy import stats
 
 from deim_lab import compare, runs
+from deim_lab.compare import reading
 from deim_lab.compare.arms import BUDGET
 from deim_lab.compare.statistics import difference, first_reach, seeds_needed, spread
 from deim_lab.errors import ConfigError, DataError
@@ -35,9 +36,9 @@ def no_git(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def trained(folder: Path, overrides: Mapping[str, Any], seed: int = 0, ap: float | Sequence[float] = 0.5, *, active: bool = True,
             lr: float | None = None, data: Mapping[str, Any] = DATA, end: str = "done", positives: float = 1.0, dense_epoch: int = 1,
-            weights: Mapping[str, Any] | None = None) -> Run:
+            weights: Mapping[str, Any] | None = None, recipe: str = "smoke") -> Run:
     """A run folder as training leaves it: an epoch of Mosaic and MixUp where they are asked for, the APs given (or rising to one)."""
-    config = preset("smoke", BASE | dict(overrides))
+    config = preset(recipe, BASE | dict(overrides))
     run = Run.start(folder, config, seed=seed, data=data, overrides=BASE | dict(overrides), device="cpu", weights=weights)
     epochs = config.train.epochs
     scores = [ap * (epoch + 1) / epochs for epoch in range(epochs)] if isinstance(ap, float) else list(ap)
@@ -293,6 +294,70 @@ def test_wrong_names_are_refused_with_the_right_ones(tmp_path: Path) -> None:
     (tmp_path / "sweeps" / "torn" / "index.json").write_text("{")
     with pytest.raises(DataError, match=r"index\.json is no readable JSON"):
         compare.read(tmp_path)
+
+
+# --- names of arms ------------------------------------------------------------------------------
+
+MOSAIC, MIXUP = {"augment.mosaic_prob": 0.5}, {"augment.mixup_prob": 0.5}
+NO_MOSAIC, NO_MIXUP = {"augment.mosaic_prob": 0.0}, {"augment.mixup_prob": 0.0}
+MAL, VFL, FOCAL = ({"loss.classification": kind} for kind in ("mal", "vfl", "focal"))
+SWITCHED_ON = MOSAIC | MIXUP | {"schedule.dense_share": 0.5}
+ON = "dense_share=0.5"  # what the name of an arm adds where a plain preset got Dense O2O
+
+
+@pytest.mark.parametrize(
+    ("recipe", "arms"),
+    [
+        ("dfine_n", {"plain": {}, "MAL": MAL}),
+        ("rtdetrv2_r18", {"plain": {}, "MAL": MAL}),
+        ("dfine_n", {"plain": {}, f"Dense O2O, {ON}": SWITCHED_ON, f"DEIM, {ON}": MAL | SWITCHED_ON}),
+        ("rtdetrv2_r18", {"plain": {}, f"DEIM, {ON}": MAL | SWITCHED_ON}),
+        ("dfine_n", {"plain": {}, f"classification=focal, mosaic_prob=0.5, mixup_prob=0.5, {ON}":
+                     FOCAL | SWITCHED_ON}),
+        # Without epochs for it (schedule.dense_share is 0 in the plain presets) Dense O2O is never on.
+        ("dfine_n", {"plain": {}, "mosaic_prob=0.5, mixup_prob=0.5": MOSAIC | MIXUP}),
+        ("dfine_n", {"plain": {}, f"mosaic_prob=0.5, {ON}": MOSAIC | {"schedule.dense_share": 0.5}}),
+        ("dfine_n", {"plain": {}, f"mixup_prob=0.5, {ON}": MIXUP | {"schedule.dense_share": 0.5}}),
+        ("dfine_n", {"plain": {}, "classification=focal": FOCAL}),
+        ("deim_dfine_n", {"DEIM": {}, "plain": PLAIN, "MAL": NO_MOSAIC | NO_MIXUP, "Dense O2O": VFL}),
+        ("deim_rtdetrv2_r18", {"DEIM": {}, "plain": PLAIN}),
+        ("deim_dfine_n", {"DEIM": {}, "mosaic_prob=0.0": NO_MOSAIC, "mixup_prob=0.0": NO_MIXUP}),
+        ("deim_dfine_n", {"DEIM": {}, "classification=focal": FOCAL,
+                          "classification=focal, mosaic_prob=0.0, mixup_prob=0.0": FOCAL | NO_MOSAIC | NO_MIXUP}),
+        ("deim_dfine_n", {"MAL": NO_MOSAIC | NO_MIXUP, "dense_share=0.0": {"schedule.dense_share": 0.0}}),
+        # The smallest DEIMv2 recipes have Mosaic alone: there that is Dense O2O.
+        ("deimv2_hgnetv2_atto", {"DEIM": {}, "plain": VFL | NO_MOSAIC, "MAL": NO_MOSAIC,
+                                 "mixup_prob=0.5": MIXUP}),
+    ],
+)
+def test_arms_are_named_after_what_their_runs_saw(
+    recipe: str, arms: Mapping[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    for name, changes in arms.items():
+        run = trained(tmp_path, changes, recipe=recipe, ap=0.1 * (1 + list(arms).index(name)))
+        assert run.info["preset"] == recipe
+    found = {arm.name: arm.final("AP")[0] for arm in compare.read(tmp_path).arms}
+    assert found == {name: pytest.approx(0.1 * (1 + index)) for index, name in enumerate(arms)}
+
+
+def test_a_verdict_on_plain_runs_says_nothing_of_deim(tmp_path: Path) -> None:
+    for seed, ap in enumerate((0.50, 0.52, 0.51)):
+        trained(tmp_path, {}, seed, ap, recipe="dfine_n")
+        trained(tmp_path, MAL, seed, ap + 0.05 + 0.001 * seed, recipe="dfine_n")
+    found = compare.read(tmp_path)
+    assert found.baseline.name == "plain"
+    said = compare.verdicts(found)
+    assert any(sentence.startswith("MAL: AP") and "significantly higher" in sentence for sentence in said)
+    assert not any("DEIM" in sentence or "Dense O2O" in sentence for sentence in said)
+
+
+@pytest.mark.parametrize("arm", ["plain", "MAL"])
+def test_runs_of_a_preset_that_is_unknown_are_never_dense(arm: str) -> None:
+    from deim_lab import config as configs
+
+    flat = configs.flatten(preset("smoke", ARMS[arm]))
+    assert reading.uses_dense_o2o(flat, {}) is False
+    assert reading.uses_dense_o2o(configs.flatten(preset("smoke")), {}) is None
 
 
 # --- was the factor active? ----------------------------------------------------------------------------------------------------------------

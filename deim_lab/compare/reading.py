@@ -23,7 +23,12 @@ from deim_lab.runs import Run
 Json = Any
 
 # The recipes that PLAIN_RECIPE tells apart, by (classification, Dense O2O on).
-_RECIPES = {("vfl", False): "plain", ("mal", False): "MAL", ("vfl", True): "Dense O2O", ("mal", True): "DEIM"}
+_RECIPES: Mapping[tuple[Json, bool | None], str] = {
+    ("vfl", False): "plain",
+    ("mal", False): "MAL",
+    ("vfl", True): "Dense O2O",
+    ("mal", True): "DEIM",
+}
 _EVENTS = ("train", "val", "step")
 _HOW_TO_MAKE_RUNS = ("`deim-lab sweep grids/components.yaml --runs runs` trains four arms with three seeds each; `deim-lab demo` trains plain "
                      "D-FINE and DEIM once; notebook 03 trains one run.")
@@ -195,20 +200,46 @@ def _by_config(members: Sequence[Run]) -> list[Arm]:
     flats = [flat for flat, _, _ in together.values()]
     varying = [key for key in flats[0] if key not in configs.NOT_IDENTITY and any(flat[key] != flats[0][key] for flat in flats)]
     preset = str(members[0].info["preset"])
-    usual = configs.flatten(PRESETS[preset]) if preset in PRESETS else {}
-    return [Arm(_name(flat, varying, usual, preset), flat, tuple(trials), tuple(rest)) for flat, trials, rest in together.values()]
+    return [Arm(_name(flat, varying, preset), flat, tuple(trials), tuple(rest)) for flat, trials, rest in together.values()]
 
 
-def _name(flat: Mapping[str, Json], varying: Sequence[str], usual: Mapping[str, Json], preset: str) -> str:
-    """``DEIM, epochs=18``: the recipe where recipes vary, then what else varies and is not the preset's own value."""
-    probabilities = flat["augment.mosaic_prob"], flat["augment.mixup_prob"]
-    dense = {(0.0, 0.0): False, (usual.get("augment.mosaic_prob"), usual.get("augment.mixup_prob")): True}.get(probabilities)
-    recipe = None if dense is None or not set(varying) & set(PLAIN_RECIPE) else _RECIPES.get((flat["loss.classification"], dense))
-    told = set(PLAIN_RECIPE) if recipe else set()
+def _name(flat: Mapping[str, Json], varying: Sequence[str], preset: str) -> str:
+    """``DEIM, epochs=18``: the recipe if recipes vary, then each other key that differs from the preset."""
+    usual = _of_preset(preset)
+    recipe = None
+    if set(varying) & set(PLAIN_RECIPE):
+        dense = uses_dense_o2o(flat, _of_preset(f"deim_{preset}") or usual)
+        recipe = _RECIPES.get((flat["loss.classification"], dense))
+    in_recipe = set(PLAIN_RECIPE) if recipe else set()
     short = Counter(key.rpartition(".")[2] for key in varying)
     labels = {key: key if short[key.rpartition(".")[2]] > 1 else key.rpartition(".")[2] for key in varying}
-    parts = [f"{labels[key]}={flat[key]}" for key in varying if key not in told and flat[key] != usual.get(key)]
+    changed = [key for key in varying if key not in in_recipe and flat[key] != usual.get(key)]
+    parts = [f"{labels[key]}={flat[key]}" for key in changed]
     return ", ".join([recipe, *parts] if recipe else parts) or preset
+
+
+def uses_dense_o2o(config: Mapping[str, Json], preset: Mapping[str, Json]) -> bool | None:
+    """Whether Dense O2O is on as in a DEIM preset; None for any other setting.
+
+    Both are flat configurations. The probabilities alone turn nothing on: a run whose
+    ``schedule.dense_share`` is 0 has no epoch for Mosaic and MixUp.
+    """
+    probabilities = _probabilities(config)
+    if probabilities == (0.0, 0.0):
+        return False
+    if probabilities == _probabilities(preset) and config["schedule.dense_share"] > 0:
+        return True
+    return None
+
+
+def _probabilities(flat: Mapping[str, Json]) -> tuple[Json, Json]:
+    """The probabilities of Mosaic and MixUp; None where the configuration has no such key."""
+    return flat.get("augment.mosaic_prob"), flat.get("augment.mixup_prob")
+
+
+def _of_preset(name: str) -> dict[str, Json]:
+    """The flat configuration of a preset; empty for an unknown name."""
+    return configs.flatten(PRESETS[name]) if name in PRESETS else {}
 
 
 def _trial(folder: Path) -> tuple[Trial | None, str | None]:
