@@ -5,18 +5,58 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
+
+from deim_lab.errors import ConfigError
 
 ASK_SECONDS = 20
 NONE = "NoDevFiles"  # what Slurm sets for a job without a GPU
 
 
+def parse(listed: str | Sequence[str]) -> tuple[str, ...]:
+    """The ids of a list such as ``0,1`` or ``["0", "1"]``; none for ``none`` or an empty sequence.
+
+    Raises:
+        ConfigError: an id is empty, stands twice or names no GPU. A run that gets such an id
+            would train on the CPU.
+    """
+    if listed == "none":
+        return ()
+    entries = listed.split(",") if isinstance(listed, str) else list(listed)
+    ids = tuple(str(entry).strip() for entry in entries)
+    fault = _fault(ids)
+    if fault is not None:
+        value = listed if isinstance(listed, str) else entries
+        raise ConfigError(
+            f"gpus {value!r}: {fault}. Expected the id of each GPU once, such as `0,1`. "
+            "Give such a list, or leave it out to use every visible GPU"
+        )
+    return ids
+
+
+def _fault(ids: Sequence[str]) -> str | None:
+    """What is wrong with a list of ids, or None."""
+    for position, gpu in enumerate(ids):
+        if not gpu:
+            return f"entry {position + 1} of {len(ids)} is empty"
+        if gpu in ("-1", "none", NONE):
+            return f"{gpu!r} names no GPU"
+        if gpu in ids[:position]:
+            return f"{gpu!r} stands twice"
+    return None
+
+
 def given() -> tuple[str, ...] | None:
-    """The ids in ``CUDA_VISIBLE_DEVICES``, up to a -1, which hides the rest; None where it is not set."""
+    """The ids in ``CUDA_VISIBLE_DEVICES``, each once; None where it is not set.
+
+    A -1 hides all that follow it.
+    """
     said = os.environ.get("CUDA_VISIBLE_DEVICES")
     if said is None:
         return None
-    listed = [item.strip() for item in said.split(",")]
-    return tuple(listed[: listed.index("-1")] if "-1" in listed else [item for item in listed if item and item != NONE])
+    listed = list(dict.fromkeys(item.strip() for item in said.split(",")))
+    end = listed.index("-1") if "-1" in listed else len(listed)
+    return tuple(item for item in listed[:end] if item and item != NONE)
 
 
 def visible() -> tuple[str, ...]:

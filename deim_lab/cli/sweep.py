@@ -52,14 +52,13 @@ def run(args: argparse.Namespace) -> int:
     grid = grids.read(args.grid, preset=args.preset, data=options.data(args), overrides=configs.parse_assignments(args.assignments),
                       seeds=args.seeds, name=args.name, parameters={"device": options.device_name(args)} if args.device else None)
     limits = {"max_runs": args.max_runs or plan.MOST_RUNS, "yes": args.yes}
-    gpus = None if args.gpus is None else () if args.gpus == "none" else tuple(args.gpus.split(","))
     if args.dry_run:
         prepared = loop.prepare(grid, args.runs, draw=False, **limits)
-        ids = loop.gpus_for(grid, gpus) if args.executor == "local" else ()
+        ids = loop.gpus_for(grid, args.gpus) if args.executor == "local" else ()
         options.out("\n".join(plan.describe(prepared, workers=args.workers or max(1, len(ids)))))
         return 0
     executor = None if args.executor == "local" else _cluster(args, grid)
-    result = loop.run(grid, args.runs, workers=args.workers, executor=executor, gpus=gpus, retry_failed=args.retry_failed, **limits)
+    result = loop.run(grid, args.runs, workers=args.workers, executor=executor, gpus=args.gpus, retry_failed=args.retry_failed, **limits)
     wide = max(len(row["arm"]) for row in result.rows)
     for row in result.rows:
         options.out(f"{row['arm']:<{wide}}  s{row['seed']:<3} {row['status']:<8} {row['run'] or row['notebook'] or ''}".rstrip())

@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from deim_lab import gpus as gpu_ids
 from deim_lab.errors import ConfigError
 from deim_lab.sweep import kernel
 from deim_lab.sweep.spec import Failure, RunRecord, RunSpec, failed, to_json
@@ -46,11 +47,11 @@ class LocalExecutor:
     Runs side by side share the CPU's cores: each gets its part of them as ``OMP_NUM_THREADS``, where that isn't set.
     """
 
-    def __init__(self, workers: int, gpus: Sequence[str] = ()) -> None:
+    def __init__(self, workers: int, gpus: str | Sequence[str] = ()) -> None:
         if workers < 1:
             raise ConfigError(f"workers {workers} is below 1")
         self.workers = workers
-        self.gpus = tuple(gpus)
+        self.gpus = gpu_ids.parse(gpus)
 
     def execute(self, specs: Sequence[RunSpec]) -> Iterator[RunRecord]:
         """Records as runs end; see ``spec.Executor``."""

@@ -57,7 +57,7 @@ class Sweep:
 
 
 def run(grid: Grid | str | Path | Mapping[str, Json], runs_dir: str | Path = "runs", *, workers: int | None = None,
-        executor: Executor | None = None, gpus: Sequence[str] | None = None, retry_failed: bool = True, max_runs: int = MOST_RUNS,
+        executor: Executor | None = None, gpus: str | Sequence[str] | None = None, retry_failed: bool = True, max_runs: int = MOST_RUNS,
         yes: bool = False, **chosen: Json) -> Sweep:
     """Execute every run of a grid that isn't done yet, each in a process of its own, and keep an index of what came of them.
 
@@ -68,7 +68,8 @@ def run(grid: Grid | str | Path | Mapping[str, Json], runs_dir: str | Path = "ru
         grid: a grid file, its content, or a ``Grid`` that was read before.
         workers: runs at a time; None: one a GPU, else one.
         executor: where the runs happen (``RayExecutor``, ``SlurmExecutor``, …); None: processes of this machine.
-        gpus: ids to hand out to them, one a run (with more workers than GPUs, several runs share one); None: those that are visible.
+        gpus: ids to hand out to them, one a run (with more workers than GPUs, several runs share one), as ``0,1`` or a sequence;
+            ``none`` or an empty sequence: leave them as they are; None: those that are visible.
         retry_failed: False leaves failed runs as they are.
         max_runs, yes: a grid of more runs is refused unless ``yes``.
         chosen: ``preset, data, overrides, seeds, name, parameters`` as ``grid.read`` takes them.
@@ -76,9 +77,10 @@ def run(grid: Grid | str | Path | Mapping[str, Json], runs_dir: str | Path = "ru
     Raises:
         ConfigError, DataError: whatever is wrong with grid, notebook or data, before the first run starts.
     """
+    listed = None if gpus is None else gpu_ids.parse(gpus)
     plan = prepare(grid, runs_dir, max_runs=max_runs, yes=yes, **chosen)
     if executor is None:
-        ids = gpus_for(plan.grid, gpus)
+        ids = gpus_for(plan.grid, listed)
         workers = workers or max(1, len(ids))
         from deim_lab.sweep.local import LocalExecutor
 
@@ -123,10 +125,13 @@ def prepare(grid: Grid | str | Path | Mapping[str, Json], runs_dir: str | Path =
     return plan
 
 
-def gpus_for(grid: Grid, gpus: Sequence[str] | None) -> tuple[str, ...]:
-    """The GPUs that runs of ``grid`` get, one each: none on a CPU. Raises ``ConfigError`` where the grid itself names one."""
+def gpus_for(grid: Grid, gpus: str | Sequence[str] | None) -> tuple[str, ...]:
+    """The GPUs that runs of ``grid`` get, one each: none on a CPU.
+
+    Raises ``ConfigError`` for a wrong list (``gpus.parse``), or where the grid itself names a GPU.
+    """
     devices = {str(grid.parameters.get("device") or "auto"), *(grid.config(arm).train.device for arm in grid.arms)} - {"auto"}
-    ids = tuple(gpu_ids.visible() if gpus is None else gpus)
+    ids = gpu_ids.visible() if gpus is None else gpu_ids.parse(gpus)
     if devices == {"cpu"}:
         return ()
     numbered = sorted(device for device in devices if device.startswith("cuda:"))
