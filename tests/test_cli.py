@@ -8,8 +8,10 @@ import logging
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -18,7 +20,7 @@ from deim_lab import cli
 from deim_lab.coco80 import COCO80
 from deim_lab.data import synthetic
 from deim_lab.detector.detector import build_detector
-from deim_lab.detector.weights import official_state_dict
+from deim_lab.detector.weights import load_detector, load_weights, official_state_dict, save_weights
 from deim_lab.evaluate import METRICS, coco_metrics
 from deim_lab.presets import PRESETS, preset
 from deim_lab.runs import Run, table
@@ -141,6 +143,68 @@ def test_official_weights_with_their_preset(official: Path, data: Path, tmp_path
     assert "its heads are of 80 classes, but 5 names" in capsys.readouterr().err
     assert cli.main(["predict", str(official), str(picture)]) == 2
     assert "needs --preset NAME" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def permuted(runs_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The detector of the run, its classes in an order other than that of their ids."""
+    loaded = load_detector(the_run(runs_dir))
+    categories = [loaded.categories[row] for row in (3, 0, 4, 2, 1)]
+    model = build_detector(loaded.config, len(categories))
+    load_weights(model, the_run(runs_dir), categories=categories)
+    path = tmp_path_factory.mktemp("permuted") / "permuted.pt"
+    save_weights(path, model, config=loaded.config, categories=categories)
+    return path
+
+
+def assert_same_by_class(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> None:
+    """The same scores in each image under each category id, but for rounding."""
+    scores = []
+    for rows in (one, other):
+        by_class: dict[tuple[int, int], list[float]] = {}
+        for row in rows:
+            by_class.setdefault((row["image_id"], row["category_id"]), []).append(row["score"])
+        assert len({category_id for _, category_id in by_class}) == 5
+        scores.append({key: sorted(values) for key, values in by_class.items()})
+    assert scores[0].keys() == scores[1].keys()
+    for key, values in scores[0].items():
+        assert scores[1][key] == pytest.approx(values, abs=1e-6), key
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_classes_in_another_order_than_their_ids_are_scored_as_they_are(
+    by_name: bool, data: Path, runs_dir: Path, permuted: Path, tmp_path: Path
+) -> None:
+    """``by_name``: as an official checkpoint, with the json of its classes."""
+    half = ["--val-images", str(data / "images" / "val"), "--val-annotations",
+            str(data / "annotations" / "instances_val.json"), "--device", "cpu"]
+    recipe = [part for item in SETTINGS for part in ("--set", item)]
+    names = ["--preset", "smoke", "--categories", str(data / "annotations" / "instances_train.json")]
+    for name, weights, more in (("one", the_run(runs_dir) / "checkpoints" / "best.pt", []),
+                                ("other", permuted, [*recipe, *names] if by_name else [])):
+        files = ["--out", str(tmp_path / f"{name}.json"), "--detections", str(tmp_path / f"{name}_rows.json")]
+        assert cli.main(["evaluate", str(weights), *half, *more, *files]) == 0
+    one, other = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "other"))
+    assert other["metrics"] == pytest.approx(one["metrics"])
+    assert other["per_class"] == one["per_class"]
+    one_rows, other_rows = (json.loads((tmp_path / f"{name}_rows.json").read_text()) for name in ("one", "other"))
+    assert_same_by_class(one_rows, other_rows)
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_classes_in_another_order_than_their_ids_are_predicted_by_name(
+    by_name: bool, data: Path, runs_dir: Path, permuted: Path, tmp_path: Path
+) -> None:
+    recipe = [part for item in SETTINGS for part in ("--set", item)]
+    names = ["--preset", "smoke", "--categories", str(data / "annotations" / "instances_train.json")]
+    for name, weights, more in (("one", the_run(runs_dir), []), ("other", permuted, [*recipe, *names] if by_name else [])):
+        assert cli.main(["predict", str(weights), str(data / "images" / "val"), *more, "--threshold", "0", "--device", "cpu",
+                         "--out", str(tmp_path / name)]) == 0
+    one, other = (json.loads((tmp_path / name / "detections.json").read_text()) for name in ("one", "other"))
+    assert_same_by_class(one, other)
+    one, other = (pd.read_csv(tmp_path / name / "detections.csv") for name in ("one", "other"))
+    names = [table.groupby("category_id")["category"].unique().map(list).to_dict() for table in (one, other)]
+    assert names[0] == names[1]
 
 
 def test_prediction_of_a_folder_with_a_broken_file(data: Path, runs_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -335,9 +335,14 @@ class TestCategories:
     def test_round_trip(self, seed: int) -> None:
         generator = np.random.default_rng(seed)
         ids = generator.choice(1000, size=generator.integers(1, 30), replace=False).tolist()
-        categories = Categories.from_list([{"id": category_id, "name": f"n{category_id}", "supercategory": "x"} for category_id in ids])
-        assert Categories.from_list(json.loads(json.dumps(categories.as_list()))) == categories
+        listed = [{"id": category_id, "name": f"n{category_id}", "supercategory": "x"} for category_id in ids]
+        categories = Categories.from_coco(listed)
         assert list(categories.ids) == sorted(ids)
+        assert Categories.from_list(json.loads(json.dumps(categories.as_list()))) == categories
+        rows = Categories.from_list(listed)
+        assert list(rows.ids) == ids, "the order of a weights file is that of its head's rows"
+        assert Categories.from_list(json.loads(json.dumps(rows.as_list()))) == rows
+        assert [rows.index(category_id) for category_id in ids] == list(range(len(ids)))
         assert [categories.index(category_id) for category_id in categories.ids] == list(range(len(ids)))
         assert all(categories.names[categories.index(category_id)] == f"n{category_id}" for category_id in ids)
         assert categories.count == len(categories) == len(ids)
@@ -345,6 +350,20 @@ class TestCategories:
     def test_unknown_id(self) -> None:
         with pytest.raises(DataError, match=r"category id 5 is unknown; known ids: \[1, 2\]"):
             Categories((1, 2), ("a", "b")).index(5)
+
+    def test_labels_follow_the_order_of_the_given_categories(self, folder: Path) -> None:
+        content = content_of((7, 3, 5))
+        names = {item["id"]: item["name"] for item in content["categories"]}
+        ascending = load(folder, content)
+        assert ascending.categories.ids == (3, 5, 7)
+        for ids in ((5, 7, 3), (7, 5, 3), (3, 5, 7)):
+            rows = Categories.from_list([{"id": category_id, "name": names[category_id]} for category_id in ids])
+            assert rows.ids == ids
+            dataset = load(folder, content, categories=rows)
+            _, labels, images = dataset.all_targets()
+            _, expected, same_images = ascending.all_targets()
+            assert torch.equal(images, same_images)
+            assert [rows.ids[label] for label in labels] == [ascending.categories.ids[label] for label in expected]
 
     def test_category_of_val_unknown_to_train(self, folder: Path) -> None:
         content = content_of((1, 2, 44))

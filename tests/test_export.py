@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -264,6 +265,20 @@ def test_prediction_with_the_file_equals_prediction_with_the_model(smoke: Loaded
             assert other.size_wh == one.size_wh
             torch.testing.assert_close(other.detections.boxes_xyxy, one.detections.boxes_xyxy, rtol=0, atol=0.05)
             assert (other.names, other.category_ids) == (one.names, one.category_ids)
+
+
+def test_a_file_names_classes_in_the_order_of_its_rows(smoke: LoadedDetector, tmp_path: Path) -> None:
+    """Ids that don't ascend: the metadata keep the order of the head's rows."""
+    listed = [CATEGORIES[row] for row in (2, 0, 1)]
+    exported = replace(smoke, categories=listed)
+    export_onnx(exported, tmp_path / "rows.onnx")
+    engine = OnnxDetector(tmp_path / "rows.onnx", "cpu")
+    assert engine.categories == listed
+    picture = np.random.default_rng(0).integers(0, 256, (96, 160, 3), dtype=np.uint8)
+    expected, found = (next(iter(Predictor(item, threshold=0.3).predict([picture]))) for item in (exported, engine))
+    assert len(set(found.names)) > 1
+    assert (found.names, found.category_ids) == (expected.names, expected.category_ids)
+    assert list(found.names) == [listed[label]["name"] for label in found.detections.labels.tolist()]
 
 
 def test_comparison_needs_no_new_file(smoke: LoadedDetector, file: Path) -> None:

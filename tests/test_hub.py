@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import shutil
@@ -12,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from deim_lab.cli import options
 from deim_lab.detector import hub
 from deim_lab.detector.detector import Detector, build_detector
 from deim_lab.detector.hgnetv2 import VARIANTS
@@ -144,6 +146,21 @@ def test_head_rows_go_by_class_name(folders: dict[str, tuple[nn.Module, Path]]) 
     head = theirs.state_dict()["model.enc_score_head.weight"]
     torch.testing.assert_close(ours.decoder.enc_score_head.weight[0], head[2].to(torch.float32))
     assert "num_queries is 40 there and 300 here" in str(report)
+
+
+def test_head_rows_go_by_the_names_of_config_json_whatever_the_json_of_classes_lists(
+    folders: dict[str, tuple[nn.Module, Path]], tmp_path: Path
+) -> None:
+    """``--categories`` sorts by id (blue, red, green); config.json says red, green, blue."""
+    theirs, folder = folders["dfine_n"]
+    path = tmp_path / "classes.json"
+    listed = [{"id": category_id, "name": name} for name, category_id in zip(NAMES, (2, 3, 1), strict=True)]
+    path.write_text(json.dumps({"images": [{"id": 1, "file_name": "a.png"}], "annotations": [], "categories": listed}))
+    loaded = options.load(argparse.Namespace(
+        weights=str(folder), preset="dfine_n", categories=path, device="cpu", assignments=["model.num_queries=40"]))
+    assert [item["name"] for item in loaded.categories] == ["blue", "red", "green"]
+    head = theirs.state_dict()["model.enc_score_head.weight"].float()
+    torch.testing.assert_close(loaded.model.decoder.enc_score_head.weight, head[[2, 0, 1]])
 
 
 def test_fingerprints_follow_content(folders: dict[str, tuple[nn.Module, Path]], tmp_path: Path) -> None:

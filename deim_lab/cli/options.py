@@ -55,7 +55,8 @@ def shared_options() -> Shared:
     checkpoint = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     checkpoint.add_argument("--preset", metavar="NAME", help="what an official checkpoint is of, e.g. deim_dfine_n")
     checkpoint.add_argument("--categories", metavar="JSON", type=Path,
-                            help="COCO json that names an official checkpoint's classes (default: COCO's 80)")
+                            help="COCO json that names an official checkpoint's classes, its head rows in the order of the ids "
+                                 "unless the file names them itself (default: COCO's 80)")
     weights = argparse.ArgumentParser(add_help=False, allow_abbrev=False, parents=[checkpoint])
     weights.add_argument("weights", metavar="RUN_OR_WEIGHTS", help=WEIGHTS)
     return Shared(common, settings, device, runs, data, weights, checkpoint)
@@ -118,7 +119,7 @@ def load(args: argparse.Namespace) -> LoadedDetector:
             categories = annotations.read(args.categories).categories.as_list()
         model = deim_lab.build_detector(official, num_classes=len(categories))
         report = weights.load_official(model, args.weights, categories=categories,
-                                       source_categories=None if args.categories is None else categories)
+                                       unnamed_categories=None if args.categories is None else categories)
         if report.reinitialised or report.missing:
             raise WeightsError(f"{args.weights} does not fill {args.preset} with {len(categories)} classes: {report}. "
                                "--categories takes the COCO json of the classes that it was trained on")

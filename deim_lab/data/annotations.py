@@ -23,9 +23,11 @@ Json = Any
 
 @dataclass(frozen=True)
 class Categories:
-    """The contiguous class index of each category id: ascending id of the *training* file, whatever ids it uses.
+    """Category ids and names in class order: the class index is the position.
 
-    Saved in every checkpoint (``as_list``) and inverted in predictions (``ids[label]``).
+    A training file's classes are in ascending order of their ids (``from_coco``). A weights
+    file's are in the order of its head's rows, whatever their ids (``from_list``). Every
+    checkpoint holds them (``as_list``); predictions read ``ids[label]``.
     """
 
     ids: tuple[int, ...]
@@ -46,7 +48,7 @@ class Categories:
 
     @classmethod
     def from_list(cls, items: Iterable[Mapping[str, Json]], *, source: str = "categories") -> Categories:
-        """Inverse of ``as_list``; takes a COCO ``categories`` list in any order. ``source`` names it in errors."""
+        """Inverse of ``as_list``: classes in the order of ``items``. ``source`` names them in errors."""
         pairs: dict[int, str] = {}
         for position, item in enumerate(items):
             where = f"{source}: category at position {position}"
@@ -57,8 +59,13 @@ class Categories:
             pairs[category_id] = str(_get(item, "name", where))
         if not pairs:
             raise DataError(f"{source}: the list of categories is empty; a detector needs at least one class")
-        ids = tuple(sorted(pairs))
-        return cls(ids, tuple(pairs[category_id] for category_id in ids))
+        return cls(tuple(pairs), tuple(pairs.values()))
+
+    @classmethod
+    def from_coco(cls, items: Iterable[Mapping[str, Json]], *, source: str = "categories") -> Categories:
+        """Classes of a COCO file's ``categories``, listed in any order: by ascending id."""
+        listed = cls.from_list(items, source=source).as_list()
+        return cls.from_list(sorted(listed, key=lambda item: item["id"]))
 
     @property
     def count(self) -> int:
@@ -114,8 +121,9 @@ class Annotations:
         unknown = ~np.isin(self.category_ids, categories.ids)
         if unknown.any():
             raise DataError(self._unknown_category(int(np.flatnonzero(unknown)[0]), int(unknown.sum()), categories))
-        lookup = np.asarray(categories.ids)
-        return np.searchsorted(lookup, self.category_ids).astype(np.int64)
+        ids = np.asarray(categories.ids)
+        ascending = np.argsort(ids)
+        return ascending[np.searchsorted(ids[ascending], self.category_ids)].astype(np.int64)
 
     def _unknown_category(self, row: int, count: int, categories: Categories) -> str:
         category_id = int(self.category_ids[row])
@@ -142,7 +150,7 @@ def read(path: str | Path) -> Annotations:
             raise DataError(f"{path}: key {key!r} {found}; a COCO file has the lists images, annotations and categories")
     image_ids, file_names, sizes_wh = _images(path, content["images"])
     rows = _rows(path, content["annotations"], {image_id: index for index, image_id in enumerate(image_ids)})
-    categories = Categories.from_list(content["categories"], source=str(path))
+    categories = Categories.from_coco(content["categories"], source=str(path))
     return Annotations(
         path=path, sha256=sha256,
         image_ids=np.asarray(image_ids, dtype=np.int64), file_names=tuple(file_names),

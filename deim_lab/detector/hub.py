@@ -121,13 +121,15 @@ def is_hub(source: str | Path) -> bool:
 
 
 def load_hub(model: Detector, folder_or_id: str | Path, *, categories: Sequence[Category] | None = None,
-             source_categories: Sequence[Category] | None = None) -> LoadReport:
+             source_categories: Sequence[Category] | None = None,
+             unnamed_categories: Sequence[Category] | None = None) -> LoadReport:
     """Copy a detector of ``transformers`` into ``model``, head rows by class name.
 
     Args:
         folder_or_id: a folder with config.json and safetensors, or a hub id such as ``ustc-community/dfine-small-coco``.
         categories: classes of the model; None: equal numbers of classes are taken to be the same ones.
         source_categories: classes of the checkpoint, in place of its own ``id2label``.
+        unnamed_categories: classes of the checkpoint if its ``id2label`` has placeholders only.
 
     Raises:
         WeightsError: nothing there, not readable, or of another architecture (says what differs).
@@ -139,8 +141,9 @@ def load_hub(model: Detector, folder_or_id: str | Path, *, categories: Sequence[
     queries, mine = found.config.get("num_queries", 300), model.decoder.spec.num_queries
     if queries != mine:
         notes.append(f"num_queries is {queries} there and {mine} here; this model's is used")
-    return fill(model, found.state, str(folder_or_id), categories=categories,
-                source_categories=found.categories if source_categories is None else source_categories, notes=notes)
+    if source_categories is None:
+        source_categories = unnamed_categories if found.categories is None else found.categories
+    return fill(model, found.state, str(folder_or_id), categories=categories, source_categories=source_categories, notes=notes)
 
 
 def read_hub(folder_or_id: str | Path) -> HubCheckpoint:

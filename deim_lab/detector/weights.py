@@ -52,7 +52,8 @@ class LoadedDetector:
 
 
 def load_official(model: Detector, source: Mapping[str, Any] | str | Path, *, categories: Sequence[Category] | None = None,
-                  source_categories: Sequence[Category] | None = None) -> LoadReport:
+                  source_categories: Sequence[Category] | None = None,
+                  unnamed_categories: Sequence[Category] | None = None) -> LoadReport:
     """Copy an official checkpoint (or any of that layout) into ``model``.
 
     ``reg_scale`` may be int or float, batch norms of the backbone trained or frozen on either side, anchors of any size. A layout doesn't
@@ -67,18 +68,23 @@ def load_official(model: Detector, source: Mapping[str, Any] | str | Path, *, ca
             and of another number all head rows start anew.
         source_categories: of the file's classes. None: as an own file or config.json says; COCO's where there are 80; else unknown,
             and with ``categories`` all head rows start anew.
+        unnamed_categories: of the file's classes if the file does not name them itself.
 
     Raises:
         WeightsError: the file can't be read safely, or it is of another size or family; says what it looks like.
     """
     if not isinstance(source, Mapping) and is_hub(source):
-        return load_hub(model, source, categories=categories, source_categories=source_categories)
+        return load_hub(model, source, categories=categories, source_categories=source_categories,
+                        unnamed_categories=unnamed_categories)
     content, where = _open(source if isinstance(source, Mapping) else _weights_file(Path(source)))
     state = _state_of(content, where)
     notes = _of_other_activation(model, content)
-    if source_categories is None and content.get("format") == FORMAT:
+    own = content.get("format") == FORMAT
+    if source_categories is None and own:
         source_categories = content.get("categories")
-    elif source_categories is None and categories is not None:
+    if source_categories is None:
+        source_categories = unnamed_categories
+    if source_categories is None and categories is not None and not own:
         head = state.get("decoder.enc_score_head.weight")
         if head is not None and len(head) == len(COCO80):
             source_categories = [name for _, name in COCO80]
