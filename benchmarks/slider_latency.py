@@ -1,4 +1,5 @@
-"""How long a slider's move takes, in the kernel: beside drawing the same figure anew, measured in turn so that a busy machine slows both.
+"""How long a slider's move takes, in the kernel: beside drawing the same figure anew, measured in
+turn so that a busy machine slows both.
 
 Fails when a move isn't clearly cheaper than a new figure, or takes more than 100 ms.
 """
@@ -28,18 +29,28 @@ def milliseconds(action: Callable[[], object]) -> float:
 
 
 def rows() -> dict[str, np.ndarray]:
-    """Counts as an ordinary set gives them: 7 targets in an image, Mosaics with four times as many."""
+    """Counts as an ordinary set gives them: 7 targets in an image, Mosaics with four times as
+    many.
+    """
     draw = np.random.default_rng(0)
-    return {"variant": np.repeat(["plain", "mosaic"], 500), "targets": np.concatenate([draw.poisson(7, 500), draw.poisson(26, 500)]),
-            "mosaic": np.repeat([False, True], 500), "mixed": np.zeros(1000, dtype=bool)}
+    return {
+        "variant": np.repeat(["plain", "mosaic"], 500),
+        "targets": np.concatenate([draw.poisson(7, 500), draw.poisson(26, 500)]),
+        "mosaic": np.repeat([False, True], 500),
+        "mixed": np.zeros(1000, dtype=bool),
+    }
 
 
 def anew(fig: figures.style.PaperFigure) -> object:
     return fig._repr_png_()
 
 
-def compare(name: str, panel: widgets.Panel, sweep: dict[str, np.ndarray], draw: Callable[[int], object]) -> bool:
-    """Move the sliders and draw from nothing in turn; log the medians, and whether the move is good enough."""
+def compare(
+    name: str, panel: widgets.Panel, sweep: dict[str, np.ndarray], draw: Callable[[int], object]
+) -> bool:
+    """Move the sliders and draw from nothing in turn; log the medians, and whether the move is good
+    enough.
+    """
     moves, draws = [], []
     for turn in range(MOVES):
         slider, values = list(sweep.items())[turn % len(sweep)]
@@ -53,10 +64,24 @@ def compare(name: str, panel: widgets.Panel, sweep: dict[str, np.ndarray], draw:
         moves.append(milliseconds(move))
         if turn % 4 == 0:
             draws.append(milliseconds(lambda turn=turn: draw(turn)))  # type: ignore[misc]
-    fast, worst, slow = statistics.median(moves), sorted(moves)[int(0.95 * len(moves))], statistics.median(draws)
+    fast, worst, slow = (
+        statistics.median(moves),
+        sorted(moves)[int(0.95 * len(moves))],
+        statistics.median(draws),
+    )
     good = fast <= MOST_MS and fast <= MOST_RATIO * slow
-    logging.info("%-14s move %5.1f ms (95 %%: %5.1f)   new figure %6.1f ms   ratio %.2f (at most %.2f)   %5.1f KiB a picture   %s", name, fast,
-                 worst, slow, fast / slow, MOST_RATIO, len(panel.picture.value) / 1024, "ok" if good else "TOO SLOW")
+    logging.info(
+        "%-14s move %5.1f ms (95 %%: %5.1f)   new figure %6.1f ms   ratio %.2f (at most %.2f)   "
+        "%5.1f KiB a picture   %s",
+        name,
+        fast,
+        worst,
+        slow,
+        fast / slow,
+        MOST_RATIO,
+        len(panel.picture.value) / 1024,
+        "ok" if good else "TOO SLOW",
+    )
     return good
 
 
@@ -68,10 +93,20 @@ def main() -> int:
     second = widgets.mal_vs_vfl(static=False)
     assert isinstance(first, widgets.Panel)
     assert isinstance(second, widgets.Panel)
-    good = [compare("dense_density", first, {"mosaic_prob": steps, "mixup_prob": steps[::-1]},
-                    lambda turn: anew(density.expected(counted, steps[turn % 21], 0.5))),  # type: ignore[arg-type]
-            compare("mal_vs_vfl", second, {"gamma": np.linspace(0.5, 3, 26), "iou": steps, "alpha": steps[::-1]},
-                    lambda turn: anew(losses.overview(steps[turn % 21])))]  # type: ignore[arg-type]
+    good = [
+        compare(
+            "dense_density",
+            first,
+            {"mosaic_prob": steps, "mixup_prob": steps[::-1]},
+            lambda turn: anew(density.expected(counted, steps[turn % 21], 0.5)),
+        ),  # type: ignore[arg-type]
+        compare(
+            "mal_vs_vfl",
+            second,
+            {"gamma": np.linspace(0.5, 3, 26), "iou": steps, "alpha": steps[::-1]},
+            lambda turn: anew(losses.overview(steps[turn % 21])),
+        ),
+    ]  # type: ignore[arg-type]
     return 0 if all(good) else 1
 
 

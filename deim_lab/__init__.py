@@ -1,6 +1,8 @@
-"""DEIM Lab: detector, matching, losses and Dense O2O of DEIM, made to be read, measured and extended.
+"""DEIM Lab: detector, matching, losses and Dense O2O of DEIM, made to be read, measured and
+extended.
 
-The names below are loaded on first use, so that ``import deim_lab`` (and ``deim-lab --help``) stays quick.
+The names below are loaded on first use, so that ``import deim_lab`` (and ``deim-lab --help``) stays
+quick.
 """
 
 from __future__ import annotations
@@ -18,12 +20,54 @@ _LAZY = {
     "load_official": "deim_lab.detector.weights",
     "train": "deim_lab.training.loop",
 }
-_ROOMS = ("boxes", "structures", "config", "presets", "schedule", "data", "augment", "detector", "matcher", "losses",
-          "criterion", "training", "evaluate", "runs", "sweep", "compare", "figures", "widgets")
+_ROOMS = (
+    "boxes",
+    "structures",
+    "config",
+    "presets",
+    "schedule",
+    "data",
+    "augment",
+    "detector",
+    "matcher",
+    "losses",
+    "criterion",
+    "training",
+    "evaluate",
+    "runs",
+    "sweep",
+    "compare",
+    "figures",
+    "widgets",
+)
 
-__all__ = ["PRESETS", "__version__", "augment", "boxes", "build_detector", "compare", "config", "criterion", "data", "detector",
-           "evaluate", "export_official", "figures", "load_official", "losses", "matcher", "preset", "presets", "runs", "schedule",
-           "structures", "sweep", "train", "training", "widgets"]
+__all__ = [
+    "PRESETS",
+    "__version__",
+    "augment",
+    "boxes",
+    "build_detector",
+    "compare",
+    "config",
+    "criterion",
+    "data",
+    "detector",
+    "evaluate",
+    "export_official",
+    "figures",
+    "load_official",
+    "losses",
+    "matcher",
+    "preset",
+    "presets",
+    "runs",
+    "schedule",
+    "structures",
+    "sweep",
+    "train",
+    "training",
+    "widgets",
+]
 
 if TYPE_CHECKING:
     from deim_lab.detector.detector import build_detector

@@ -1,7 +1,8 @@
 """Box formats and overlaps: pure functions, paired and pairwise.
 
-``cxcywh`` is centre and size, ``xyxy`` two corners. Paired functions take ``[..., 4]`` and ``[..., 4]`` and give ``[...]``;
-pairwise ones take ``[..., N, 4]`` and ``[..., M, 4]`` and give ``[..., N, M]``. Empty boxes give an IoU of 0, never NaN.
+``cxcywh`` is centre and size, ``xyxy`` two corners. Paired functions take ``[..., 4]`` and
+``[..., 4]`` and give ``[...]``; pairwise ones take ``[..., N, 4]`` and ``[..., M, 4]`` and give
+``[..., N, M]``. Empty boxes give an IoU of 0, never NaN.
 """
 
 from __future__ import annotations
@@ -72,4 +73,6 @@ def _generalise(iou: Tensor, union: Tensor, a_xyxy: Tensor, b_xyxy: Tensor) -> T
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:
     """part / whole, and 0 where whole is 0, with finite gradients in both cases."""
     empty = whole <= 0
-    return torch.where(empty, torch.zeros_like(part), part / torch.where(empty, torch.ones_like(whole), whole))
+    return torch.where(
+        empty, torch.zeros_like(part), part / torch.where(empty, torch.ones_like(whole), whole)
+    )

@@ -1,6 +1,8 @@
-"""The main job, end to end on the embedded set: plain D-FINE against DEIM from the same seed, compared, drawn, explained.
+"""The main job, end to end on the embedded set: plain D-FINE against DEIM from the same seed,
+compared, drawn, explained.
 
-Two processes of one thread each train side by side, so on two cores the demo takes as long as its longer arm.
+Two processes of one thread each train side by side, so on two cores the demo takes as long as its
+longer arm.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ Json = Any
 
 _log = logging.getLogger(__name__)
 
-# One override dict an arm, on top of the preset. "plain" is D-FINE's recipe at this size, "DEIM" adds MAL and Dense O2O.
+# One override dict an arm, on top of the preset. "plain" is D-FINE's recipe at this size, "DEIM"
+# adds MAL and Dense O2O.
 DATA: Json = "embedded"
 ARMS: dict[str, dict[str, Json]] = {"plain D-FINE": dict(PLAIN_RECIPE), "DEIM": {}}
 
@@ -38,12 +41,19 @@ class Arm:
     seconds: float
 
 
-def main(runs_dir: str | Path = "runs", *, preset_name: str = "cpu_demo", overrides: Mapping[str, Json] | None = None, seed: int = 0,
-         notebook: str | Path | None = "notebooks/01_dense_o2o.ipynb", progress: bool = True) -> list[Arm]:
+def main(
+    runs_dir: str | Path = "runs",
+    *,
+    preset_name: str = "cpu_demo",
+    overrides: Mapping[str, Json] | None = None,
+    seed: int = 0,
+    notebook: str | Path | None = "notebooks/01_dense_o2o.ipynb",
+    progress: bool = True,
+) -> list[Arm]:
     """Train both arms, draw the comparison, execute notebook 01 and return what was measured.
 
-    ``notebook=None`` leaves the notebook out; otherwise it is executed by papermill into ``<runs_dir>/demo/``. An arm that is trained
-    already is not trained again.
+    ``notebook=None`` leaves the notebook out; otherwise it is executed by papermill into
+    ``<runs_dir>/demo/``. An arm that is trained already is not trained again.
 
     Raises:
         ConfigError: there is no such notebook (said before anything is trained).
@@ -52,7 +62,10 @@ def main(runs_dir: str | Path = "runs", *, preset_name: str = "cpu_demo", overri
     from deim_lab.data import coco
 
     if notebook is not None and not Path(notebook).exists():
-        raise ConfigError(f"notebook {str(notebook)!r} is not here: run the demo from the repository's folder, or leave the notebook out")
+        raise ConfigError(
+            f"notebook {str(notebook)!r} is not here: run the demo from the repository's folder, "
+            f"or leave the notebook out"
+        )
     root = Path(runs_dir)
     coco.resolve(DATA, cache_dir=root / "data")  # made once, before two processes ask for it
     folders = _train_side_by_side(root, preset_name, dict(overrides or {}), seed, progress=progress)
@@ -70,28 +83,48 @@ def main(runs_dir: str | Path = "runs", *, preset_name: str = "cpu_demo", overri
 def render(arms: list[Arm], *, preset_name: str, seed: int, figure_paths: list[Path]) -> str:
     """The table and the finding as Markdown text: what was measured, for or against."""
     rows = ["| arm | AP | AP50 | targets an image | training seconds |", "|---|---|---|---|---|"]
-    rows += [f"| {a.name} | {a.ap:.3f} | {a.ap50:.3f} | {a.targets_per_image:.2f} | {a.seconds:.0f} |" for a in arms]
+    rows += [
+        f"| {a.name} | {a.ap:.3f} | {a.ap50:.3f} | {a.targets_per_image:.2f} | {a.seconds:.0f} |"
+        for a in arms
+    ]
     plain, deim = arms
     gap = deim.ap - plain.ap
     verdict = "ahead of" if gap > 0 else "behind" if gap < 0 else "level with"
-    finding = (f"DEIM is {verdict} plain D-FINE by {abs(gap):.3f} AP here, with {deim.targets_per_image / max(plain.targets_per_image, 1e-9):.1f} "
-               f"times the targets an image over the whole run. One seed ({seed}), one small embedded set, preset {preset_name}: "
-               "a direction, not a size; docs/experiments.md has another set and more seeds.")
+    finding = (
+        f"DEIM is {verdict} plain D-FINE by {abs(gap):.3f} AP here, with "
+        f"{deim.targets_per_image / max(plain.targets_per_image, 1e-9):.1f} "
+        f"times the targets an image over the whole run. One seed ({seed}), one small embedded "
+        f"set, preset {preset_name}: "
+        "a direction, not a size; docs/experiments.md has another set and more seeds."
+    )
     files = [f"- {path}" for path in [*(a.run for a in arms), *figure_paths]]
     return "\n".join(["", *rows, "", finding, "", "Runs and figures:", *files, ""])
 
 
-def _train_side_by_side(root: Path, preset_name: str, overrides: dict[str, Json], seed: int, *, progress: bool) -> dict[str, Path]:
+def _train_side_by_side(
+    root: Path, preset_name: str, overrides: dict[str, Json], seed: int, *, progress: bool
+) -> dict[str, Path]:
     """Train every arm in a process of its own; returns arm → run folder."""
     from tqdm import tqdm
 
     context = multiprocessing.get_context("spawn")
     events: Any = context.Queue()
-    workers = {name: context.Process(target=_train_arm, args=(name, preset_name, overrides | arm, DATA, seed, str(root), events), daemon=False)
-               for name, arm in ARMS.items()}
+    workers = {
+        name: context.Process(
+            target=_train_arm,
+            args=(name, preset_name, overrides | arm, DATA, seed, str(root), events),
+            daemon=False,
+        )
+        for name, arm in ARMS.items()
+    }
     for worker in workers.values():
         worker.start()
-    bars = {name: tqdm(desc=f"{name:>12}", unit="step", position=i, disable=not progress, mininterval=1.0) for i, name in enumerate(ARMS)}
+    bars = {
+        name: tqdm(
+            desc=f"{name:>12}", unit="step", position=i, disable=not progress, mininterval=1.0
+        )
+        for i, name in enumerate(ARMS)
+    }
     folders: dict[str, Path] = {}
     failures: dict[str, str] = {}
     try:
@@ -101,7 +134,9 @@ def _train_side_by_side(root: Path, preset_name: str, overrides: dict[str, Json]
             except queue.Empty:
                 for name, worker in workers.items():
                     if worker.exitcode not in (None, 0) and name not in folders:
-                        failures.setdefault(name, f"its process ended with exit code {worker.exitcode}")
+                        failures.setdefault(
+                            name, f"its process ended with exit code {worker.exitcode}"
+                        )
                 continue
             if event["kind"] == "finished":
                 folders[name] = Path(event["run"])
@@ -111,7 +146,9 @@ def _train_side_by_side(root: Path, preset_name: str, overrides: dict[str, Json]
                 bars[name].total = event["steps"]
                 bars[name].update(event["step"] - bars[name].n)
             elif event["kind"] == "val":
-                bars[name].set_postfix_str(f"AP {event['AP']:.3f} AP50 {event['AP50']:.3f}", refresh=False)
+                bars[name].set_postfix_str(
+                    f"AP {event['AP']:.3f} AP50 {event['AP50']:.3f}", refresh=False
+                )
     finally:
         for bar in bars.values():
             bar.close()
@@ -120,11 +157,21 @@ def _train_side_by_side(root: Path, preset_name: str, overrides: dict[str, Json]
                 worker.terminate()
             worker.join()
     if failures:
-        raise RunFailedError("; ".join(f"arm {name!r} failed: {error}" for name, error in failures.items()))
+        raise RunFailedError(
+            "; ".join(f"arm {name!r} failed: {error}" for name, error in failures.items())
+        )
     return {name: folders[name] for name in ARMS}
 
 
-def _train_arm(name: str, preset_name: str, overrides: dict[str, Json], data: Json, seed: int, runs_dir: str, events: Any) -> None:
+def _train_arm(
+    name: str,
+    preset_name: str,
+    overrides: dict[str, Json],
+    data: Json,
+    seed: int,
+    runs_dir: str,
+    events: Any,
+) -> None:
     """Body of one arm's process."""
     last = 0.0
 
@@ -140,7 +187,14 @@ def _train_arm(name: str, preset_name: str, overrides: dict[str, Json], data: Js
     try:
         from deim_lab.training.loop import train
 
-        run = train(preset(preset_name, overrides), data, seed=seed, runs_dir=runs_dir, device="cpu", on_event=forward)
+        run = train(
+            preset(preset_name, overrides),
+            data,
+            seed=seed,
+            runs_dir=runs_dir,
+            device="cpu",
+            on_event=forward,
+        )
     except Exception as error:
         events.put((name, {"kind": "failed", "error": f"{type(error).__name__}: {error}"}))
         raise
@@ -154,8 +208,14 @@ def _measured(name: str, folder: Path) -> Arm:
     metrics = run.metrics()
     val, train_rows = metrics[metrics["kind"] == "val"], metrics[metrics["kind"] == "train"]
     last = val.iloc[-1]
-    return Arm(name, folder, ap=float(last["AP"]), ap50=float(last["AP50"]),
-               targets_per_image=float(train_rows["targets_per_image"].mean()), seconds=float(run.info["seconds"]))
+    return Arm(
+        name,
+        folder,
+        ap=float(last["AP"]),
+        ap50=float(last["AP50"]),
+        targets_per_image=float(train_rows["targets_per_image"].mean()),
+        seconds=float(run.info["seconds"]),
+    )
 
 
 def _draw(folders: Mapping[str, Path], out: Path) -> list[Path]:
@@ -171,6 +231,11 @@ def _execute(notebook: Path, out: Path, preset_name: str, seed: int, root: Path)
     import papermill
 
     target = out / notebook.name
-    papermill.execute_notebook(str(notebook), str(target), progress_bar=False, cwd=str(Path.cwd()),
-                               parameters={"preset": preset_name, "data": DATA, "seed": seed, "runs_dir": str(root)})
+    papermill.execute_notebook(
+        str(notebook),
+        str(target),
+        progress_bar=False,
+        cwd=str(Path.cwd()),
+        parameters={"preset": preset_name, "data": DATA, "seed": seed, "runs_dir": str(root)},
+    )
     return [target]

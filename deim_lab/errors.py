@@ -1,7 +1,7 @@
 """The typed errors of the package, and the one way to propose the nearest right name.
 
-Every error here is a ``ValueError``, so a caller who does not care for the difference needs one ``except``.
-Library code never calls ``sys.exit``: a notebook kernel survives each of these.
+Every error here is a ``ValueError``, so a caller who does not care for the difference needs one
+``except``. Library code never calls ``sys.exit``: a notebook kernel survives each of these.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ class WeightsError(ValueError):
 
 
 class ExportError(ValueError):
-    """A model that can't be written in another format, or a file that doesn't compute what the model does."""
+    """A model that can't be written in another format, or a file that doesn't compute what the
+    model does.
+    """
 
 
 class TargetsError(ValueError):
@@ -35,9 +37,18 @@ class RunFailedError(ValueError):
 
 
 class NonFiniteError(ValueError):
-    """A loss, gradient or prediction that is not finite. ``image_ids`` and ``term`` say where, ``repro`` what to replay."""
+    """A loss, gradient or prediction that is not finite. ``image_ids`` and ``term`` say where,
+    ``repro`` what to replay.
+    """
 
-    def __init__(self, message: str, *, image_ids: tuple[int, ...] = (), term: str = "", repro: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        image_ids: tuple[int, ...] = (),
+        term: str = "",
+        repro: str | None = None,
+    ) -> None:
         super().__init__(message)
         self.image_ids = image_ids
         self.term = term
@@ -45,15 +56,18 @@ class NonFiniteError(ValueError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """" (did you mean 'x'?)" for the closest known name, or "" when none is close.
+    """ " (did you mean 'x'?)" for the closest known name, or "" when none is close.
 
-    Of dotted names the last part counts too: ``schedule.epoches`` is close to ``train.epochs``. That of a file's name says nothing.
+    Of dotted names the last part counts too: ``schedule.epoches`` is close to ``train.epochs``.
+    That of a file's name says nothing.
     """
     dotted = not str(name).endswith((".yaml", ".yml", ".json", ".ipynb"))
 
     def likeness(candidate: str) -> float:
         whole = difflib.SequenceMatcher(None, str(name), candidate).ratio()
-        tail = difflib.SequenceMatcher(None, str(name).rpartition(".")[2], candidate.rpartition(".")[2]).ratio()
+        tail = difflib.SequenceMatcher(
+            None, str(name).rpartition(".")[2], candidate.rpartition(".")[2]
+        ).ratio()
         return max(whole, tail) if dotted else whole
 
     ranked = sorted({str(item) for item in known}, key=likeness, reverse=True)

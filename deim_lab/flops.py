@@ -1,12 +1,16 @@
-"""What a model costs: parameters and floating-point operations, counted by the convention of the family's published numbers.
+"""What a model costs: parameters and floating-point operations, counted by the convention of the
+family's published numbers.
 
-D-FINE, DEIM and RT-DETRv2 publish what the tool calflops counts: twice the multiply-adds of convolutions and linear layers, and a
-few operations an element for norms (batch 2, layer 5), activations, softmax, pooling and up-sampling (1 each). Not counted are the
-two products inside attention, sampling in deformable attention, and plain arithmetic between tensors. So the numbers here stand
-beside the published ones; they are no exact account of the work. Nothing is computed: shapes alone pass through the model.
+D-FINE, DEIM and RT-DETRv2 publish what the tool calflops counts: twice the multiply-adds of
+convolutions and linear layers, and a few operations an element for norms (batch 2, layer 5),
+activations, softmax, pooling and up-sampling (1 each). Not counted are the two products inside
+attention, sampling in deformable attention, and plain arithmetic between tensors. So the numbers
+here stand beside the published ones; they are no exact account of the work. Nothing is computed:
+shapes alone pass through the model.
 
-One thing is counted that isn't done here: official RT-DETRv2 refines the box of every anchor and then selects, this lab selects and then
-refines (equal boxes). The published numbers hold the difference, so ``gflops`` does, and ``spared_gflops`` says how much it is.
+One thing is counted that isn't done here: official RT-DETRv2 refines the box of every anchor and
+then selects, this lab selects and then refines (equal boxes). The published numbers hold the
+difference, so ``gflops`` does, and ``spared_gflops`` says how much it is.
 """
 
 from __future__ import annotations
@@ -32,7 +36,8 @@ class Cost:
         parameters: elements of all parameters, frozen ones included, buffers not.
         gflops: 10⁹ floating-point operations (see above).
         gmacs: 10⁹ multiply-adds of convolutions and linear layers.
-        spared_gflops: the part of ``gflops`` that only the official RT-DETRv2 spends (0 for the other families).
+        spared_gflops: the part of ``gflops`` that only the official RT-DETRv2 spends (0 for the
+            other families).
     """
 
     parameters: int
@@ -42,7 +47,8 @@ class Cost:
 
 
 def count(model: nn.Module, size: tuple[int, int] = (640, 640)) -> Cost:
-    """The cost of a detector as it is: its train form or its deploy form, of which the published numbers speak.
+    """The cost of a detector as it is: its train form or its deploy form, of which the published
+    numbers speak.
 
     Args:
         model: takes images ``[1, 3, H, W]``; it isn't changed. May be on the meta device.
@@ -53,15 +59,26 @@ def count(model: nn.Module, size: tuple[int, int] = (640, 640)) -> Cost:
     with torch.no_grad(), _Counter() as counter:
         twin(torch.empty(1, 3, *size, device="meta"))
     spared = _spared_macs(model, size)
-    return Cost(parameters, (2 * (counter.macs + spared) + counter.others) / 1e9, (counter.macs + spared) / 1e9, 2 * spared / 1e9)
+    return Cost(
+        parameters,
+        (2 * (counter.macs + spared) + counter.others) / 1e9,
+        (counter.macs + spared) / 1e9,
+        2 * spared / 1e9,
+    )
 
 
 def _spared_macs(model: nn.Module, size: tuple[int, int]) -> int:
-    """Multiply-adds of the box head on the anchors that are not selected, where the official model refines them too."""
+    """Multiply-adds of the box head on the anchors that are not selected, where the official model
+    refines them too.
+    """
     if not isinstance(model, Detector) or not isinstance(model.decoder, RTDetrDecoder):
         return 0
     anchors = sum((size[0] // stride) * (size[1] // stride) for stride in model.strides)
-    row = sum(int(weight.numel()) for weight in model.decoder.enc_bbox_head.parameters() if weight.ndim == 2)
+    row = sum(
+        int(weight.numel())
+        for weight in model.decoder.enc_bbox_head.parameters()
+        if weight.ndim == 2
+    )
     return (anchors - model.decoder.spec.num_queries) * row
 
 
@@ -73,7 +90,13 @@ class _Counter(TorchDispatchMode):
         self.macs = 0
         self.others = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
         result = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
         if name in _MACS:
@@ -84,7 +107,9 @@ class _Counter(TorchDispatchMode):
 
 
 def _each_output(operations: int) -> Callable[[tuple[Any, ...], Any], int]:
-    return lambda _, result: operations * (result if isinstance(result, Tensor) else result[0]).numel()
+    return lambda _, result: (
+        operations * (result if isinstance(result, Tensor) else result[0]).numel()
+    )
 
 
 def _each_input(operations: int) -> Callable[[tuple[Any, ...], Any], int]:
@@ -92,7 +117,9 @@ def _each_input(operations: int) -> Callable[[tuple[Any, ...], Any], int]:
 
 
 def _convolution_macs(args: tuple[Any, ...], result: Tensor) -> int:
-    """Every output element needs a kernel's worth of multiply-adds; a weight is ``[out, in / groups, h, w]``."""
+    """Every output element needs a kernel's worth of multiply-adds; a weight is
+    ``[out, in / groups, h, w]``.
+    """
     return result.numel() * args[1][0].numel()
 
 
@@ -107,8 +134,21 @@ _MACS: dict[str, Callable[[tuple[Any, ...], Any], int]] = {
 }
 _OTHERS: dict[str, Callable[[tuple[Any, ...], Any], int]] = {
     "convolution": _convolution_bias,
-    **dict.fromkeys(("native_batch_norm", "cudnn_batch_norm", "_native_batch_norm_legit_no_training", "_batch_norm_no_update"), _each_output(2)),
+    **dict.fromkeys(
+        (
+            "native_batch_norm",
+            "cudnn_batch_norm",
+            "_native_batch_norm_legit_no_training",
+            "_batch_norm_no_update",
+        ),
+        _each_output(2),
+    ),
     "native_layer_norm": _each_output(5),
-    **dict.fromkeys(("relu", "relu_", "silu", "silu_", "gelu", "_softmax", "_safe_softmax"), _each_output(1)),
-    **dict.fromkeys(("max_pool2d_with_indices", "avg_pool2d", "upsample_nearest2d", "upsample_bilinear2d"), _each_input(1)),
+    **dict.fromkeys(
+        ("relu", "relu_", "silu", "silu_", "gelu", "_softmax", "_safe_softmax"), _each_output(1)
+    ),
+    **dict.fromkeys(
+        ("max_pool2d_with_indices", "avg_pool2d", "upsample_nearest2d", "upsample_bilinear2d"),
+        _each_input(1),
+    ),
 }

@@ -60,14 +60,22 @@ def given() -> tuple[str, ...] | None:
 
 
 def visible() -> tuple[str, ...]:
-    """Ids as ``CUDA_VISIBLE_DEVICES`` takes them: its own where it is set, else those that ``nvidia-smi`` lists; empty without a GPU."""
+    """Ids as ``CUDA_VISIBLE_DEVICES`` takes them: its own where it is set, else those that
+    ``nvidia-smi`` lists; empty without a GPU.
+    """
     if (listed := given()) is not None:
         return listed
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return ()
     try:
-        answer = subprocess.run([tool, "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, check=True, timeout=ASK_SECONDS)
+        answer = subprocess.run(
+            [tool, "--query-gpu=index", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=ASK_SECONDS,
+        )
     except (OSError, subprocess.SubprocessError):  # a driver without a card
         return ()
     return tuple(line.strip() for line in answer.stdout.splitlines() if line.strip().isdigit())

@@ -1,8 +1,10 @@
-"""How long a detector takes on this machine: medians with spread, warm, per batch size, precision and form.
+"""How long a detector takes on this machine: medians with spread, warm, per batch size, precision
+and form.
 
-What is timed is said in every result: the device, the precision, which form of the model (train, deploy, compiled), and whether
-post-processing is part of it. Numbers of other machines and runtimes (the published ones: TensorRT, FP16, on a T4) are no
-comparison for a single number from here, only for an order.
+What is timed is said in every result: the device, the precision, which form of the model (train,
+deploy, compiled), and whether post-processing is part of it. Numbers of other machines and runtimes
+(the published ones: TensorRT, FP16, on a T4) are no comparison for a single number from here, only
+for an order.
 """
 
 from __future__ import annotations
@@ -23,7 +25,18 @@ from deim_lab.detector.predict import postprocess
 from deim_lab.errors import ConfigError, nearest
 from deim_lab.flops import Cost, count
 
-__all__ = ["FORMS", "PRECISIONS", "Cost", "Latency", "count", "in_form", "machine", "measure", "precisions", "row"]
+__all__ = [
+    "FORMS",
+    "PRECISIONS",
+    "Cost",
+    "Latency",
+    "count",
+    "in_form",
+    "machine",
+    "measure",
+    "precisions",
+    "row",
+]
 
 Json = Any
 Form = Literal["train", "deploy", "compiled"]
@@ -46,7 +59,8 @@ class Latency:
         device: its name, as PyTorch says it.
         postprocess: whether the choice of the best boxes in pixels is part of the time.
         repeats: passes that were timed, after the warm-up.
-        median_ms, low_ms, high_ms: of a pass, in milliseconds; low and high are the 5 % and 95 % quantiles.
+        median_ms, low_ms, high_ms: of a pass, in milliseconds; low and high are the 5 % and 95 %
+            quantiles.
     """
 
     batch: int
@@ -69,19 +83,30 @@ def row(found: Latency) -> dict[str, Json]:
     return asdict(found) | {"size": list(found.size), "images_per_second": found.images_per_second}
 
 
-def measure(model: nn.Module, *, batch: int = 1, size: tuple[int, int] = (640, 640), precision: str = "fp32",
-            device: torch.device | str = "cpu", repeats: int = 50, warmup: int = 5, max_seconds: float | None = None,
-            with_postprocess: bool = False, top_k: int = 300) -> Latency:
+def measure(
+    model: nn.Module,
+    *,
+    batch: int = 1,
+    size: tuple[int, int] = (640, 640),
+    precision: str = "fp32",
+    device: torch.device | str = "cpu",
+    repeats: int = 50,
+    warmup: int = 5,
+    max_seconds: float | None = None,
+    with_postprocess: bool = False,
+    top_k: int = 300,
+) -> Latency:
     """Time a detector's forward pass on random images that lie on the device already.
 
-    Every pass is waited for, so the time is what one request takes, not what a pipelined stream would. The model is moved to the device
-    and set to eval mode, and stays so.
+    Every pass is waited for, so the time is what one request takes, not what a pipelined stream
+    would. The model is moved to the device and set to eval mode, and stays so.
 
     Args:
         model: a detector of any form (see ``in_form``).
         repeats: passes to time.
         warmup: passes before the clock starts; a compiled model compiles in the first.
-        max_seconds: stop after this time, but not before ``FEWEST`` passes; the result says how many there were.
+        max_seconds: stop after this time, but not before ``FEWEST`` passes; the result says how
+            many there were.
         with_postprocess: include the choice of the ``top_k`` best.
 
     Raises:
@@ -92,8 +117,11 @@ def measure(model: nn.Module, *, batch: int = 1, size: tuple[int, int] = (640, 6
             raise ConfigError(f"{name} {value} is below 1")
     device = torch.device(device)
     if precision not in precisions(device):
-        raise ConfigError(f"precision {precision!r} is not to be had on {_name(device)}{nearest(precision, PRECISIONS)}; "
-                          f"it has {', '.join(precisions(device))}")
+        raise ConfigError(
+            f"precision {precision!r} is not to be had on "
+            f"{_name(device)}{nearest(precision, PRECISIONS)}; "
+            f"it has {', '.join(precisions(device))}"
+        )
     model = model.to(device).eval()
     images = torch.rand(batch, 3, *size, generator=torch.Generator().manual_seed(0)).to(device)
     sizes_wh = torch.tensor([[size[1], size[0]]] * batch, device=device)
@@ -106,12 +134,22 @@ def measure(model: nn.Module, *, batch: int = 1, size: tuple[int, int] = (640, 6
     with torch.inference_mode(), _autocast(device, precision):
         seconds = _timed(once, device, repeats, warmup, max_seconds)
     low, high = (_quantile(seconds, share) for share in (_LOW, _HIGH))
-    return Latency(batch, size, precision, _name(device), with_postprocess, len(seconds),
-                   1000 * statistics.median(seconds), 1000 * low, 1000 * high)
+    return Latency(
+        batch,
+        size,
+        precision,
+        _name(device),
+        with_postprocess,
+        len(seconds),
+        1000 * statistics.median(seconds),
+        1000 * low,
+        1000 * high,
+    )
 
 
 def in_form(model: nn.Module, form: str) -> nn.Module:
-    """A detector's form to be timed: ``train`` as it is, ``deploy`` (folded; a copy), or ``compiled`` (deploy form, ``torch.compile``).
+    """A detector's form to be timed: ``train`` as it is, ``deploy`` (folded; a copy), or
+    ``compiled`` (deploy form, ``torch.compile``).
 
     Raises ``ConfigError`` for another form.
     """
@@ -124,23 +162,40 @@ def in_form(model: nn.Module, form: str) -> nn.Module:
 
 
 def precisions(device: torch.device | str) -> tuple[str, ...]:
-    """The precisions that a device computes in: a CPU fp32 and bf16, a GPU fp16 too, bf16 only where it has it in hardware."""
+    """The precisions that a device computes in: a CPU fp32 and bf16, a GPU fp16 too, bf16 only
+    where it has it in hardware.
+    """
     device = torch.device(device)
     if device.type != "cuda":
         return ("fp32", "bf16")
-    return PRECISIONS if torch.cuda.is_bf16_supported(including_emulation=False) else ("fp32", "fp16")
+    return (
+        PRECISIONS if torch.cuda.is_bf16_supported(including_emulation=False) else ("fp32", "fp16")
+    )
 
 
 def machine(device: torch.device | str) -> dict[str, Json]:
     """What a table of times must say of its origin: device, threads, versions, date (UTC)."""
     device = torch.device(device)
-    return {"device": _name(device), "threads": torch.get_num_threads() if device.type == "cpu" else None, "system": platform.platform(),
-            "python": platform.python_version(), "torch": torch.__version__,
-            "cuda": torch.version.cuda if device.type == "cuda" else None, "date": datetime.now(UTC).isoformat(timespec="seconds")}
+    return {
+        "device": _name(device),
+        "threads": torch.get_num_threads() if device.type == "cpu" else None,
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda if device.type == "cuda" else None,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
 
 
-def _timed(once: Callable[[], None], device: torch.device, repeats: int, warmup: int, max_seconds: float | None) -> list[float]:
+def _timed(
+    once: Callable[[], None],
+    device: torch.device,
+    repeats: int,
+    warmup: int,
+    max_seconds: float | None,
+) -> list[float]:
     """Seconds of each of ``repeats`` calls, each waited for."""
+
     def wait() -> None:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
@@ -164,7 +219,11 @@ def _quantile(values: list[float], share: float) -> float:
 
 
 def _autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    return nullcontext() if precision == "fp32" else torch.autocast(device.type, dtype=_DTYPES[precision])
+    return (
+        nullcontext()
+        if precision == "fp32"
+        else torch.autocast(device.type, dtype=_DTYPES[precision])
+    )
 
 
 def _name(device: torch.device) -> str:
@@ -177,6 +236,8 @@ def _cpu_name() -> str:
     """The processor's name where the system says it (Linux), else its kind."""
     try:
         with open("/proc/cpuinfo") as lines:
-            return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+            return next(
+                line.partition(":")[2].strip() for line in lines if line.startswith("model name")
+            )
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()

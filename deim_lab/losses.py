@@ -1,8 +1,9 @@
 """The terms of the loss: pure functions, before any weight or normaliser.
 
-Classification terms (``focal``, ``vfl``, ``mal``) take ``[..., C]`` tensors of one shape and give the elementwise loss ``[..., C]``;
-their sum over the number of targets is the value that trains. ``target`` is 1 at a matched query's class and 0 elsewhere; ``iou`` is
-the IoU of that pair at the same place and 0 elsewhere. Box and edge terms take matched pairs row by row, never a full matrix.
+Classification terms (``focal``, ``vfl``, ``mal``) take ``[..., C]`` tensors of one shape and give
+the elementwise loss ``[..., C]``; their sum over the number of targets is the value that trains.
+``target`` is 1 at a matched query's class and 0 elsewhere; ``iou`` is the IoU of that pair at the
+same place and 0 elsewhere. Box and edge terms take matched pairs row by row, never a full matrix.
 """
 
 from __future__ import annotations
@@ -15,30 +16,48 @@ from torch.nn.functional import log_softmax, logsigmoid
 from deim_lab.boxes import paired_giou
 
 
-def focal(logits: Tensor, target: Tensor, iou: Tensor | None = None, *, gamma: float = 2.0, alpha: float = 0.25) -> Tensor:
-    """Focal loss (Lin et al. 2017, eq. 5): ``α_t (1 − p_t)^γ · BCE(p, target)``; blind to ``iou``, which stands for a common signature.
+def focal(
+    logits: Tensor,
+    target: Tensor,
+    iou: Tensor | None = None,
+    *,
+    gamma: float = 2.0,
+    alpha: float = 0.25,
+) -> Tensor:
+    """Focal loss (Lin et al. 2017, eq. 5): ``α_t (1 − p_t)^γ · BCE(p, target)``; blind to ``iou``,
+    which stands for a common signature.
 
     The gradient runs through the modulating factor too, unlike in ``vfl`` and ``mal``.
     """
-    missed = (gamma * logsigmoid(logits * (1 - 2 * target))).exp()  # (1 − p_t)^γ, with a finite gradient where it is 0
+    missed = (
+        gamma * logsigmoid(logits * (1 - 2 * target))
+    ).exp()  # (1 − p_t)^γ, with a finite gradient where it is 0
     weight = (alpha * target + (1 - alpha) * (1 - target)) * missed
     return weight * _bce(logits, target, reduction="none")
 
 
-def vfl(logits: Tensor, target: Tensor, iou: Tensor, *, alpha: float = 0.75, gamma: float = 2.0) -> Tensor:
-    """Varifocal loss (Zhang et al. 2021, eq. 2): positives ``q · BCE(p, q)``, negatives ``α p^γ · BCE(p, 0)``.
+def vfl(
+    logits: Tensor, target: Tensor, iou: Tensor, *, alpha: float = 0.75, gamma: float = 2.0
+) -> Tensor:
+    """Varifocal loss (Zhang et al. 2021, eq. 2): positives ``q · BCE(p, q)``, negatives
+    ``α p^γ · BCE(p, 0)``.
 
-    Weights are constants; ``q = iou``. Least at ``p = q``; its gradient vanishes with ``q``, so a poor match is hardly learnt from.
+    Weights are constants; ``q = iou``. Least at ``p = q``; its gradient vanishes with ``q``, so a
+    poor match is hardly learnt from.
     """
     score = logits.detach().sigmoid()
     weight = iou + alpha * score**gamma * (1 - target)
     return weight * _bce(logits, iou, reduction="none")
 
 
-def mal(logits: Tensor, target: Tensor, iou: Tensor, *, gamma: float = 1.5, alpha: float | None = None) -> Tensor:
-    """Matchability-aware loss (DEIM, Huang et al. 2025, eq. 3): positives ``BCE(p, q^γ)``, negatives ``p^γ · BCE(p, 0)``.
+def mal(
+    logits: Tensor, target: Tensor, iou: Tensor, *, gamma: float = 1.5, alpha: float | None = None
+) -> Tensor:
+    """Matchability-aware loss (DEIM, Huang et al. 2025, eq. 3): positives ``BCE(p, q^γ)``,
+    negatives ``p^γ · BCE(p, 0)``.
 
-    Weights are constants; ``q = iou``; ``alpha``, if given, weighs the negatives. Least at ``p = q^γ``; a poor match keeps its full weight.
+    Weights are constants; ``q = iou``; ``alpha``, if given, weighs the negatives. Least at
+    ``p = q^γ``; a poor match keeps its full weight.
     """
     score = logits.detach().sigmoid()
     quality = target * iou**gamma
@@ -57,14 +76,16 @@ def giou(predicted_xyxy: Tensor, target_xyxy: Tensor) -> Tensor:
 
 
 def fgl(corners: Tensor, target: Tensor, weight_right: Tensor, weight_left: Tensor) -> Tensor:
-    """Fine-grained localisation loss (D-FINE, Peng et al. 2024, eq. 6) of each edge, before its weight by IoU.
+    """Fine-grained localisation loss (D-FINE, Peng et al. 2024, eq. 6) of each edge, before its
+    weight by IoU.
 
     Cross entropy of the two bins that enclose the true distance, each weighed by nearness.
 
     Args:
         corners: ``[..., R + 1]`` logits of an edge's distribution.
         target: ``[...]`` fractional bin of the true distance, in ``[0, R)``.
-        weight_right, weight_left: ``[...]`` shares of the bins ``floor(target) + 1`` and ``floor(target)``, summing to 1.
+        weight_right, weight_left: ``[...]`` shares of the bins ``floor(target) + 1`` and
+            ``floor(target)``, summing to 1.
 
     Returns:
         ``[...]``.
@@ -75,21 +96,34 @@ def fgl(corners: Tensor, target: Tensor, weight_right: Tensor, weight_left: Tens
 
 
 def ddf(student: Tensor, teacher: Tensor, *, temperature: float = 5.0) -> Tensor:
-    """Decoupled distillation focal loss (D-FINE, GO-LSD) of each edge, before its weight: ``T² · KL(teacher ‖ student)``.
+    """Decoupled distillation focal loss (D-FINE, GO-LSD) of each edge, before its weight:
+    ``T² · KL(teacher ‖ student)``.
 
-    ``[..., R + 1]`` logits of both (broadcast against one another) → ``[...]``. The teacher gets no gradient.
+    ``[..., R + 1]`` logits of both (broadcast against one another) → ``[...]``. The teacher gets no
+    gradient.
     """
     wanted = log_softmax(teacher.detach() / temperature, dim=-1)
     found = log_softmax(student / temperature, dim=-1)
     return temperature**2 * (wanted.exp() * (wanted - found)).sum(-1)
 
 
-def decoupled_mean(values: Tensor, matched: Tensor, *, matched_share: float, unmatched_share: float, dims: tuple[int, ...]) -> Tensor:
-    """Means of ``values`` over matched and over other entries, mixed by their shares (the "decoupled" of DDF).
+def decoupled_mean(
+    values: Tensor,
+    matched: Tensor,
+    *,
+    matched_share: float,
+    unmatched_share: float,
+    dims: tuple[int, ...],
+) -> Tensor:
+    """Means of ``values`` over matched and over other entries, mixed by their shares (the
+    "decoupled" of DDF).
 
-    ``values`` and the bool ``matched`` have one shape; ``dims`` are reduced. An empty part counts as 0.
+    ``values`` and the bool ``matched`` have one shape; ``dims`` are reduced. An empty part counts
+    as 0.
     """
     inside = matched.to(values.dtype)
     mean_matched = (values * inside).sum(dims) / inside.sum(dims).clamp(min=1)
     mean_other = (values * (1 - inside)).sum(dims) / (1 - inside).sum(dims).clamp(min=1)
-    return (mean_matched * matched_share + mean_other * unmatched_share) / (matched_share + unmatched_share)
+    return (mean_matched * matched_share + mean_other * unmatched_share) / (
+        matched_share + unmatched_share
+    )

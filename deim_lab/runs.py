@@ -1,7 +1,9 @@
-"""A run folder: start, log, finish, read; and many runs as one tidy table. Its schema is in ``runs/README.md``.
+"""A run folder: start, log, finish, read; and many runs as one tidy table. Its schema is in
+``runs/README.md``.
 
-Only the run folder crosses from training to tables and figures. JSON is written under a temporary name and renamed, the log only
-grows, and nothing of another run is overwritten; so whatever moment a process is killed at, what is on disk can be read.
+Only the run folder crosses from training to tables and figures. JSON is written under a temporary
+name and renamed, the log only grows, and nothing of another run is overwritten; so whatever moment
+a process is killed at, what is on disk can be read.
 """
 
 from __future__ import annotations
@@ -38,12 +40,35 @@ SUBFOLDERS = ("eval", "predictions", "checkpoints", "figures")
 _CONFIG, _INFO, _LOG, _LOCK = "config.json", "run.json", "metrics.jsonl", ".lock"
 
 # Columns that a table always has, runs or not.
-BASE_COLUMNS = ("run", "status", "preset", "seed", "data", "fingerprint", "kind", "epoch", "step", "AP", "AP50", "AP75", "APs", "APm",
-                "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl", "targets_per_image")
+BASE_COLUMNS = (
+    "run",
+    "status",
+    "preset",
+    "seed",
+    "data",
+    "fingerprint",
+    "kind",
+    "epoch",
+    "step",
+    "AP",
+    "AP50",
+    "AP75",
+    "APs",
+    "APm",
+    "APl",
+    "AR1",
+    "AR10",
+    "AR100",
+    "ARs",
+    "ARm",
+    "ARl",
+    "targets_per_image",
+)
 
 
 class Run:
-    """One run folder. ``start`` makes one, ``open`` reads one, ``reopen`` goes on writing into one that was cut.
+    """One run folder. ``start`` makes one, ``open`` reads one, ``reopen`` goes on writing into one
+    that was cut.
 
     Attributes:
         folder: where it lies.
@@ -58,10 +83,21 @@ class Run:
         self._since = time.monotonic()
 
     @classmethod
-    def start(cls, runs_dir: str | Path, config: Config, *, seed: int, data: Mapping[str, Json],
-              overrides: Mapping[str, Json] | None = None, what: str | None = None, device: str | None = None,
-              fingerprint: str | None = None, weights: Mapping[str, Json] | None = None) -> Run:
-        """Make ``<runs_dir>/<time>_<preset>_<what differs>_s<seed>_<fingerprint>/`` and open it for writing.
+    def start(
+        cls,
+        runs_dir: str | Path,
+        config: Config,
+        *,
+        seed: int,
+        data: Mapping[str, Json],
+        overrides: Mapping[str, Json] | None = None,
+        what: str | None = None,
+        device: str | None = None,
+        fingerprint: str | None = None,
+        weights: Mapping[str, Json] | None = None,
+    ) -> Run:
+        """Make ``<runs_dir>/<time>_<preset>_<what differs>_s<seed>_<fingerprint>/`` and open it for
+        writing.
 
         Args:
             data: at least ``name`` and ``fingerprint`` of the data set.
@@ -69,20 +105,38 @@ class Run:
             what: the part of the name that says so; None: made from ``overrides``.
             device: where it runs, as it was resolved (``cuda:0``).
             fingerprint: of what it computes; None: the config's.
-            weights: what it starts from (``path``, ``sha256``, ``part`` where it is the backbone alone); None: from scratch.
+            weights: what it starts from (``path``, ``sha256``, ``part`` where it is the backbone
+                alone); None: from scratch.
         """
         for key in ("name", "fingerprint"):
             if key not in data:
                 raise ConfigError(f"data {dict(data)!r} of a run lacks {key!r}")
         overrides, fingerprint = dict(overrides or {}), fingerprint or configs.fingerprint(config)
-        differs = _slug(what or _differs(overrides)).replace("_", "-") or "base"  # "_" stands between the parts
+        differs = (
+            _slug(what or _differs(overrides)).replace("_", "-") or "base"
+        )  # "_" stands between the parts
         name = f"{_now():%Y%m%d-%H%M%S}_{config.preset}_{differs}_s{seed}_{fingerprint}"
-        run = cls(_make_folder(Path(runs_dir), name), {
-            "status": "running", "preset": config.preset, "seed": seed, "fingerprint": fingerprint, "overrides": overrides,
-            "data": dict(data), "weights": dict(weights) if weights else None, "device": device,
-            "started": _stamp(), "resumed": [], "finished": None, "seconds": 0.0,
-            "error": None, "versions": _versions(), "git": _git_commit(), "platform": platform.platform(),
-        })
+        run = cls(
+            _make_folder(Path(runs_dir), name),
+            {
+                "status": "running",
+                "preset": config.preset,
+                "seed": seed,
+                "fingerprint": fingerprint,
+                "overrides": overrides,
+                "data": dict(data),
+                "weights": dict(weights) if weights else None,
+                "device": device,
+                "started": _stamp(),
+                "resumed": [],
+                "finished": None,
+                "seconds": 0.0,
+                "error": None,
+                "versions": _versions(),
+                "git": _git_commit(),
+                "platform": platform.platform(),
+            },
+        )
         for subfolder in SUBFOLDERS:
             (run.folder / subfolder).mkdir()
         write_json(run.folder / _CONFIG, configs.to_dict(config))
@@ -98,22 +152,36 @@ class Run:
             beside = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
             raise DataError(f"run folder {path} does not exist{nearest(path.name, beside)}")
         info = _read_json(path / _INFO)
-        missing = [key for key in ("status", "preset", "seed", "fingerprint", "overrides", "data") if key not in info]
+        missing = [
+            key
+            for key in ("status", "preset", "seed", "fingerprint", "overrides", "data")
+            if key not in info
+        ]
         if missing:
-            raise DataError(f"{path / _INFO} lacks {', '.join(missing)}: it is not the record of a run")
+            raise DataError(
+                f"{path / _INFO} lacks {', '.join(missing)}: it is not the record of a run"
+            )
         return cls(path, info)
 
     def reopen(self, *, device: str | None = None) -> Run:
-        """Go on writing into this folder: the torn last line of a killed run is cut off, the status is ``running`` again.
+        """Go on writing into this folder: the torn last line of a killed run is cut off, the status
+        is ``running`` again.
 
         Raises ``ConfigError`` when another process is writing into it.
         """
         self._open_log()
         if self.info["status"] == "running":  # killed: nobody wrote down how long it had run
             times = [event["time"] for event in self.events() if "time" in event]
-            begun = datetime.datetime.fromisoformat([self.info["started"], *self.info["resumed"]][-1]).timestamp()
+            begun = datetime.datetime.fromisoformat(
+                [self.info["started"], *self.info["resumed"]][-1]
+            ).timestamp()
             self.info["seconds"] += max(0.0, times[-1] - begun) if times else 0.0
-        self.info |= {"status": "running", "error": None, "finished": None, "resumed": [*self.info["resumed"], _stamp()]}
+        self.info |= {
+            "status": "running",
+            "error": None,
+            "finished": None,
+            "resumed": [*self.info["resumed"], _stamp()],
+        }
         if device is not None:
             self.info["device"] = device
         self._since = time.monotonic()
@@ -123,8 +191,17 @@ class Run:
     def log(self, kind: str, *, epoch: int, step: int, **values: Json) -> None:
         """Append one event; numbers that are not finite become null."""
         if self._events is None:
-            raise ConfigError(f"{self.folder.name} is not open for writing (status {self.status}); Run.reopen opens it")
-        event = {"kind": kind, "epoch": epoch, "step": step, "time": round(time.time(), 3), **values}
+            raise ConfigError(
+                f"{self.folder.name} is not open for writing (status {self.status}); Run.reopen "
+                f"opens it"
+            )
+        event = {
+            "kind": kind,
+            "epoch": epoch,
+            "step": step,
+            "time": round(time.time(), 3),
+            **values,
+        }
         self._events.write(_dumps(event) + "\n")
 
     def finish(self) -> None:
@@ -133,8 +210,11 @@ class Run:
 
     def fail(self, error: BaseException) -> None:
         """Mark it failed by ``error``, with its traceback, and close it. It can be reopened."""
-        self.info["error"] = {"type": type(error).__name__, "message": str(error),
-                              "traceback": "".join(traceback.format_exception(error))}
+        self.info["error"] = {
+            "type": type(error).__name__,
+            "message": str(error),
+            "traceback": "".join(traceback.format_exception(error)),
+        }
         self._close("failed")
 
     @property
@@ -144,8 +224,14 @@ class Run:
 
     @property
     def identity(self) -> dict[str, Json]:
-        """What makes two runs the same experiment: ``fingerprint, seed, data_fingerprint``, as ``find`` takes them."""
-        return {"fingerprint": self.info["fingerprint"], "seed": self.info["seed"], "data_fingerprint": self.info["data"]["fingerprint"]}
+        """What makes two runs the same experiment: ``fingerprint, seed, data_fingerprint``, as
+        ``find`` takes them.
+        """
+        return {
+            "fingerprint": self.info["fingerprint"],
+            "seed": self.info["seed"],
+            "data_fingerprint": self.info["data"]["fingerprint"],
+        }
 
     @property
     def config(self) -> Config:
@@ -153,13 +239,17 @@ class Run:
         return configs.from_dict(_read_json(self.folder / _CONFIG))
 
     def events(self) -> Iterator[dict[str, Json]]:
-        """Every event in the order of the log. A torn last line is left out; another broken line raises ``DataError``."""
+        """Every event in the order of the log. A torn last line is left out; another broken line
+        raises ``DataError``.
+        """
         path = self.folder / _LOG
         try:
             lines = path.read_bytes().split(b"\n")
         except FileNotFoundError as error:
             raise DataError(f"{path} does not exist") from error
-        for number, line in enumerate(lines[:-1], start=1):  # after the last newline: nothing, or a torn line
+        for number, line in enumerate(
+            lines[:-1], start=1
+        ):  # after the last newline: nothing, or a torn line
             try:
                 event = json.loads(line)
             except ValueError as error:
@@ -169,14 +259,18 @@ class Run:
             yield event
 
     def metrics(self, kinds: Collection[str] | None = None) -> pd.DataFrame:
-        """One row an event: ``kind, epoch, step, time`` and its values, dicts flattened with ``/``, lists as they are.
+        """One row an event: ``kind, epoch, step, time`` and its values, dicts flattened with ``/``,
+        lists as they are.
 
-        Where a resumed run repeated an epoch or step, the later event stands. ``kinds``: those only; None: all.
+        Where a resumed run repeated an epoch or step, the later event stands. ``kinds``: those
+        only; None: all.
         """
         return _frame(self._rows(kinds), ("kind", "epoch", "step", "time"))
 
     def save_detections(self, name: str, rows: Sequence[Mapping[str, Json]]) -> Path:
-        """Write ``predictions/<name>.json`` (COCO result rows). A resumed run that repeats an epoch replaces that epoch's file."""
+        """Write ``predictions/<name>.json`` (COCO result rows). A resumed run that repeats an epoch
+        replaces that epoch's file.
+        """
         return write_json(self.folder / "predictions" / f"{_slug(name)}.json", list(rows))
 
     def save_evaluation(self, name: str, values: Mapping[str, Json]) -> Path:
@@ -187,8 +281,12 @@ class Run:
         latest: dict[tuple[Json, ...], dict[str, Json]] = {}
         for number, event in enumerate(self.events()):
             if kinds is None or event["kind"] in kinds:
-                own = number if event["kind"] == "event" else None  # two events of one step are two things that happened
-                latest[(event["kind"], event.get("epoch"), event.get("step"), own)] = _flatten(event)
+                own = (
+                    number if event["kind"] == "event" else None
+                )  # two events of one step are two things that happened
+                latest[(event["kind"], event.get("epoch"), event.get("step"), own)] = _flatten(
+                    event
+                )
         return list(latest.values())
 
     def _open_log(self) -> None:
@@ -198,12 +296,16 @@ class Run:
             content = path.read_bytes()
             whole = content.rfind(b"\n") + 1
             if whole < len(content):
-                _log.warning("%s: the last line was torn off by the end of the process; dropped", path)
+                _log.warning(
+                    "%s: the last line was torn off by the end of the process; dropped", path
+                )
                 os.truncate(path, whole)
         self._events = path.open("a", buffering=1, encoding="utf-8")
 
     def _take_lock(self) -> None:
-        """Let no second process write into this folder. The system lets go of the lock when this process ends, however it ends."""
+        """Let no second process write into this folder. The system lets go of the lock when this
+        process ends, however it ends.
+        """
         try:
             import fcntl
         except ImportError:  # a system without POSIX locks: two writers are the user's to avoid
@@ -213,8 +315,10 @@ class Run:
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
             handle.close()
-            raise ConfigError(f"{self.folder} is being written by another process: wait for it, or start another run with resume='never'"
-                              ) from error
+            raise ConfigError(
+                f"{self.folder} is being written by another process: wait for it, or start another "
+                f"run with resume='never'"
+            ) from error
         except OSError:  # a file system without locks
             handle.close()
             return
@@ -222,7 +326,11 @@ class Run:
 
     def _close(self, status: Status) -> None:
         now = time.monotonic()
-        self.info |= {"status": status, "finished": _stamp(), "seconds": round(self.info["seconds"] + now - self._since, 3)}
+        self.info |= {
+            "status": status,
+            "finished": _stamp(),
+            "seconds": round(self.info["seconds"] + now - self._since, 3),
+        }
         self._since = now
         self._write_info()
         for handle in (self._events, self._lock):
@@ -237,11 +345,23 @@ class Run:
         return f"Run({self.folder.name!r}, {self.status})"
 
 
-def find(runs_dir: str | Path, *, fingerprint: str, seed: int, data_fingerprint: str,
-         statuses: Collection[str] = STATUSES) -> Run | None:
-    """The run of this experiment: a finished one before one that was cut, the latest of several; None where there is none."""
+def find(
+    runs_dir: str | Path,
+    *,
+    fingerprint: str,
+    seed: int,
+    data_fingerprint: str,
+    statuses: Collection[str] = STATUSES,
+) -> Run | None:
+    """The run of this experiment: a finished one before one that was cut, the latest of several;
+    None where there is none.
+    """
     wanted = {"fingerprint": fingerprint, "seed": seed, "data_fingerprint": data_fingerprint}
-    matching = [run for run in all_runs(runs_dir, status=statuses) if run.identity == wanted] if Path(runs_dir).is_dir() else []
+    matching = (
+        [run for run in all_runs(runs_dir, status=statuses) if run.identity == wanted]
+        if Path(runs_dir).is_dir()
+        else []
+    )
     return max(matching, key=_precedence, default=None)
 
 
@@ -251,14 +371,20 @@ def by_identity(runs: Iterable[Run]) -> dict[tuple[str, int, str], Run]:
 
 
 def all_runs(runs_dir: str | Path, *, status: str | Collection[str] | None = None) -> list[Run]:
-    """The runs in a folder by time; ``status`` None: all. Damaged run folders are left out with a warning that names them."""
+    """The runs in a folder by time; ``status`` None: all. Damaged run folders are left out with a
+    warning that names them.
+    """
     wanted = _statuses(status)
     root = Path(runs_dir)
     if not root.is_dir():
         beside = [item.name for item in root.parent.iterdir()] if root.parent.is_dir() else []
         raise DataError(f"folder of runs {root} does not exist{nearest(root.name, beside)}")
     found = []
-    for folder in sorted(item for item in root.iterdir() if any((item / name).exists() for name in (_INFO, _CONFIG, _LOG))):
+    for folder in sorted(
+        item
+        for item in root.iterdir()
+        if any((item / name).exists() for name in (_INFO, _CONFIG, _LOG))
+    ):
         try:
             run = Run.open(folder)
         except DataError as error:
@@ -269,13 +395,18 @@ def all_runs(runs_dir: str | Path, *, status: str | Collection[str] | None = Non
     return found
 
 
-def table(runs_dir: str | Path, *, status: str | Collection[str] | None = ("done",),
-          kinds: Collection[str] = ("train", "val")) -> pd.DataFrame:
+def table(
+    runs_dir: str | Path,
+    *,
+    status: str | Collection[str] | None = ("done",),
+    kinds: Collection[str] = ("train", "val"),
+) -> pd.DataFrame:
     """All runs of a folder as one tidy frame: a row for each run's each ``train`` or ``val`` event.
 
-    Columns: ``BASE_COLUMNS``, every value that was logged (dicts flattened with ``/``, lists as they are), and every key that any of
-    these runs overrode, with the value that each run had (lists as tuples, to group by). ``status``: one, several, or None for all.
-    Damaged run folders are left out with a warning that names them.
+    Columns: ``BASE_COLUMNS``, every value that was logged (dicts flattened with ``/``, lists as
+    they are), and every key that any of these runs overrode, with the value that each run had
+    (lists as tuples, to group by). ``status``: one, several, or None for all. Damaged run folders
+    are left out with a warning that names them.
     """
     readable: list[tuple[Run, list[dict[str, Json]], dict[str, Json]]] = []
     for run in all_runs(runs_dir, status=status):
@@ -287,8 +418,14 @@ def table(runs_dir: str | Path, *, status: str | Collection[str] | None = ("done
     rows = []
     for run, events, flat in readable:
         info = {key: run.info[key] for key in ("status", "preset", "seed", "fingerprint")}
-        values = {key: tuple(flat[key]) if isinstance(flat.get(key), list) else flat.get(key) for key in overridden}
-        rows += [event | info | {"run": run.folder.name, "data": run.info["data"].get("name")} | values for event in events]
+        values = {
+            key: tuple(flat[key]) if isinstance(flat.get(key), list) else flat.get(key)
+            for key in overridden
+        }
+        rows += [
+            event | info | {"run": run.folder.name, "data": run.info["data"].get("name")} | values
+            for event in events
+        ]
     return _frame(rows, (*BASE_COLUMNS, *overridden))
 
 
@@ -298,19 +435,27 @@ def _precedence(run: Run) -> tuple[bool, str, str]:
 
 
 def _frame(rows: list[dict[str, Json]], first: Collection[str]) -> pd.DataFrame:
-    """Rows as a frame that has the ``first`` columns in any case, then the others in order of appearance."""
-    return pd.DataFrame(rows, columns=list(dict.fromkeys([*first, *(key for row in rows for key in row)])))
+    """Rows as a frame that has the ``first`` columns in any case, then the others in order of
+    appearance.
+    """
+    return pd.DataFrame(
+        rows, columns=list(dict.fromkeys([*first, *(key for row in rows for key in row)]))
+    )
 
 
 def write_json(path: Path, value: Json) -> Path:
-    """Write JSON under a temporary name in the same folder, then rename: a reader finds the old file or the new, never a part."""
+    """Write JSON under a temporary name in the same folder, then rename: a reader finds the old
+    file or the new, never a part.
+    """
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(_dumps(value, indent=None if isinstance(value, list) else 1) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's own 0600 would hide runs from a group that shares them
+        os.chmod(
+            temporary, 0o644
+        )  # mkstemp's own 0600 would hide runs from a group that shares them
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -350,14 +495,22 @@ def _statuses(status: str | Collection[str] | None) -> Collection[str]:
     wanted = STATUSES if status is None else (status,) if isinstance(status, str) else status
     for item in wanted:
         if item not in STATUSES:
-            raise ConfigError(f"unknown status {item!r}{nearest(item, STATUSES)}; known: {', '.join(STATUSES)}")
+            raise ConfigError(
+                f"unknown status {item!r}{nearest(item, STATUSES)}; known: {', '.join(STATUSES)}"
+            )
     return wanted
 
 
 def flat_config(run: Run) -> dict[str, Json]:
-    """As ``config.flatten``, but of the bare JSON, so that a run of another version of the lab can be tabulated too."""
-    return {f"{section}.{name}": value for section, part in _read_json(run.folder / _CONFIG).items() if isinstance(part, dict)
-            for name, value in part.items()}
+    """As ``config.flatten``, but of the bare JSON, so that a run of another version of the lab can
+    be tabulated too.
+    """
+    return {
+        f"{section}.{name}": value
+        for section, part in _read_json(run.folder / _CONFIG).items()
+        if isinstance(part, dict)
+        for name, value in part.items()
+    }
 
 
 def _read_json(path: Path) -> dict[str, Json]:
@@ -375,7 +528,11 @@ def _read_json(path: Path) -> dict[str, Json]:
 def _flatten(values: Mapping[str, Json], prefix: str = "") -> dict[str, Json]:
     flat: dict[str, Json] = {}
     for key, value in values.items():
-        flat |= _flatten(value, f"{prefix}{key}/") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        flat |= (
+            _flatten(value, f"{prefix}{key}/")
+            if isinstance(value, Mapping)
+            else {f"{prefix}{key}": value}
+        )
     return flat
 
 
@@ -414,20 +571,35 @@ def _versions() -> dict[str, str | None]:
         except importlib.metadata.PackageNotFoundError:
             return None
 
-    names = {"torch": "torch", "torchvision": "torchvision", "numpy": "numpy", "deim_lab": "deim-lab"}
-    return {"python": platform.python_version(), **{key: version(name) for key, name in names.items()}}
+    names = {
+        "torch": "torch",
+        "torchvision": "torchvision",
+        "numpy": "numpy",
+        "deim_lab": "deim-lab",
+    }
+    return {
+        "python": platform.python_version(),
+        **{key: version(name) for key, name in names.items()},
+    }
 
 
 def _git_commit() -> dict[str, Json] | None:
-    """Commit of this source, and whether tracked files differ from it; None where it is no checkout (or lies ignored in another's)."""
+    """Commit of this source, and whether tracked files differ from it; None where it is no checkout
+    (or lies ignored in another's).
+    """
     here = Path(__file__)
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(here.parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=20
+        ).stdout.strip()
 
     try:
         git("ls-files", "--error-unmatch", here.name)
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+        return {
+            "commit": git("rev-parse", "HEAD"),
+            "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
+        }
     except (OSError, subprocess.SubprocessError):
         return None

@@ -1,7 +1,8 @@
 """The named values that travel between rooms: Targets, Prediction, Matches, DetectorOutput.
 
-A batch's targets are flat: one row a target and the index of its image, never a list of dicts. Matches are three
-index tensors. So a matched pair is gathered by one indexing expression, for all images and all decoder levels at once.
+A batch's targets are flat: one row a target and the index of its image, never a list of dicts.
+Matches are three index tensors. So a matched pair is gathered by one indexing expression, for all
+images and all decoder levels at once.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ class Targets:
         labels: ``[T]`` int64, contiguous class index in ``[0, num_classes)``.
         image_index: ``[T]`` int64, position in the batch of each target's image, not decreasing.
         batch_size: number of images, those without targets included.
-        image_ids: the data set's own id of each image (a mixed image: of its first part), for error messages.
+        image_ids: the data set's own id of each image (a mixed image: of its first part), for error
+            messages.
     """
 
     boxes_cxcywh: Tensor
@@ -34,12 +36,18 @@ class Targets:
     image_ids: tuple[int, ...] = ()
 
     @classmethod
-    def from_lists(cls, boxes_cxcywh: Sequence[Tensor], labels: Sequence[Tensor], image_ids: Sequence[int] = ()) -> Targets:
+    def from_lists(
+        cls, boxes_cxcywh: Sequence[Tensor], labels: Sequence[Tensor], image_ids: Sequence[int] = ()
+    ) -> Targets:
         """Build from one ``[n, 4]`` box tensor and one ``[n]`` label tensor an image."""
         counts = torch.tensor([len(item) for item in labels], dtype=torch.int64)
         return cls(
-            boxes_cxcywh=torch.cat([item.reshape(-1, 4) for item in boxes_cxcywh]) if boxes_cxcywh else torch.zeros(0, 4),
-            labels=torch.cat([item.reshape(-1) for item in labels]).long() if labels else torch.zeros(0, dtype=torch.int64),
+            boxes_cxcywh=torch.cat([item.reshape(-1, 4) for item in boxes_cxcywh])
+            if boxes_cxcywh
+            else torch.zeros(0, 4),
+            labels=torch.cat([item.reshape(-1) for item in labels]).long()
+            if labels
+            else torch.zeros(0, dtype=torch.int64),
             image_index=torch.repeat_interleave(torch.arange(len(counts)), counts),
             batch_size=len(counts),
             image_ids=tuple(image_ids),
@@ -61,8 +69,10 @@ class Targets:
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Targets:
         """The same targets on another device."""
-        boxes, labels, index = (item.to(device, non_blocking=non_blocking)
-                                for item in (self.boxes_cxcywh, self.labels, self.image_index))
+        boxes, labels, index = (
+            item.to(device, non_blocking=non_blocking)
+            for item in (self.boxes_cxcywh, self.labels, self.image_index)
+        )
         return Targets(boxes, labels, index, self.batch_size, self.image_ids)
 
     def of_image(self, index: int) -> tuple[Tensor, Tensor]:
@@ -71,32 +81,46 @@ class Targets:
         return self.boxes_cxcywh[mask], self.labels[mask]
 
     def check(self, num_classes: int) -> None:
-        """Raise ``TargetsError`` naming image and value for a label or a box that training can't use.
+        """Raise ``TargetsError`` naming image and value for a label or a box that training can't
+        use.
 
-        Meant for CPU tensors, before the first CUDA call, where a bad label would be an unreadable device assert.
+        Meant for CPU tensors, before the first CUDA call, where a bad label would be an unreadable
+        device assert.
         """
         bad = ((self.labels < 0) | (self.labels >= num_classes)).nonzero().flatten()
         if len(bad):
             row = int(bad[0])
-            raise TargetsError(f"label {int(self.labels[row])} of image {self._name(row)} is outside [0, {num_classes}): "
-                               f"the model has {num_classes} classes")
+            raise TargetsError(
+                f"label {int(self.labels[row])} of image {self._name(row)} is outside [0, "
+                f"{num_classes}): "
+                f"the model has {num_classes} classes"
+            )
         finite = self.boxes_cxcywh.isfinite().all(-1)
         inside = ((self.boxes_cxcywh >= -1e-4) & (self.boxes_cxcywh <= 1 + 1e-4)).all(-1)
         positive = (self.boxes_cxcywh[:, 2:] > 0).all(-1)
         bad = (~(finite & inside & positive)).nonzero().flatten()
         if len(bad):
             row = int(bad[0])
-            raise TargetsError(f"box {[round(v, 5) for v in self.boxes_cxcywh[row].tolist()]} (cxcywh) of image {self._name(row)} "
-                               "is no box: expected finite values in [0, 1] with width and height above 0")
+            raise TargetsError(
+                f"box {[round(v, 5) for v in self.boxes_cxcywh[row].tolist()]} (cxcywh) of image "
+                f"{self._name(row)} "
+                "is no box: expected finite values in [0, 1] with width and height above 0"
+            )
 
     def _name(self, row: int) -> str:
         index = int(self.image_index[row])
-        return str(self.image_ids[index]) if index < len(self.image_ids) else f"at position {index} of the batch"
+        return (
+            str(self.image_ids[index])
+            if index < len(self.image_ids)
+            else f"at position {index} of the batch"
+        )
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a detector says of a batch: ``logits [B, Q, C]`` (before the sigmoid) and ``boxes_cxcywh [B, Q, 4]`` in [0, 1]."""
+    """What a detector says of a batch: ``logits [B, Q, C]`` (before the sigmoid) and
+    ``boxes_cxcywh [B, Q, 4]`` in [0, 1].
+    """
 
     logits: Tensor
     boxes_cxcywh: Tensor
@@ -106,8 +130,9 @@ class Prediction:
 class Matches:
     """Pairs of a query and a target: three int64 tensors of one length ``M``.
 
-    ``target`` is the row in the flat ``Targets``. ``level`` (also ``[M]``) is the index on the level axis of
-    ``DecoderOutput`` where the pairs of several levels are kept together, else ``None``.
+    ``target`` is the row in the flat ``Targets``. ``level`` (also ``[M]``) is the index on the
+    level axis of ``DecoderOutput`` where the pairs of several levels are kept together, else
+    ``None``.
     """
 
     image: Tensor
@@ -130,20 +155,24 @@ class Matches:
 class DecoderOutput:
     """One set of queries (the matching ones, or the denoising ones) at every supervised level.
 
-    Levels are an axis, coarse to fine; ``levels`` names them: ``encoder`` (query selection), ``pre`` (D-FINE's first plain
-    regression), ``layer_0`` … ``layer_{L-1}``. The last level is the one that inference uses, unless training goes on beyond it
-    (``model.eval_layers``).
+    Levels are an axis, coarse to fine; ``levels`` names them: ``encoder`` (query selection),
+    ``pre`` (D-FINE's first plain regression), ``layer_0`` … ``layer_{L-1}``. The last level is the
+    one that inference uses, unless training goes on beyond it (``model.eval_layers``).
 
     Attributes:
         levels: ``K`` names.
         logits: ``[K, B, Q, C]``.
         boxes_cxcywh: ``[K, B, Q, 4]``.
-        corners: ``[L, B, Q, 4 * (reg_max + 1)]`` edge-distribution logits of the ``L`` decoder layers (the last ``L`` of the ``K``
-            levels; edges l, t, r, b, each ``reg_max + 1`` bins), or ``None`` for a detector without them (RT-DETRv2).
-        reference_cxcywh: ``[B, Q, 4]`` the boxes from which edge distances are measured (detached), or ``None``.
-        anchors: ``[B, Q]`` int64 the anchor that each query was selected from (``detector.queries``), or ``None``. Who a query is: its
-            place is its rank in the selection, which changes with every score.
-        groups: the queries are so many groups of ``Q / groups`` that don't see one another; the first is the one that inference has.
+        corners: ``[L, B, Q, 4 * (reg_max + 1)]`` edge-distribution logits of the ``L`` decoder
+            layers (the last ``L`` of the ``K`` levels; edges l, t, r, b, each ``reg_max + 1``
+            bins), or ``None`` for a detector without them (RT-DETRv2).
+        reference_cxcywh: ``[B, Q, 4]`` the boxes from which edge distances are measured (detached),
+            or ``None``.
+        anchors: ``[B, Q]`` int64 the anchor that each query was selected from
+            (``detector.queries``), or ``None``. Who a query is: its place is its rank in the
+            selection, which changes with every score.
+        groups: the queries are so many groups of ``Q / groups`` that don't see one another; the
+            first is the one that inference has.
     """
 
     levels: tuple[str, ...]
@@ -161,11 +190,13 @@ class DecoderOutput:
 
 @dataclass(frozen=True)
 class DetectorOutput:
-    """What a detector returns in training: the matching queries, and the denoising queries with their known matches.
+    """What a detector returns in training: the matching queries, and the denoising queries with
+    their known matches.
 
-    ``up`` and ``reg_scale`` shape the bins' distances W(n) (``detector/edges.py``); ``None`` for RT-DETRv2.
-    ``denoising`` is ``None`` when there was nothing to denoise; ``dn_matches`` are its positives, ``dn_groups`` the
-    number of denoising groups (their losses are divided by targets × groups).
+    ``up`` and ``reg_scale`` shape the bins' distances W(n) (``detector/edges.py``); ``None`` for
+    RT-DETRv2. ``denoising`` is ``None`` when there was nothing to denoise; ``dn_matches`` are its
+    positives, ``dn_groups`` the number of denoising groups (their losses are divided by targets ×
+    groups).
     """
 
     matching: DecoderOutput
@@ -177,9 +208,13 @@ class DetectorOutput:
 
     @property
     def prediction(self) -> Prediction:
-        """The finest level of the first group, as inference would return it (with ``model.eval_layers``: in eval mode alone)."""
+        """The finest level of the first group, as inference would return it (with
+        ``model.eval_layers``: in eval mode alone).
+        """
         queries = self.matching.logits.shape[2] // self.matching.groups
-        return Prediction(self.matching.logits[-1, :, :queries], self.matching.boxes_cxcywh[-1, :, :queries])
+        return Prediction(
+            self.matching.logits[-1, :, :queries], self.matching.boxes_cxcywh[-1, :, :queries]
+        )
 
 
 def at_least_float32(x: Tensor) -> Tensor:

@@ -1,4 +1,6 @@
-"""Tables for people: a frame as Markdown or as LaTeX (booktabs), the best of a column in bold, reported columns told from measured ones."""
+"""Tables for people: a frame as Markdown or as LaTeX (booktabs), the best of a column in bold,
+reported columns told from measured ones.
+"""
 
 from __future__ import annotations
 
@@ -15,44 +17,103 @@ Best = Literal["max", "min"]
 
 ABSENT = "–"  # what a cell without a value shows
 _DECIMALS = 3
-# What a paper's tables contain beyond ASCII. (Packages: none beyond booktabs, which draws the rules.)
-_LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
-          "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "×": r"$\times$", "−": "$-$",
-          "≥": r"$\geq$", "≤": r"$\leq$", "γ": r"$\gamma$", "→": r"$\rightarrow$", "Δ": r"$\Delta$", "–": "--", "…": r"\ldots{}", "²": "$^2$",
-          "[": "{[}", "*": "{*}",  # after a line's \\ these would be read as its arguments
-          "`": r"\textasciigrave{}"}
+# What a paper's tables contain beyond ASCII. (Packages: none beyond booktabs, which draws the
+# rules.)
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "−": "$-$",
+    "≥": r"$\geq$",
+    "≤": r"$\leq$",
+    "γ": r"$\gamma$",
+    "→": r"$\rightarrow$",
+    "Δ": r"$\Delta$",
+    "–": "--",
+    "…": r"\ldots{}",
+    "²": "$^2$",
+    "[": "{[}",
+    "*": "{*}",  # after a line's \\ these would be read as its arguments
+    "`": r"\textasciigrave{}",
+}
 
 
-def to_markdown(frame: pd.DataFrame, *, decimals: int | Mapping[str, int] | None = None, best: Mapping[str, Best] | None = None,
-                kinds: Mapping[str, str] | None = None, signed: Collection[str] = ()) -> str:
+def to_markdown(
+    frame: pd.DataFrame,
+    *,
+    decimals: int | Mapping[str, int] | None = None,
+    best: Mapping[str, Best] | None = None,
+    kinds: Mapping[str, str] | None = None,
+    signed: Collection[str] = (),
+) -> str:
     """A GitHub-flavoured table, aligned in its source too; ends with a newline.
 
     Args:
-        frame: one level of columns. An index that has a name becomes the first column (its levels, several); one without is left out.
-        decimals: of floats: one number, or one a column (others: 3); whole numbers and text stay as they are. NaN and None show as –.
-        best: column → ``max`` or ``min``: the best values *as shown* are bold, so equal-looking ones both are. NaN is never best.
+        frame: one level of columns. An index that has a name becomes the first column (its levels,
+            several); one without is left out.
+        decimals: of floats: one number, or one a column (others: 3); whole numbers and text stay as
+            they are. NaN and None show as –.
+        best: column → ``max`` or ``min``: the best values *as shown* are bold, so equal-looking
+            ones both are. NaN is never best.
         kinds: column → for example ``reported`` or ``measured``, added to its heading.
         signed: columns of differences: positive numbers get their +.
 
     Raises:
-        ConfigError: an argument that names no column, with the nearest one; a frame with several levels of columns.
+        ConfigError: an argument that names no column, with the nearest one; a frame with several
+            levels of columns.
     """
     header, rows, numeric = _cells(frame, decimals, best, kinds, signed, _markdown, "**{}**")
     widths = [max(3, *(len(row[i]) for row in [header, *rows])) for i in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.rjust(w) if right else cell.ljust(w) for cell, w, right in zip(cells, widths, numeric, strict=True)) + " |"
+        return (
+            "| "
+            + " | ".join(
+                cell.rjust(w) if right else cell.ljust(w)
+                for cell, w, right in zip(cells, widths, numeric, strict=True)
+            )
+            + " |"
+        )
 
-    rule = "|" + "|".join("-" * (w + 1) + (":" if right else "-") for w, right in zip(widths, numeric, strict=True)) + "|"
+    rule = (
+        "|"
+        + "|".join(
+            "-" * (w + 1) + (":" if right else "-")
+            for w, right in zip(widths, numeric, strict=True)
+        )
+        + "|"
+    )
     return "\n".join([line(header), rule, *map(line, rows)]) + "\n"
 
 
-def to_latex(frame: pd.DataFrame, *, decimals: int | Mapping[str, int] | None = None, best: Mapping[str, Best] | None = None,
-             kinds: Mapping[str, str] | None = None, signed: Collection[str] = (), caption: str | None = None, label: str | None = None,
-             rule_at: str | None = None) -> str:
-    """The same table for a paper: a ``tabular`` with booktabs' rules; with ``caption`` or ``label`` inside a ``table``.
+def to_latex(
+    frame: pd.DataFrame,
+    *,
+    decimals: int | Mapping[str, int] | None = None,
+    best: Mapping[str, Best] | None = None,
+    kinds: Mapping[str, str] | None = None,
+    signed: Collection[str] = (),
+    caption: str | None = None,
+    label: str | None = None,
+    rule_at: str | None = None,
+) -> str:
+    """The same table for a paper: a ``tabular`` with booktabs' rules; with ``caption`` or ``label``
+    inside a ``table``.
 
-    Text is escaped, so it prints as it reads. The preamble needs ``\\usepackage{booktabs}`` and nothing else.
+    Text is escaped, so it prints as it reads. The preamble needs ``\\usepackage{booktabs}`` and
+    nothing else.
 
     Args:
         caption, label: plain text, escaped too; the label as it is, for ``\\ref``.
@@ -64,8 +125,17 @@ def to_latex(frame: pd.DataFrame, *, decimals: int | Mapping[str, int] | None = 
     if rule_at is not None:
         _known([rule_at], frame, "rule_at")
         values = _with_index(frame)[rule_at].astype(object).tolist()
-        parted = {i for i in range(1, len(values)) if values[i] != values[i - 1] and not (pd.isna(values[i]) and pd.isna(values[i - 1]))}
-    lines = [rf"\begin{{tabular}}{{{''.join('r' if right else 'l' for right in numeric)}}}", r"\toprule", " & ".join(header) + r" \\", r"\midrule"]
+        parted = {
+            i
+            for i in range(1, len(values))
+            if values[i] != values[i - 1] and not (pd.isna(values[i]) and pd.isna(values[i - 1]))
+        }
+    lines = [
+        rf"\begin{{tabular}}{{{''.join('r' if right else 'l' for right in numeric)}}}",
+        r"\toprule",
+        " & ".join(header) + r" \\",
+        r"\midrule",
+    ]
     for number, row in enumerate(rows):
         lines += [r"\midrule"] * (number in parted) + [" & ".join(row) + r" \\"]
     lines += [r"\bottomrule", r"\end{tabular}"]
@@ -76,13 +146,27 @@ def to_latex(frame: pd.DataFrame, *, decimals: int | Mapping[str, int] | None = 
     return "\n".join(lines) + "\n"
 
 
-def _cells(frame: pd.DataFrame, decimals: int | Mapping[str, int] | None, best: Mapping[str, Best] | None, kinds: Mapping[str, str] | None,
-           signed: Collection[str], escape: Callable[[str], str], bold: str) -> tuple[list[str], list[list[str]], list[bool]]:
+def _cells(
+    frame: pd.DataFrame,
+    decimals: int | Mapping[str, int] | None,
+    best: Mapping[str, Best] | None,
+    kinds: Mapping[str, str] | None,
+    signed: Collection[str],
+    escape: Callable[[str], str],
+    bold: str,
+) -> tuple[list[str], list[list[str]], list[bool]]:
     """Header, rows and which columns are numbers, as text of one format."""
     best, kinds = dict(best or {}), dict(kinds or {})
     if frame.columns.nlevels > 1:
-        raise ConfigError(f"a table has one level of columns; this frame has {frame.columns.nlevels}")
-    for names, argument in ((best, "best"), (kinds, "kinds"), (signed, "signed"), (decimals if isinstance(decimals, Mapping) else (), "decimals")):
+        raise ConfigError(
+            f"a table has one level of columns; this frame has {frame.columns.nlevels}"
+        )
+    for names, argument in (
+        (best, "best"),
+        (kinds, "kinds"),
+        (signed, "signed"),
+        (decimals if isinstance(decimals, Mapping) else (), "decimals"),
+    ):
         _known(names, frame, argument)
     for name, way in best.items():
         if way not in ("max", "min"):
@@ -92,12 +176,27 @@ def _cells(frame: pd.DataFrame, decimals: int | Mapping[str, int] | None, best: 
     numeric: list[bool] = []
     for position, name in enumerate(whole.columns):
         values = whole.iloc[:, position].astype(object).tolist()
-        places = decimals.get(name, _DECIMALS) if isinstance(decimals, Mapping) else _DECIMALS if decimals is None else decimals
+        places = (
+            decimals.get(name, _DECIMALS)
+            if isinstance(decimals, Mapping)
+            else _DECIMALS
+            if decimals is None
+            else decimals
+        )
         shown = [_shown(value, places, name in signed) for value in values]
-        columns.append([bold.format(escape(text)) if marked else escape(text)
-                        for text, marked in zip(shown, _marked(values, shown, best.get(name)), strict=True)])
-        numeric.append(all(_is_number(value) or _is_absent(value) for value in values) and any(map(_is_number, values)))
-    header = [escape(f"{name} ({kinds[name]})" if name in kinds else str(name)) for name in whole.columns]
+        columns.append(
+            [
+                bold.format(escape(text)) if marked else escape(text)
+                for text, marked in zip(shown, _marked(values, shown, best.get(name)), strict=True)
+            ]
+        )
+        numeric.append(
+            all(_is_number(value) or _is_absent(value) for value in values)
+            and any(map(_is_number, values))
+        )
+    header = [
+        escape(f"{name} ({kinds[name]})" if name in kinds else str(name)) for name in whole.columns
+    ]
     return header, [list(row) for row in zip(*columns, strict=True)], numeric
 
 
@@ -109,7 +208,10 @@ def _known(names: Collection[str], frame: pd.DataFrame, argument: str) -> None:
     columns = [str(name) for name in _with_index(frame).columns]
     for name in names:
         if name not in columns:
-            raise ConfigError(f"{argument} names {name!r}, which is no column{nearest(name, columns)}; there are {', '.join(columns)}")
+            raise ConfigError(
+                f"{argument} names {name!r}, which is no column{nearest(name, columns)}; there are "
+                f"{', '.join(columns)}"
+            )
 
 
 def _shown(value: Any, decimals: int, sign: bool) -> str:
@@ -124,8 +226,13 @@ def _shown(value: Any, decimals: int, sign: bool) -> str:
 
 
 def _marked(values: Sequence[Any], shown: Sequence[str], way: Best | None) -> list[bool]:
-    """Which cells are the best of their column, as shown: what rounds to the same is equally good."""
-    numbers = [float(text) if _is_number(value) else None for value, text in zip(values, shown, strict=True)]
+    """Which cells are the best of their column, as shown: what rounds to the same is equally
+    good.
+    """
+    numbers = [
+        float(text) if _is_number(value) else None
+        for value, text in zip(values, shown, strict=True)
+    ]
     there = [number for number in numbers if number is not None]
     if way is None or not there:
         return [False] * len(values)
@@ -134,7 +241,11 @@ def _marked(values: Sequence[Any], shown: Sequence[str], way: Best | None) -> li
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and not _is_absent(value)
+    return (
+        isinstance(value, (int, float, np.number))
+        and not isinstance(value, bool)
+        and not _is_absent(value)
+    )
 
 
 def _is_whole(value: Any) -> bool:
@@ -142,13 +253,22 @@ def _is_whole(value: Any) -> bool:
 
 
 def _is_absent(value: Any) -> bool:
-    return value is None or value is pd.NA or value is pd.NaT or (not isinstance(value, (str, tuple, list, dict)) and value != value)
+    return (
+        value is None
+        or value is pd.NA
+        or value is pd.NaT
+        or (not isinstance(value, (str, tuple, list, dict)) and value != value)
+    )
 
 
 def _markdown(text: str) -> str:
-    """Text that Markdown prints as it reads: no cell, emphasis, code, link or tag is opened by it."""
+    """Text that Markdown prints as it reads: no cell, emphasis, code, link or tag is opened by
+    it.
+    """
     escaped = re.sub(r"([\\|*`<\[\]])", r"\\\1", " ".join(text.split()))
-    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", escaped)  # an underscore inside a name opens nothing
+    return re.sub(
+        r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", escaped
+    )  # an underscore inside a name opens nothing
 
 
 def _latex(text: str) -> str:

@@ -1,4 +1,6 @@
-"""One value: as the type that a field asks for, and inside its range. What ``config`` refuses is refused here, naming key and value."""
+"""One value: as the type that a field asks for, and inside its range. What ``config`` refuses is
+refused here, naming key and value.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ Json = Any
 
 
 def coerce(key: str, value: Json, kind: Any) -> Any:
-    """``value`` as ``kind``: int → float and one number → a square are the only conversions; all else must fit."""
+    """``value`` as ``kind``: int → float and one number → a square are the only conversions; all
+    else must fit.
+    """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in arguments:
@@ -21,7 +25,10 @@ def coerce(key: str, value: Json, kind: Any) -> Any:
         return coerce(key, value, next(item for item in arguments if item is not type(None)))
     if origin is Literal:
         if value not in arguments:
-            raise ConfigError(f"{key}: {value!r} is not one of {', '.join(map(repr, arguments))}{nearest(str(value), map(str, arguments))}")
+            raise ConfigError(
+                f"{key}: {value!r} is not one of "
+                f"{', '.join(map(repr, arguments))}{nearest(str(value), map(str, arguments))}"
+            )
         return value
     if origin is tuple:
         if key == "data.input_size" and isinstance(value, int):
@@ -30,15 +37,21 @@ def coerce(key: str, value: Json, kind: Any) -> Any:
             raise ConfigError(f"{key}: expected a list, got {value!r} ({type(value).__name__})")
         item_kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
         if len(item_kinds) != len(value):
-            raise ConfigError(f"{key}: expected {len(item_kinds)} values, got {len(value)}: {value!r}")
-        return tuple(coerce(key, item, item_kind) for item, item_kind in zip(value, item_kinds, strict=True))
+            raise ConfigError(
+                f"{key}: expected {len(item_kinds)} values, got {len(value)}: {value!r}"
+            )
+        return tuple(
+            coerce(key, item, item_kind) for item, item_kind in zip(value, item_kinds, strict=True)
+        )
     if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         if not math.isfinite(value):
             raise ConfigError(f"{key}: {value!r} is not finite")
         return float(value)
     if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return value
-    raise ConfigError(f"{key}: expected {getattr(kind, '__name__', kind)}, got {value!r} ({type(value).__name__})")
+    raise ConfigError(
+        f"{key}: expected {getattr(kind, '__name__', kind)}, got {value!r} ({type(value).__name__})"
+    )
 
 
 def within(key: str, value: float, low: float, high: float) -> None:

@@ -1,7 +1,9 @@
-"""Sliders over the figures' own artists: a move changes data in place on one figure, and one picture in the page is replaced.
+"""Sliders over the figures' own artists: a move changes data in place on one figure, and one
+picture in the page is replaced.
 
-A widget needs a kernel and a front end that talk. Where there is none (papermill, nbconvert, a test) the same call returns its static
-twin, the figure at the first setting, so that an executed notebook holds pictures and never a dead widget.
+A widget needs a kernel and a front end that talk. Where there is none (papermill, nbconvert, a
+test) the same call returns its static twin, the figure at the first setting, so that an executed
+notebook holds pictures and never a dead widget.
 """
 
 from __future__ import annotations
@@ -22,40 +24,58 @@ from PIL import Image
 
 from deim_lab.figures import density, losses, matching, style, training
 
-LIVE_VARIABLE = "DEIM_LAB_WIDGETS"  # "live" or "static" decides; otherwise the front end is looked for
+LIVE_VARIABLE = (
+    "DEIM_LAB_WIDGETS"  # "live" or "static" decides; otherwise the front end is looked for
+)
 _PX_PER_INCH = 110
 
 
 def live() -> bool:
-    """Whether a front end listens: Jupyter's server (Lab, Notebook) and Voilà name themselves to the kernels they start, VS Code too.
+    """Whether a front end listens: Jupyter's server (Lab, Notebook) and Voilà name themselves to
+    the kernels they start, VS Code too.
 
-    papermill and nbconvert don't. A kernel started *from* a notebook inherits its environment: set ``DEIM_LAB_WIDGETS=static`` for it.
+    papermill and nbconvert don't. A kernel started *from* a notebook inherits its environment: set
+    ``DEIM_LAB_WIDGETS=static`` for it.
     """
     chosen = os.environ.get(LIVE_VARIABLE)
     if chosen is not None:
         if chosen not in ("live", "static"):
             raise ValueError(f"{LIVE_VARIABLE}={chosen!r}: expected live or static")
         return chosen == "live"
-    return "JPY_SESSION_NAME" in os.environ or os.environ.get("SERVER_SOFTWARE", "").startswith("voila") or "VSCODE_PID" in os.environ
+    return (
+        "JPY_SESSION_NAME" in os.environ
+        or os.environ.get("SERVER_SOFTWARE", "").startswith("voila")
+        or "VSCODE_PID" in os.environ
+    )
 
 
-def dense_density(rows: density.Rows, *, mosaic_prob: float = 0.5, mixup_prob: float = 0.5, static: bool | None = None) -> Panel | Figure:
+def dense_density(
+    rows: density.Rows,
+    *,
+    mosaic_prob: float = 0.5,
+    mixup_prob: float = 0.5,
+    static: bool | None = None,
+) -> Panel | Figure:
     """Sliders for the Mosaic and MixUp probability that redraw the density of targets per image.
 
-    The pipeline isn't run again: counts of plain images and of Mosaics, measured once, are mixed by the coins' probabilities, which is
-    exact (``figures.density.mixture`` has the formula).
+    The pipeline isn't run again: counts of plain images and of Mosaics, measured once, are mixed by
+    the coins' probabilities, which is exact (``figures.density.mixture`` has the formula).
 
     Args:
-        rows: from ``augment.density.measure``, best of the arms of ``augment.density.variants(config, certain=True)``.
-        static: True for the still twin at these probabilities (``figures.density.expected``; ``expected_grid`` shows several), False for
-            the sliders; None: sliders where ``live()``.
+        rows: from ``augment.density.measure``, best of the arms of
+            ``augment.density.variants(config, certain=True)``.
+        static: True for the still twin at these probabilities (``figures.density.expected``;
+            ``expected_grid`` shows several), False for the sliders; None: sliders where ``live()``.
     """
     if static or (static is None and not live()):
         return density.expected(rows, mosaic_prob, mixup_prob)
     with style.context():
         fig = style.figure(style.SINGLE * 1.5, 2.7)
         shown = density.Expected(rows, fig.add_subplot())
-    sliders = {"mosaic_prob": _slider("Mosaic", mosaic_prob, 0, 1, 0.05), "mixup_prob": _slider("MixUp", mixup_prob, 0, 1, 0.05)}
+    sliders = {
+        "mosaic_prob": _slider("Mosaic", mosaic_prob, 0, 1, 0.05),
+        "mixup_prob": _slider("MixUp", mixup_prob, 0, 1, 0.05),
+    }
 
     def update(mosaic_prob: float, mixup_prob: float) -> str:
         mean = shown.update(mosaic_prob, mixup_prob)
@@ -64,26 +84,47 @@ def dense_density(rows: density.Rows, *, mosaic_prob: float = 0.5, mixup_prob: f
     return Panel(fig, sliders, update, shown.moving)
 
 
-def mal_vs_vfl(*, gamma: float = 1.5, iou: float = 0.05, alpha: float | None = None, kinds: Sequence[str] = ("vfl", "mal"),
-               static: bool | None = None) -> Panel | Figure:
-    """Sliders for MAL's γ (0.5 to 3), the IoU of the match (0 to 1) and MAL's α, and a switch a loss, that redraw loss and gradient.
+def mal_vs_vfl(
+    *,
+    gamma: float = 1.5,
+    iou: float = 0.05,
+    alpha: float | None = None,
+    kinds: Sequence[str] = ("vfl", "mal"),
+    static: bool | None = None,
+) -> Panel | Figure:
+    """Sliders for MAL's γ (0.5 to 3), the IoU of the match (0 to 1) and MAL's α, and a switch a
+    loss, that redraw loss and gradient.
 
-    The curves are those of ``deim_lab.losses``, by autograd at each move. α weighs MAL's negatives; the official recipes have none, which
-    is 1 on the slider. ``kinds``: the losses that are on at first. ``static`` as in ``dense_density`` (twin: ``figures.losses.overview`` at this
-    setting; ``curves_grid`` shows several).
+    The curves are those of ``deim_lab.losses``, by autograd at each move. α weighs MAL's negatives;
+    the official recipes have none, which is 1 on the slider. ``kinds``: the losses that are on at
+    first. ``static`` as in ``dense_density`` (twin: ``figures.losses.overview`` at this setting;
+    ``curves_grid`` shows several).
     """
     if static or (static is None and not live()):
         return losses.overview(iou, gamma, alpha=alpha, kinds=kinds)
     with style.context():
         fig = style.figure(style.DOUBLE, 4.2)
         axes = fig.subplots(2, 2)
-        rows = [losses.Curves(axes[row], kinds=tuple(losses.KINDS), positive=row == 0, legend=row == 0) for row in (0, 1)]
+        rows = [
+            losses.Curves(axes[row], kinds=tuple(losses.KINDS), positive=row == 0, legend=row == 0)
+            for row in (0, 1)
+        ]
         for ax in axes[0]:
             ax.set_xlabel("")
-    sliders = {"gamma": _slider("γ of MAL", gamma, 0.5, 3, 0.1), "iou": _slider("IoU", iou, 0, 1, 0.05),
-               "alpha": _slider("α of MAL", 1.0 if alpha is None else alpha, 0, 1, 0.05)}
-    switches = {kind: ipywidgets.Checkbox(value=kind in kinds, description=style.label(kind), indent=False, layout=ipywidgets.Layout(width="90px"))
-                for kind in losses.KINDS}
+    sliders = {
+        "gamma": _slider("γ of MAL", gamma, 0.5, 3, 0.1),
+        "iou": _slider("IoU", iou, 0, 1, 0.05),
+        "alpha": _slider("α of MAL", 1.0 if alpha is None else alpha, 0, 1, 0.05),
+    }
+    switches = {
+        kind: ipywidgets.Checkbox(
+            value=kind in kinds,
+            description=style.label(kind),
+            indent=False,
+            layout=ipywidgets.Layout(width="90px"),
+        )
+        for kind in losses.KINDS
+    }
 
     def update(gamma: float, iou: float, alpha: float, **on: bool) -> str:
         shown = [kind for kind, wanted in on.items() if wanted]
@@ -91,28 +132,54 @@ def mal_vs_vfl(*, gamma: float = 1.5, iou: float = 0.05, alpha: float | None = N
             curves.update(gamma, iou, alpha, shown)
         return _glance(losses.at_a_glance(gamma, iou, alpha=alpha, kinds=shown), iou)
 
-    return Panel(fig, sliders, update, [artist for curves in rows for artist in curves.moving], switches=switches, readout=ipywidgets.HTML())
+    return Panel(
+        fig,
+        sliders,
+        update,
+        [artist for curves in rows for artist in curves.moving],
+        switches=switches,
+        readout=ipywidgets.HTML(),
+    )
 
 
 def _glance(numbers: pd.DataFrame, iou: float, score: float = 0.1) -> str:
     """``losses.at_a_glance`` as a small table, the ratio of MAL to VFL in words above it."""
-    cells = "".join(f"<tr><td>{style.label(str(kind))}</td>" + "".join(f"<td>{row[name]:.{digits}f}</td>" for name, digits in
-                    (("minimum", 3), ("positive", 4), ("negative", 4))) + "</tr>" for kind, row in numbers.iterrows())
+    cells = "".join(
+        f"<tr><td>{style.label(str(kind))}</td>"
+        + "".join(
+            f"<td>{row[name]:.{digits}f}</td>"
+            for name, digits in (("minimum", 3), ("positive", 4), ("negative", 4))
+        )
+        + "</tr>"
+        for kind, row in numbers.iterrows()
+    )
     ratio = numbers["ratio"].get("mal")
-    told = "" if ratio is None else f"At score {score:g} and IoU {iou:.2f}, MAL's gradient is <b>{ratio:.2f}</b> times VFL's."
-    return (f"{told}<table style='border-spacing: 14px 0'><tr><th></th><th>least at score</th><th>gradient at {score:g}, positive</th>"
-            f"<th>gradient at {score:g}, negative</th></tr>{cells}</table>")
+    told = (
+        ""
+        if ratio is None
+        else f"At score {score:g} and IoU {iou:.2f}, MAL's gradient is <b>{ratio:.2f}</b> times "
+        f"VFL's."
+    )
+    return (
+        f"{told}<table style='border-spacing: 14px 0'><tr><th></th><th>least at "
+        f"score</th><th>gradient at {score:g}, positive</th>"
+        f"<th>gradient at {score:g}, negative</th></tr>{cells}</table>"
+    )
 
 
-def follow(*, static: bool | None = None, every_seconds: float = 2.0) -> Callable[[Mapping[str, Any]], None]:
+def follow(
+    *, static: bool | None = None, every_seconds: float = 2.0
+) -> Callable[[Mapping[str, Any]], None]:
     """A listener for ``deim_lab.train(…, on_event=follow())`` that shows how the run is going.
 
-    With a front end: one line of text and one figure (``figures.training.curves``), both replaced in place. Without: plain lines, one an epoch and
-    never more than one in ten steps, so that an executed notebook stays readable.
+    With a front end: one line of text and one figure (``figures.training.curves``), both replaced
+    in place. Without: plain lines, one an epoch and never more than one in ten steps, so that an
+    executed notebook stays readable.
 
     Args:
         static: as in ``dense_density``.
-        every_seconds: shortest time between two replacements of the live line; the figure follows the epochs, at most every five times that.
+        every_seconds: shortest time between two replacements of the live line; the figure follows
+            the epochs, at most every five times that.
     """
     return _Lines() if static or (static is None and not live()) else _Display(every_seconds)
 
@@ -131,7 +198,9 @@ class _Lines:
         kind = event["kind"]
         if kind == "start":
             resumed = f", resumed at step {event['step']}" if event["step"] else ""
-            self._write(f"{event['run']}: {event['epochs']} epochs, {event['steps']} steps{resumed}")
+            self._write(
+                f"{event['run']}: {event['epochs']} epochs, {event['steps']} steps{resumed}"
+            )
         elif kind == "train":
             self._flush()
             self.epoch = dict(event)
@@ -139,7 +208,9 @@ class _Lines:
             self.scores = dict(event)
         elif kind == "done":
             self._flush(last=True)
-            self._write(f"done: best AP {event['best_AP']:.3f} after epoch {event['best_epoch'] + 1}")
+            self._write(
+                f"done: best AP {event['best_AP']:.3f} after epoch {event['best_epoch'] + 1}"
+            )
 
     def _flush(self, *, last: bool = False) -> None:
         """Write the epoch that is complete: its evaluation, if any, came after its means."""
@@ -155,7 +226,9 @@ class _Lines:
 
 
 class _Display:
-    """Progress in place: display handles whose content is replaced, no widget, so that a saved notebook keeps the last state."""
+    """Progress in place: display handles whose content is replaced, no widget, so that a saved
+    notebook keeps the last state.
+    """
 
     def __init__(self, every_seconds: float) -> None:
         from IPython.display import display
@@ -180,7 +253,12 @@ class _Display:
                 self._draw(now)
         elif kind == "done":
             self._draw(now)
-            self.line.update(_Text(f"done: best AP {event['best_AP']:.3f} after epoch {event['best_epoch'] + 1}; {event['run']}"))
+            self.line.update(
+                _Text(
+                    f"done: best AP {event['best_AP']:.3f} after epoch {event['best_epoch'] + 1}; "
+                    f"{event['run']}"
+                )
+            )
 
     def _draw(self, now: float) -> None:
         from IPython.display import display
@@ -196,8 +274,11 @@ class _Display:
         began, first = self._began or (now, event["step"])
         per_step = (now - began) / max(event["step"] - first, 1)
         left = per_step * (event["steps"] - event["step"])
-        return (f"epoch {event['epoch'] + 1}/{event['epochs']}, step {event['step']}/{event['steps']}, loss {event['loss']:.2f}, "
-                f"{per_step:.2f} s a step, about {left / 60:.0f} min left")
+        return (
+            f"epoch {event['epoch'] + 1}/{event['epochs']}, step {event['step']}/{event['steps']}, "
+            f"loss {event['loss']:.2f}, "
+            f"{per_step:.2f} s a step, about {left / 60:.0f} min left"
+        )
 
 
 class _Text:
@@ -211,17 +292,27 @@ class _Text:
 
 
 def summary(epoch: Mapping[str, Any], scores: Mapping[str, Any]) -> str:
-    """An epoch's means (a ``train`` event) and its evaluation (a ``val`` event, or nothing) in one line."""
-    parts = [f"epoch {epoch['epoch'] + 1:>3}/{epoch['epochs']}", f"{epoch['phase']:<7}", f"loss {epoch['loss']:6.2f}", f"lr {epoch['lr_last']:.1e}",
-             f"{epoch['targets_per_image']:5.1f} targets an image"]
+    """An epoch's means (a ``train`` event) and its evaluation (a ``val`` event, or nothing) in one
+    line.
+    """
+    parts = [
+        f"epoch {epoch['epoch'] + 1:>3}/{epoch['epochs']}",
+        f"{epoch['phase']:<7}",
+        f"loss {epoch['loss']:6.2f}",
+        f"lr {epoch['lr_last']:.1e}",
+        f"{epoch['targets_per_image']:5.1f} targets an image",
+    ]
     parts += [f"AP {scores['AP']:.3f}", f"AP50 {scores['AP50']:.3f}"] if scores else []
     return "  ".join(parts)
 
 
 def _flat(event: Mapping[str, Any]) -> dict[str, Any]:
     """Nested values under ``name/key``, as a run's table has them."""
-    return {f"{name}/{key}" if key else name: part for name, value in event.items()
-            for key, part in (value.items() if isinstance(value, Mapping) else (("", value),))}
+    return {
+        f"{name}/{key}" if key else name: part
+        for name, value in event.items()
+        for key, part in (value.items() if isinstance(value, Mapping) else (("", value),))
+    }
 
 
 class Panel(ipywidgets.VBox):  # type: ignore[misc]
@@ -235,17 +326,32 @@ class Panel(ipywidgets.VBox):  # type: ignore[misc]
         figure: the one figure behind the picture.
     """
 
-    def __init__(self, fig: Figure, sliders: Mapping[str, Any], update: Callable[..., str], moving: Sequence[Artist], *,
-                 switches: Mapping[str, Any] | None = None, readout: Any = None) -> None:
+    def __init__(
+        self,
+        fig: Figure,
+        sliders: Mapping[str, Any],
+        update: Callable[..., str],
+        moving: Sequence[Artist],
+        *,
+        switches: Mapping[str, Any] | None = None,
+        readout: Any = None,
+    ) -> None:
         self.figure = fig
         self.sliders, self.switches = dict(sliders), dict(switches or {})
         self._update = update
         self._update(**self._values())  # before the layout, which has to hold its texts
         self._pixels = _Pixels(fig, moving)
         width = f"{round(fig.get_figwidth() * _PX_PER_INCH)}px"
-        # Width and height are given, so that the page doesn't jump while one picture replaces another.
-        self.picture = ipywidgets.Image(format="png", layout=ipywidgets.Layout(
-            width=width, height=f"{round(fig.get_figheight() * _PX_PER_INCH)}px", object_fit="contain"))
+        # Width and height are given, so that the page doesn't jump while one picture replaces
+        # another.
+        self.picture = ipywidgets.Image(
+            format="png",
+            layout=ipywidgets.Layout(
+                width=width,
+                height=f"{round(fig.get_figheight() * _PX_PER_INCH)}px",
+                object_fit="contain",
+            ),
+        )
         self.readout = ipywidgets.Label() if readout is None else readout
         row = [ipywidgets.HBox(list(self.switches.values()))] if self.switches else []
         super().__init__([*self.sliders.values(), *row, self.readout, self.picture])
@@ -263,7 +369,9 @@ class Panel(ipywidgets.VBox):  # type: ignore[misc]
 
 
 class _Pixels:
-    """A figure as PNG, again and again: laid out and drawn once, then only the moving artists are drawn over the kept background."""
+    """A figure as PNG, again and again: laid out and drawn once, then only the moving artists are
+    drawn over the kept background.
+    """
 
     def __init__(self, fig: Figure, moving: Sequence[Artist]) -> None:
         self.canvas = cast(Any, fig.canvas)
@@ -284,23 +392,38 @@ class _Pixels:
                 if owner is not None:
                     owner.draw_artist(artist)
         buffer = io.BytesIO()
-        Image.fromarray(np.asarray(self.canvas.buffer_rgba())[..., :3]).save(buffer, format="png", compress_level=1)
+        Image.fromarray(np.asarray(self.canvas.buffer_rgba())[..., :3]).save(
+            buffer, format="png", compress_level=1
+        )
         return buffer.getvalue()
 
 
 def _slider(description: str, value: float, low: float, high: float, step: float) -> Any:
-    return ipywidgets.FloatSlider(value=value, min=low, max=high, step=step, description=description, readout_format=".2f",
-                                  continuous_update=True, style={"description_width": "70px"}, layout=ipywidgets.Layout(width="420px"))
+    return ipywidgets.FloatSlider(
+        value=value,
+        min=low,
+        max=high,
+        step=step,
+        description=description,
+        readout_format=".2f",
+        continuous_update=True,
+        style={"description_width": "70px"},
+        layout=ipywidgets.Layout(width="420px"),
+    )
 
 
-# --- matching ------------------------------------------------------------------------------------------------------------------------
+# --- matching
+# ------------------------------------------------------------------------------------------------------------------------
 
 
-def matching_steps(image: np.ndarray, steps: Mapping[str, pd.DataFrame], *, static: bool | None = None) -> Panel | Figure:
+def matching_steps(
+    image: np.ndarray, steps: Mapping[str, pd.DataFrame], *, static: bool | None = None
+) -> Panel | Figure:
     """A slider over checkpoints that redraws who is matched to what, at every level of one image.
 
-    ``steps``: name → pairs of all levels (``microscope.View.of_image``); the last one is shown first. ``static`` as in ``dense_density``
-    (twin: ``figures.matching.over_layers`` of that step; of several, it shows them under one another).
+    ``steps``: name → pairs of all levels (``microscope.View.of_image``); the last one is shown
+    first. ``static`` as in ``dense_density`` (twin: ``figures.matching.over_layers`` of that step;
+    of several, it shows them under one another).
     """
     if static or (static is None and not live()):
         return matching.over_layers(image, dict(list(steps.items())[-1:]))
@@ -309,6 +432,14 @@ def matching_steps(image: np.ndarray, steps: Mapping[str, pd.DataFrame], *, stat
         side = style.DOUBLE * 1.2 / len(levels)
         fig = style.figure(style.DOUBLE * 1.2, side * image.shape[0] / image.shape[1] + 0.3)
         shown = matching.Steps(image, steps, list(fig.subplots(1, len(levels), squeeze=False)[0]))
-    slider = ipywidgets.IntSlider(value=len(steps) - 1, min=0, max=len(steps) - 1, description="checkpoint", continuous_update=True,
-                                  readout=False, style={"description_width": "80px"}, layout=ipywidgets.Layout(width="420px"))
+    slider = ipywidgets.IntSlider(
+        value=len(steps) - 1,
+        min=0,
+        max=len(steps) - 1,
+        description="checkpoint",
+        continuous_update=True,
+        readout=False,
+        style={"description_width": "80px"},
+        layout=ipywidgets.Layout(width="420px"),
+    )
     return Panel(fig, {"index": slider}, shown.update, shown.moving)

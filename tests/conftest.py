@@ -1,4 +1,6 @@
-"""Shared by the tests: a kernel of this interpreter; where a browser is, and servers on the loopback with settings and a kernel of their own."""
+"""Shared by the tests: a kernel of this interpreter; where a browser is, and servers on the
+loopback with settings and a kernel of their own.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +20,24 @@ import pytest
 
 TOKEN = "for-the-test"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-SWITCHES = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
-            "--disable-sync"]
+SWITCHES = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 @contextlib.contextmanager
 def _own_kernel(home: Path) -> Iterator[None]:
-    subprocess.run([sys.executable, "-m", "ipykernel", "install", "--prefix", str(home), "--name", "python3"], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "ipykernel", "install", "--prefix", str(home), "--name", "python3"],
+        check=True,
+        capture_output=True,
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JUPYTER_PATH", str(home / "share" / "jupyter"))
         patch.setenv("IPYTHONDIR", str(home / "ipython"))
@@ -36,13 +49,18 @@ def _own_kernel(home: Path) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def own_kernel() -> Callable[[Path], contextlib.AbstractContextManager[None]]:
-    """``with own_kernel(folder):`` "python3" is a kernel of this interpreter, installed there, and no front end is in the environment."""
+    """``with own_kernel(folder):`` "python3" is a kernel of this interpreter, installed there, and
+    no front end is in the environment.
+    """
     return _own_kernel
 
 
 @pytest.fixture
 def absent() -> Callable[[str], None]:
-    """``absent(what)`` skips the test for want of a program, or fails where CI says that it must be there."""
+    """``absent(what)`` skips the test for want of a program, or fails where CI says that it must be
+    there.
+    """
+
     def stop(what: str) -> None:
         if os.environ.get("DEIM_LAB_REQUIRE_BROWSER"):
             pytest.fail(what)
@@ -74,18 +92,30 @@ def tab(executable: str) -> Iterator[Any]:
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[..., str]]:
-    """``serve(command, folder, probe)`` starts ``command + ["--port=…"]`` in ``folder``, waits until ``probe`` answers, gives the address."""
+    """``serve(command, folder, probe)`` starts ``command + ["--port=…"]`` in ``folder``, waits
+    until ``probe`` answers, gives the address.
+    """
     home = tmp_path / "jupyter"
     with _own_kernel(home):
-        environment = os.environ | {"JUPYTER_CONFIG_DIR": str(home / "config"), "JUPYTER_DATA_DIR": str(home / "data")}
+        environment = os.environ | {
+            "JUPYTER_CONFIG_DIR": str(home / "config"),
+            "JUPYTER_DATA_DIR": str(home / "data"),
+        }
     with contextlib.ExitStack() as started:
+
         def start(command: list[str], folder: Path, probe: str = "/", **more: str) -> str:
             with socket.socket() as free:
                 free.bind(("127.0.0.1", 0))
                 port = free.getsockname()[1]
             path = tmp_path / f"server-{port}.log"
             log = started.enter_context(path.open("w"))
-            server = subprocess.Popen([*command, f"--port={port}"], cwd=folder, env=environment | more, stdout=log, stderr=subprocess.STDOUT)
+            server = subprocess.Popen(
+                [*command, f"--port={port}"],
+                cwd=folder,
+                env=environment | more,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
             started.callback(_stop, server)
             _wait(f"http://127.0.0.1:{port}{probe}", server, path)
             return f"http://127.0.0.1:{port}"
@@ -95,17 +125,33 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., str]]:
 
 @pytest.fixture
 def open_in_lab(serve: Callable[..., str], tab: Any) -> Callable[[Path], Any]:
-    """``open_in_lab(notebook)`` opens it in JupyterLab, rooted in the folder above its own, and starts all cells; gives the page."""
+    """``open_in_lab(notebook)`` opens it in JupyterLab, rooted in the folder above its own, and
+    starts all cells; gives the page.
+    """
+
     def open_all(notebook: Path) -> Any:
         root = notebook.parents[1]
-        lab = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", "--ServerApp.port_retries=0",
-               f"--IdentityProvider.token={TOKEN}", "--allow-root", "--LabApp.news_url=", f"--ServerApp.root_dir={root}",
-               "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+        lab = [
+            sys.executable,
+            "-m",
+            "jupyterlab",
+            "--no-browser",
+            "--ip=127.0.0.1",
+            "--ServerApp.port_retries=0",
+            f"--IdentityProvider.token={TOKEN}",
+            "--allow-root",
+            "--LabApp.news_url=",
+            f"--ServerApp.root_dir={root}",
+            "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        ]
         address = serve(lab, root, f"/api?token={TOKEN}")
         tab.goto(f"{address}/lab/tree/{notebook.relative_to(root)}?token={TOKEN}&reset")
         tab.wait_for_selector(".jp-Notebook .jp-Cell")
-        # The cells' own "idle" mark shows before a kernel is connected; the status bar tells the truth.
-        tab.wait_for_function(r"/\| Idle/.test(document.querySelector('#jp-main-statusbar')?.innerText ?? '')")
+        # The cells' own "idle" mark shows before a kernel is connected; the status bar tells the
+        # truth.
+        tab.wait_for_function(
+            r"/\| Idle/.test(document.querySelector('#jp-main-statusbar')?.innerText ?? '')"
+        )
         tab.get_by_role("menuitem", name="Run", exact=True).click()
         tab.get_by_role("menuitem", name="Run All Cells", exact=True).click()
         return tab
@@ -122,7 +168,9 @@ def _wait(address: str, server: subprocess.Popen[bytes], log: Path, seconds: flo
         except OSError:
             time.sleep(0.5)
         assert server.poll() is None, log.read_text()
-        assert time.monotonic() < deadline, f"{address} didn't answer within {seconds:.0f} s\n{log.read_text()[-2000:]}"
+        assert time.monotonic() < deadline, (
+            f"{address} didn't answer within {seconds:.0f} s\n{log.read_text()[-2000:]}"
+        )
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:

@@ -1,4 +1,6 @@
-"""The house rules: imports go down, no cycles, no print or sys.exit in library code, rooms of readable size, nothing of one machine."""
+"""The house rules: imports go down, no cycles, no print or sys.exit in library code, rooms of
+readable size, nothing of one machine.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,16 @@ FLOORS: dict[str, int] = {
     "figures": 7,
     "widgets": 8,
 }
-FIGURES_MAY_IMPORT = {"errors", "boxes", "losses", "schedule", "structures", "config", "presets", "figures"}
+FIGURES_MAY_IMPORT = {
+    "errors",
+    "boxes",
+    "losses",
+    "schedule",
+    "structures",
+    "config",
+    "presets",
+    "figures",
+}
 
 
 def room(path: Path) -> str:
@@ -60,7 +71,9 @@ def room(path: Path) -> str:
 
 
 def imports(path: Path) -> set[str]:
-    """Modules of this package that a file imports, lazily or not, but not those for type checking alone."""
+    """Modules of this package that a file imports, lazily or not, but not those for type checking
+    alone.
+    """
     found: set[str] = set()
     tree = ast.parse(path.read_text())
     skipped = {
@@ -72,19 +85,38 @@ def imports(path: Path) -> set[str]:
     for node in ast.walk(tree):
         if id(node) in skipped:
             continue
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "deim_lab":
-            names = [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "deim_lab" else [node.module]
+        if (
+            isinstance(node, ast.ImportFrom)
+            and node.module
+            and node.module.split(".")[0] == "deim_lab"
+        ):
+            names = (
+                [f"{node.module}.{alias.name}" for alias in node.names]
+                if node.module == "deim_lab"
+                else [node.module]
+            )
             found.update(name.split(".")[1] for name in names)
         elif isinstance(node, ast.Import):
-            found.update(alias.name.split(".")[1] for alias in node.names if alias.name.startswith("deim_lab."))
+            found.update(
+                alias.name.split(".")[1]
+                for alias in node.names
+                if alias.name.startswith("deim_lab.")
+            )
     return found
 
 
-SAME_FLOOR = {("config", "values"), ("detector", "presets"), ("presets", "config"), ("schedule", "config")}
+SAME_FLOOR = {
+    ("config", "values"),
+    ("detector", "presets"),
+    ("presets", "config"),
+    ("schedule", "config"),
+}
 
 
 @pytest.mark.parametrize(
-    "path", [p for p in FILES if p.parent != PACKAGE or p.name != "__init__.py"], ids=lambda p: str(p.relative_to(PACKAGE))
+    "path",
+    [p for p in FILES if p.parent != PACKAGE or p.name != "__init__.py"],
+    ids=lambda p: str(p.relative_to(PACKAGE)),
 )
 def test_imports_go_down_only(path: Path) -> None:
     here = room(path)
@@ -95,7 +127,9 @@ def test_imports_go_down_only(path: Path) -> None:
             f"{here} (floor {FLOORS[here]}) imports {other} (floor {FLOORS[other]})"
         )
         if here == "figures":
-            assert other in FIGURES_MAY_IMPORT, f"figures imports {other}: pictures are drawn from tables and arrays"
+            assert other in FIGURES_MAY_IMPORT, (
+                f"figures imports {other}: pictures are drawn from tables and arrays"
+            )
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
@@ -107,15 +141,30 @@ def test_library_manners(path: Path) -> None:
         for node in ast.walk(tree):
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
-                assert called not in {"print", "sys.exit", "exit", "quit", "os._exit"}, f"{path}:{node.lineno} calls {called}"
-    assert len(text.splitlines()) <= 450, f"{path} has {len(text.splitlines())} lines: a room too large"
+                assert called not in {"print", "sys.exit", "exit", "quit", "os._exit"}, (
+                    f"{path}:{node.lineno} calls {called}"
+                )
+    assert len(text.splitlines()) <= 450, (
+        f"{path} has {len(text.splitlines())} lines: a room too large"
+    )
     assert path.stem not in {"utils", "misc", "helpers"}
 
 
 def test_importing_the_package_and_its_help_stay_light() -> None:
-    heavy = ("torch", "torchvision", "pandas", "scipy", "matplotlib", "papermill", "pycocotools", "plotly")
+    heavy = (
+        "torch",
+        "torchvision",
+        "pandas",
+        "scipy",
+        "matplotlib",
+        "papermill",
+        "pycocotools",
+        "plotly",
+    )
     code = f"import sys, deim_lab, deim_lab.cli; print([m for m in {heavy!r} if m in sys.modules])"
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert answer.stdout.strip() == "[]"
 
 
@@ -127,7 +176,9 @@ def tracked() -> list[Path]:
 
 
 def test_the_repository_speaks_of_the_project_alone() -> None:
-    pattern = re.compile(r"(/work/|/root/|/tmp/(?!\{)|/home/\w|pypi\.org|pythonhosted|registry\.npmjs|index-url|extra-index)")
+    pattern = re.compile(
+        r"(/work/|/root/|/tmp/(?!\{)|/home/\w|pypi\.org|pythonhosted|registry\.npmjs|index-url|extra-index)"
+    )
     for path in tracked():
         if path.suffix in {".png", ".npz", ".gz", ".jpg", ".svg", ".pdf"} or path == Path(__file__):
             continue
@@ -138,14 +189,20 @@ def test_the_repository_speaks_of_the_project_alone() -> None:
 def test_notebooks_are_stored_without_outputs_and_thin() -> None:
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         cells = json.loads(path.read_text())["cells"]
-        tagged = [cell for cell in cells if "parameters" in cell.get("metadata", {}).get("tags", [])]
+        tagged = [
+            cell for cell in cells if "parameters" in cell.get("metadata", {}).get("tags", [])
+        ]
         assert len(tagged) == 1, f"{path.name}: {len(tagged)} cells tagged parameters"
         for cell in cells:
             source = "".join(cell["source"])
             if cell["cell_type"] == "code":
                 assert not cell["outputs"], f"{path.name} is stored with outputs"
-                assert cell["execution_count"] is None, f"{path.name} is stored with execution counts"
+                assert cell["execution_count"] is None, (
+                    f"{path.name} is stored with execution counts"
+                )
                 assert not re.search(r"^\s*(def|class) ", source, re.M), (
                     f"{path.name} defines a function or class: that belongs in the package"
                 )
-                assert len(source.splitlines()) <= 15, f"{path.name} has a cell of {len(source.splitlines())} lines"
+                assert len(source.splitlines()) <= 15, (
+                    f"{path.name} has a cell of {len(source.splitlines())} lines"
+                )

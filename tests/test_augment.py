@@ -1,4 +1,6 @@
-"""Single-image augmentations, Mosaic and MixUp: parity with the official numbers, determinism, boxes that stay on their objects."""
+"""Single-image augmentations, Mosaic and MixUp: parity with the official numbers, determinism,
+boxes that stay on their objects.
+"""
 
 from __future__ import annotations
 
@@ -21,25 +23,40 @@ from deim_lab.augment.single import Flip, IouCrop, Photometric, Resize, Sanitise
 from deim_lab.structures import Targets
 
 REFERENCE = Path(__file__).parent / "reference"
-PALETTE = torch.tensor([[250, 20, 20], [20, 250, 20], [20, 20, 250], [250, 250, 20]], dtype=torch.uint8)
+PALETTE = torch.tensor(
+    [[250, 20, 20], [20, 250, 20], [20, 20, 250], [250, 250, 20]], dtype=torch.uint8
+)
 
 
 def painted(height: int, width: int, count: int, seed: int = 0, image_id: int = 7) -> Scene:
-    """A black image with boxes in the colour of their label, on a grid so that none hides another."""
+    """A black image with boxes in the colour of their label, on a grid so that none hides
+    another.
+    """
     draw = generator_of(seed, "painted")
     image = torch.zeros(height, width, 3, dtype=torch.uint8).permute(2, 0, 1)
     boxes, labels = [], []
     for cell in range(count):
         cell_height, cell_width = height // 2, width // 4
         top, left = cell // 4 * cell_height, cell % 4 * cell_width
-        right, down, far = (int(torch.randint(low, high, (), generator=draw)) for low, high in (
-            (1, cell_width // 4), (1, cell_height // 4), (cell_width // 2, cell_width)))
+        right, down, far = (
+            int(torch.randint(low, high, (), generator=draw))
+            for low, high in (
+                (1, cell_width // 4),
+                (1, cell_height // 4),
+                (cell_width // 2, cell_width),
+            )
+        )
         x1, y1, x2, y2 = left + right, top + down, left + far, top + cell_height - 2
         label = int(torch.randint(len(PALETTE), (), generator=draw))
         image[:, y1:y2, x1:x2] = PALETTE[label][:, None, None]
         boxes.append([x1, y1, x2, y2])
         labels.append(label)
-    return Scene(image, torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), torch.tensor(labels, dtype=torch.int64), (image_id,))
+    return Scene(
+        image,
+        torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        torch.tensor(labels, dtype=torch.int64),
+        (image_id,),
+    )
 
 
 class Listed:
@@ -57,8 +74,15 @@ class Listed:
 
 
 class Item:
-    def __init__(self, image: torch.Tensor, boxes_xyxy: torch.Tensor, labels: torch.Tensor, image_id: int) -> None:
-        self.image, self.boxes_xyxy, self.labels, self.image_id = image, boxes_xyxy, labels, image_id
+    def __init__(
+        self, image: torch.Tensor, boxes_xyxy: torch.Tensor, labels: torch.Tensor, image_id: int
+    ) -> None:
+        self.image, self.boxes_xyxy, self.labels, self.image_id = (
+            image,
+            boxes_xyxy,
+            labels,
+            image_id,
+        )
 
 
 def assert_boxes_on_their_colour(scene: Scene) -> None:
@@ -66,9 +90,14 @@ def assert_boxes_on_their_colour(scene: Scene) -> None:
     for box, label in zip(scene.boxes_xyxy, scene.labels, strict=True):
         x1, y1, x2, y2 = box.tolist()
         if x1 <= 0 or y1 <= 0 or x2 >= width or y2 >= height or min(x2 - x1, y2 - y1) < 6:
-            continue  # cut at the border: the centre of what is left may be beside the turned object
+            # cut at the border: the centre of what is left may be beside the turned object
+            continue
         found = scene.image[:, int((y1 + y2) / 2), int((x1 + x2) / 2)]
-        assert (found.int() - PALETTE[label].int()).abs().max() < 40, (box.tolist(), int(label), found.tolist())
+        assert (found.int() - PALETTE[label].int()).abs().max() < 40, (
+            box.tolist(),
+            int(label),
+            found.tolist(),
+        )
 
 
 def assert_same(left: Scene, right: Scene) -> None:
@@ -78,13 +107,20 @@ def assert_same(left: Scene, right: Scene) -> None:
 
 
 def apply_mosaic(scene: Scene, generator: torch.Generator) -> Scene:
-    others = [painted(*size, count, seed) for seed, (size, count) in enumerate([((80, 120), 8), ((120, 60), 3), ((64, 64), 0)])]
+    others = [
+        painted(*size, count, seed)
+        for seed, (size, count) in enumerate([((80, 120), 8), ((120, 60), 3), ((64, 64), 0)])
+    ]
     return Mosaic(tile_px=96)(Listed([scene, *others]), 0, generator)
 
 
 OPERATIONS: dict[str, Callable[[Scene, torch.Generator], Scene]] = {
-    "zoom_out": ZoomOut(prob=1.0), "iou_crop": IouCrop(prob=1.0), "flip": Flip(prob=1.0), "resize": Resize(size_hw=(96, 160)),
-    "sanitise": Sanitise(), "mosaic": apply_mosaic,
+    "zoom_out": ZoomOut(prob=1.0),
+    "iou_crop": IouCrop(prob=1.0),
+    "flip": Flip(prob=1.0),
+    "resize": Resize(size_hw=(96, 160)),
+    "sanitise": Sanitise(),
+    "mosaic": apply_mosaic,
 }
 
 
@@ -107,15 +143,23 @@ def test_same_generator_same_output_and_the_global_state_is_left_alone(name: str
     assert torch.equal(scene.image, kept), "the input is not written to"
     if name not in ("flip", "resize", "sanitise"):
         others = [operation(scene, generator_of(seed)) for seed in range(4, 12)]
-        assert any(item.image.shape != first.image.shape or not torch.equal(item.image, first.image) for item in others)
+        assert any(
+            item.image.shape != first.image.shape or not torch.equal(item.image, first.image)
+            for item in others
+        )
 
 
-@pytest.mark.parametrize("name", ["zoom_out", "iou_crop", "flip", "resize", "sanitise", "photometric"])
+@pytest.mark.parametrize(
+    "name", ["zoom_out", "iou_crop", "flip", "resize", "sanitise", "photometric"]
+)
 @pytest.mark.parametrize("count", [0, 5])
 def test_without_pixels_the_boxes_are_the_same(name: str, count: int) -> None:
     operation = {**OPERATIONS, "photometric": Photometric(prob=1.0)}[name]
     scene = painted(120, 160, count)
-    whole, bare = operation(scene, generator_of(5)), operation(replace(scene, image=scene.image.to("meta")), generator_of(5))
+    whole, bare = (
+        operation(scene, generator_of(5)),
+        operation(replace(scene, image=scene.image.to("meta")), generator_of(5)),
+    )
     assert bare.image.is_meta
     assert bare.image.shape == whole.image.shape
     assert torch.equal(bare.boxes_xyxy, whole.boxes_xyxy)
@@ -128,17 +172,33 @@ def test_flip_twice_is_identity() -> None:
     assert_same(flip(once, generator_of(0)), scene)
 
 
-@pytest.mark.parametrize("operation", [ZoomOut(prob=0.0), IouCrop(prob=0.0), Flip(prob=0.0), Photometric(prob=0.0)])
-def test_probability_zero_does_nothing(operation: Callable[[Scene, torch.Generator], Scene]) -> None:
+@pytest.mark.parametrize(
+    "operation", [ZoomOut(prob=0.0), IouCrop(prob=0.0), Flip(prob=0.0), Photometric(prob=0.0)]
+)
+def test_probability_zero_does_nothing(
+    operation: Callable[[Scene, torch.Generator], Scene],
+) -> None:
     scene = painted(50, 70, 5)
     assert all(operation(scene, generator_of(seed)) is scene for seed in range(20))
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_photometric_equals_the_official_operations(seed: int) -> None:
-    image = torch.randint(0, 256, (40, 60, 3), generator=generator_of(seed), dtype=torch.uint8).permute(2, 0, 1)
-    found = Photometric(prob=1.0)(Scene(image, torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)), generator_of(seed)).image
-    draw, spans = generator_of(seed), {"brightness": (0.875, 1.125), "contrast": (0.5, 1.5), "saturation": (0.5, 1.5), "hue": (-0.05, 0.05)}
+    image = torch.randint(
+        0, 256, (40, 60, 3), generator=generator_of(seed), dtype=torch.uint8
+    ).permute(2, 0, 1)
+    found = Photometric(prob=1.0)(
+        Scene(image, torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)), generator_of(seed)
+    ).image
+    draw, spans = (
+        generator_of(seed),
+        {
+            "brightness": (0.875, 1.125),
+            "contrast": (0.5, 1.5),
+            "saturation": (0.5, 1.5),
+            "hue": (-0.05, 0.05),
+        },
+    )
     params: dict = {}
     for name, span in spans.items():
         assert single.coin(1.0, draw)
@@ -151,26 +211,43 @@ def test_photometric_equals_the_official_operations(seed: int) -> None:
 
 
 def test_photometric_probability_is_of_each_operation() -> None:
-    image = torch.randint(0, 256, (8, 8, 3), generator=generator_of(0), dtype=torch.uint8).permute(2, 0, 1)
+    image = torch.randint(0, 256, (8, 8, 3), generator=generator_of(0), dtype=torch.uint8).permute(
+        2, 0, 1
+    )
     scene = Scene(image, torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
-    untouched = sum(Photometric(prob=0.5)(scene, generator_of(seed)) is scene for seed in range(640))
+    untouched = sum(
+        Photometric(prob=0.5)(scene, generator_of(seed)) is scene for seed in range(640)
+    )
     assert 8 <= untouched <= 36, "all five coins miss in 1 of 32"
 
 
 def test_iou_crop_draws_as_torchvision_does() -> None:
-    """Same distribution: how often the image stays whole, how large the window is, how many boxes remain."""
+    """Same distribution: how often the image stays whole, how large the window is, how many boxes
+    remain.
+    """
     scene = painted(200, 300, 8, seed=4)
     ours = [IouCrop(prob=1.0)(scene, generator_of(seed)) for seed in range(700)]
-    official, boxes = v2.RandomIoUCrop(), tv_tensors.BoundingBoxes(scene.boxes_xyxy, format="XYXY", canvas_size=(200, 300))
+    official, boxes = (
+        v2.RandomIoUCrop(),
+        tv_tensors.BoundingBoxes(scene.boxes_xyxy, format="XYXY", canvas_size=(200, 300)),
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         theirs = [official(tv_tensors.Image(scene.image), boxes) for _ in range(700)]
 
     def summary(areas: list[int], counts: list[int]) -> list[float]:
-        return [np.mean([area == 60000 for area in areas]), np.mean(areas) / 60000, np.std(areas) / 60000, np.mean(counts) / 8]
+        return [
+            np.mean([area == 60000 for area in areas]),
+            np.mean(areas) / 60000,
+            np.std(areas) / 60000,
+            np.mean(counts) / 8,
+        ]
 
     found = summary([item.image[0].numel() for item in ours], [len(item.labels) for item in ours])
-    expected = summary([image[0].numel() for image, _ in theirs], [int((box[:, 2] > box[:, 0]).sum()) for _, box in theirs])
+    expected = summary(
+        [image[0].numel() for image, _ in theirs],
+        [int((box[:, 2] > box[:, 0]).sum()) for _, box in theirs],
+    )
     assert found == pytest.approx(expected, abs=0.05)
     assert all(len(item.labels) >= 1 for item in ours)
 
@@ -178,7 +255,11 @@ def test_iou_crop_draws_as_torchvision_does() -> None:
 def test_iou_crop_leaves_an_image_without_boxes_and_one_that_no_window_fits() -> None:
     empty = painted(60, 60, 0)
     assert all(IouCrop(prob=1.0)(empty, generator_of(seed)) is empty for seed in range(10))
-    dot = Scene(torch.zeros(3, 1, 1, dtype=torch.uint8), torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([0]))
+    dot = Scene(
+        torch.zeros(3, 1, 1, dtype=torch.uint8),
+        torch.tensor([[0.0, 0.0, 1.0, 1.0]]),
+        torch.tensor([0]),
+    )
     assert all(IouCrop(prob=1.0)(dot, generator_of(seed)) is dot for seed in range(5))
 
 
@@ -189,28 +270,44 @@ def test_zoom_out_stays_in_range_and_keeps_the_pixels() -> None:
         assert 60 <= out.size_hw[0] <= 180
         assert 80 <= out.size_hw[1] <= 240
         left, top = (out.boxes_xyxy - scene.boxes_xyxy)[0, :2].int().tolist()
-        assert torch.equal(out.image[:, top:top + 60, left:left + 80], scene.image)
+        assert torch.equal(out.image[:, top : top + 60, left : left + 80], scene.image)
         assert int(out.image.sum()) == int(scene.image.sum()), "black around"
 
 
 def test_sanitise_clips_and_drops() -> None:
-    boxes = torch.tensor([[-5.0, -5, 10, 10], [10, 10, 10.5, 30], [30, 30, 30, 40], [90, 90, 140, 140], [120, 120, 130, 130]])
+    boxes = torch.tensor(
+        [
+            [-5.0, -5, 10, 10],
+            [10, 10, 10.5, 30],
+            [30, 30, 30, 40],
+            [90, 90, 140, 140],
+            [120, 120, 130, 130],
+        ]
+    )
     scene = Scene(torch.zeros(3, 100, 100, dtype=torch.uint8), boxes, torch.arange(5))
     clean = Sanitise(min_px=1.0)(scene)
     assert clean.labels.tolist() == [0, 3]
     assert clean.boxes_xyxy.tolist() == [[0, 0, 10, 10], [90, 90, 100, 100]]
-    assert Sanitise(min_px=0.0)(scene).labels.tolist() == [0, 1, 3], "a box of no area is never kept"
+    assert Sanitise(min_px=0.0)(scene).labels.tolist() == [0, 1, 3], (
+        "a box of no area is never kept"
+    )
 
 
 def test_resize_is_the_pil_bilinear_of_the_official_pipeline() -> None:
-    image = torch.randint(0, 256, (90, 130, 3), generator=generator_of(0), dtype=torch.uint8).permute(2, 0, 1)
+    image = torch.randint(
+        0, 256, (90, 130, 3), generator=generator_of(0), dtype=torch.uint8
+    ).permute(2, 0, 1)
     for size_hw in [(64, 64), (160, 96), (200, 320)]:
-        expected = np.asarray(single.to_pil(image).resize(size_hw[::-1], Image.Resampling.BILINEAR)).astype(int)
+        expected = np.asarray(
+            single.to_pil(image).resize(size_hw[::-1], Image.Resampling.BILINEAR)
+        ).astype(int)
         found = single.resize_pixels(image, size_hw).permute(1, 2, 0).numpy().astype(int)
         assert np.abs(found - expected).max() <= 1
 
 
-# --- Mosaic ---------------------------------------------------------------------------------------------------------------------------
+# --- Mosaic
+# ---------------------------------------------------------------------------------------------------------------------------
+
 
 @pytest.fixture(scope="module")
 def official() -> dict:
@@ -223,7 +320,9 @@ def tiles(official: dict) -> list[Scene]:
     parts = zip(official["input_sizes_wh"], official["colors"], official["items"], strict=True)
     for number, ((width, height), colour, item) in enumerate(parts):
         image = torch.tensor(colour, dtype=torch.uint8).expand(height, width, 3).permute(2, 0, 1)
-        scenes.append(Scene(image, torch.tensor(item["boxes_xyxy"]), torch.tensor(item["labels"]), (number,)))
+        scenes.append(
+            Scene(image, torch.tensor(item["boxes_xyxy"]), torch.tensor(item["labels"]), (number,))
+        )
     return [mosaic.resize_shorter(scene, 320) for scene in scenes]
 
 
@@ -238,7 +337,9 @@ def test_canvas_is_the_official_one(official: dict, tiles: list[Scene]) -> None:
     assert list(canvas.size_hw[::-1]) == official["canvas_wh"]
     assert canvas.labels.tolist() == official["merged"]["labels"]
     assert list(canvas.image_ids) == official["merged"]["image_id"]
-    torch.testing.assert_close(canvas.boxes_xyxy, torch.tensor(official["merged"]["boxes"]), rtol=1e-6, atol=1e-3)
+    torch.testing.assert_close(
+        canvas.boxes_xyxy, torch.tensor(official["merged"]["boxes"]), rtol=1e-6, atol=1e-3
+    )
     for pixel in official["pixels"]:
         x, y = pixel["xy"]
         assert canvas.image[:, y, x].tolist() == pixel["rgb"], pixel
@@ -247,8 +348,12 @@ def test_canvas_is_the_official_one(official: dict, tiles: list[Scene]) -> None:
 def test_affine_boxes_are_the_official_ones(official: dict, tiles: list[Scene]) -> None:
     values, canvas = official["affine"], mosaic.assemble(tiles)
     bare = replace(canvas, image=canvas.image.to("meta"))
-    moved = mosaic.affine(bare, angle_deg=values["angle"], shift_xy=tuple(values["translate"]), scale=values["scale"])
-    torch.testing.assert_close(moved.boxes_xyxy, torch.tensor(values["boxes_out_xyxy"]), rtol=1e-6, atol=2e-3)
+    moved = mosaic.affine(
+        bare, angle_deg=values["angle"], shift_xy=tuple(values["translate"]), scale=values["scale"]
+    )
+    torch.testing.assert_close(
+        moved.boxes_xyxy, torch.tensor(values["boxes_out_xyxy"]), rtol=1e-6, atol=2e-3
+    )
 
 
 def test_affine_without_motion_is_identity() -> None:
@@ -260,7 +365,9 @@ def test_mosaic_keeps_the_own_image_first_and_draws_the_others_from_all() -> Non
     source = Listed([painted(40, 40, 1, seed, image_id=seed) for seed in range(6)])
     ids = [Mosaic(tile_px=32)(source, 2, generator_of(seed)).image_ids for seed in range(60)]
     assert all(len(item) == 4 and item[0] == 2 for item in ids)
-    assert {image_id for item in ids for image_id in item[1:]} == set(range(6)), "with replacement, the own one included"
+    assert {image_id for item in ids for image_id in item[1:]} == set(range(6)), (
+        "with replacement, the own one included"
+    )
 
 
 @pytest.mark.parametrize("counts", [(0, 0, 0, 0), (0, 3, 0, 0), (2, 0, 0, 1)])
@@ -276,23 +383,36 @@ def test_mosaic_draws_inside_its_ranges(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(mosaic, "affine", lambda scene, **values: seen.append(values))
     source = Listed([painted(40, 60, 2)])
     for seed in range(200):
-        Mosaic(tile_px=40, rotation_deg=10, translate=0.1, scale=(0.5, 1.5))(source, 0, generator_of(seed))
+        Mosaic(tile_px=40, rotation_deg=10, translate=0.1, scale=(0.5, 1.5))(
+            source, 0, generator_of(seed)
+        )
     angles, scales = [item["angle_deg"] for item in seen], [item["scale"] for item in seen]
     shifts = [item["shift_xy"] for item in seen]
     assert -10 <= min(angles) < -8 < 8 < max(angles) <= 10
     assert 0.5 <= min(scales) < 0.6 < 1.4 < max(scales) <= 1.5
-    assert {min(x for x, _ in shifts), max(x for x, _ in shifts)} == {-12, 12}, "a tenth of a canvas 120 wide"
-    assert {min(y for _, y in shifts), max(y for _, y in shifts)} == {-8, 8}, "a tenth of a canvas 80 high"
+    assert {min(x for x, _ in shifts), max(x for x, _ in shifts)} == {-12, 12}, (
+        "a tenth of a canvas 120 wide"
+    )
+    assert {min(y for _, y in shifts), max(y for _, y in shifts)} == {-8, 8}, (
+        "a tenth of a canvas 80 high"
+    )
 
 
-# --- MixUp ----------------------------------------------------------------------------------------------------------------------------
+# --- MixUp
+# ----------------------------------------------------------------------------------------------------------------------------
+
 
 def test_mixup_is_the_official_one() -> None:
     values = np.load(REFERENCE / "unit_ops.npz")
-    boxes, labels = ([torch.from_numpy(values[f"mixup.in.{i}.{name}"]) for i in range(3)] for name in ("boxes", "labels"))
+    boxes, labels = (
+        [torch.from_numpy(values[f"mixup.in.{i}.{name}"]) for i in range(3)]
+        for name in ("boxes", "labels")
+    )
     mixed = mixup.mix_targets(Targets.from_lists(boxes, labels, [11, 12, 13]))
     images = mixup.mix_images(torch.from_numpy(values["mixup.in_images"]), 0.471235)
-    torch.testing.assert_close(images, torch.from_numpy(values["mixup.out_images"]), rtol=0, atol=1e-7)
+    torch.testing.assert_close(
+        images, torch.from_numpy(values["mixup.out_images"]), rtol=0, atol=1e-7
+    )
     assert mixed.image_ids == (11, 12, 13)
     for index in range(3):
         found_boxes, found_labels = mixed.of_image(index)

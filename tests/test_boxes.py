@@ -15,20 +15,29 @@ ARRAYS = np.load(Path(__file__).parent / "reference" / "unit_ops.npz")
 
 
 def random_xyxy(count: int, seed: int = 0) -> Tensor:
-    corners = torch.rand(count, 2, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    corners = torch.rand(
+        count, 2, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
     return torch.cat([corners.amin(1), corners.amax(1)], dim=-1)
 
 
 def test_parity_of_pairwise_overlaps() -> None:
     first, second = (torch.from_numpy(ARRAYS[f"iou.{name}"]).double() for name in ("b1", "b2"))
-    np.testing.assert_allclose(boxes.pairwise_iou(first, second).numpy(), ARRAYS["iou.iou"], atol=1e-6)
-    np.testing.assert_allclose(boxes.pairwise_giou(first, second).numpy(), ARRAYS["iou.giou"], atol=1e-6)
+    np.testing.assert_allclose(
+        boxes.pairwise_iou(first, second).numpy(), ARRAYS["iou.iou"], atol=1e-6
+    )
+    np.testing.assert_allclose(
+        boxes.pairwise_giou(first, second).numpy(), ARRAYS["iou.giou"], atol=1e-6
+    )
 
 
 def test_paired_is_the_diagonal_of_pairwise() -> None:
     first, second = random_xyxy(30), random_xyxy(30, seed=1)
     iou, giou = boxes.paired_iou_and_giou(first, second)
-    for found, paired, pairwise in ((iou, boxes.paired_iou, boxes.pairwise_iou), (giou, boxes.paired_giou, boxes.pairwise_giou)):
+    for found, paired, pairwise in (
+        (iou, boxes.paired_iou, boxes.pairwise_iou),
+        (giou, boxes.paired_giou, boxes.pairwise_giou),
+    ):
         torch.testing.assert_close(found, paired(first, second))
         torch.testing.assert_close(found, pairwise(first, second).diagonal())
 
@@ -39,7 +48,9 @@ def test_ranges_symmetry_and_identity() -> None:
     assert ((iou >= 0) & (iou <= 1)).all()
     assert ((giou > -1) & (giou <= iou)).all()
     torch.testing.assert_close(boxes.paired_giou(second, first), giou)
-    torch.testing.assert_close(boxes.paired_giou(first, first), torch.ones(200, dtype=torch.float64))
+    torch.testing.assert_close(
+        boxes.paired_giou(first, first), torch.ones(200, dtype=torch.float64)
+    )
 
 
 def test_worked_by_hand() -> None:
@@ -51,7 +62,9 @@ def test_worked_by_hand() -> None:
 def test_formats_are_inverse_and_negative_sizes_count_as_none() -> None:
     xyxy = random_xyxy(20)
     torch.testing.assert_close(boxes.cxcywh_to_xyxy(boxes.xyxy_to_cxcywh(xyxy)), xyxy)
-    assert boxes.cxcywh_to_xyxy(torch.tensor([0.5, 0.5, -0.2, 0.4])).tolist() == pytest.approx([0.5, 0.3, 0.5, 0.7])
+    assert boxes.cxcywh_to_xyxy(torch.tensor([0.5, 0.5, -0.2, 0.4])).tolist() == pytest.approx(
+        [0.5, 0.3, 0.5, 0.7]
+    )
 
 
 def test_boxes_of_no_area_have_no_overlap_and_finite_gradients() -> None:

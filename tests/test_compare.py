@@ -1,4 +1,6 @@
-"""Arms from runs on disk: what is grouped, what is refused, what the statistics say and what the words make of them."""
+"""Arms from runs on disk: what is grouped, what is refused, what the statistics say and what the
+words make of them.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,12 @@ from deim_lab.runs import Run, write_json
 DATA = {"name": "toy", "fingerprint": "d" * 64}
 BASE: dict[str, Any] = {"train.epochs": 4}
 PLAIN = dict(PLAIN_RECIPE)
-ARMS: dict[str, dict[str, Any]] = {"plain": PLAIN, "MAL": {"augment.mosaic_prob": 0.0, "augment.mixup_prob": 0.0},
-                                   "Dense O2O": {"loss.classification": "vfl"}, "DEIM": {}}
+ARMS: dict[str, dict[str, Any]] = {
+    "plain": PLAIN,
+    "MAL": {"augment.mosaic_prob": 0.0, "augment.mixup_prob": 0.0},
+    "Dense O2O": {"loss.classification": "vfl"},
+    "DEIM": {},
+}
 
 
 @pytest.fixture(autouse=True)
@@ -34,23 +40,69 @@ def no_git(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runs, "_git_commit", lambda: {"commit": "c" * 40, "dirty": False})
 
 
-def trained(folder: Path, overrides: Mapping[str, Any], seed: int = 0, ap: float | Sequence[float] = 0.5, *, active: bool = True,
-            lr: float | None = None, data: Mapping[str, Any] = DATA, end: str = "done", positives: float = 1.0, dense_epoch: int = 1,
-            weights: Mapping[str, Any] | None = None, recipe: str = "smoke") -> Run:
-    """A run folder as training leaves it: an epoch of Mosaic and MixUp where they are asked for, the APs given (or rising to one)."""
+def trained(
+    folder: Path,
+    overrides: Mapping[str, Any],
+    seed: int = 0,
+    ap: float | Sequence[float] = 0.5,
+    *,
+    active: bool = True,
+    lr: float | None = None,
+    data: Mapping[str, Any] = DATA,
+    end: str = "done",
+    positives: float = 1.0,
+    dense_epoch: int = 1,
+    weights: Mapping[str, Any] | None = None,
+    recipe: str = "smoke",
+) -> Run:
+    """A run folder as training leaves it: an epoch of Mosaic and MixUp where they are asked for,
+    the APs given (or rising to one).
+    """
     config = preset(recipe, BASE | dict(overrides))
-    run = Run.start(folder, config, seed=seed, data=data, overrides=BASE | dict(overrides), device="cpu", weights=weights)
+    run = Run.start(
+        folder,
+        config,
+        seed=seed,
+        data=data,
+        overrides=BASE | dict(overrides),
+        device="cpu",
+        weights=weights,
+    )
     epochs = config.train.epochs
-    scores = [ap * (epoch + 1) / epochs for epoch in range(epochs)] if isinstance(ap, float) else list(ap)
+    scores = (
+        [ap * (epoch + 1) / epochs for epoch in range(epochs)]
+        if isinstance(ap, float)
+        else list(ap)
+    )
     for epoch in range(epochs):
         mosaic = config.augment.mosaic_prob if active and epoch == 1 else 0.0
         mixup = config.augment.mixup_prob if active and epoch == 1 else 0.0
         targets = 3.0 * (1 + 3 * mosaic) * (1 + mixup)
-        run.log("train", epoch=epoch, step=10 * (epoch + 1), phase="dense" if epoch == dense_epoch else "plain", lr_last=lr or config.optim.lr,
-                targets_per_image=targets, positives_per_image=positives * targets, mosaic_share=mosaic, mixup_share=mixup,
-                matched_iou=scores[min(epoch, len(scores) - 1)], seconds={"forward": 0.1, "backward": 0.2}, peak_memory_mib=500.0 + epoch)
-        run.log("val", epoch=epoch, step=10 * (epoch + 1), AP=scores[epoch], AP50=min(1.0, 1.4 * scores[epoch]), AP75=scores[epoch], APs=-1.0,
-                best_f1=0.7, best_f1_threshold=0.4)
+        run.log(
+            "train",
+            epoch=epoch,
+            step=10 * (epoch + 1),
+            phase="dense" if epoch == dense_epoch else "plain",
+            lr_last=lr or config.optim.lr,
+            targets_per_image=targets,
+            positives_per_image=positives * targets,
+            mosaic_share=mosaic,
+            mixup_share=mixup,
+            matched_iou=scores[min(epoch, len(scores) - 1)],
+            seconds={"forward": 0.1, "backward": 0.2},
+            peak_memory_mib=500.0 + epoch,
+        )
+        run.log(
+            "val",
+            epoch=epoch,
+            step=10 * (epoch + 1),
+            AP=scores[epoch],
+            AP50=min(1.0, 1.4 * scores[epoch]),
+            AP75=scores[epoch],
+            APs=-1.0,
+            best_f1=0.7,
+            best_f1_threshold=0.4,
+        )
     if end == "done":
         run.finish()
     elif end == "failed":
@@ -65,18 +117,52 @@ def grid(folder: Path, scores: Mapping[str, Sequence[float]], **options: Any) ->
             trained(folder, ARMS[arm], seed, ap, **options)
 
 
-def indexed(folder: Path, name: str, rows: Sequence[tuple[str, int, Run | None, str]], *, baseline: str, created: str = "2026-01-01") -> None:
+def indexed(
+    folder: Path,
+    name: str,
+    rows: Sequence[tuple[str, int, Run | None, str]],
+    *,
+    baseline: str,
+    created: str = "2026-01-01",
+) -> None:
     """The index that a sweep leaves."""
     (folder / "sweeps" / name).mkdir(parents=True)
-    about = {"name": name, "grid": "g.yaml", "baseline": baseline, "created": created, "finished": None}
-    write_json(folder / "sweeps" / name / "index.json", about | {"runs": [
-        {"arm": arm, "seed": seed, "status": status, "fingerprint": "f", "data_fingerprint": "d", "run": run.folder.name if run else None,
-         "overrides": {}, "seconds": 1.0, "attempts": 1, "notebook": None,
-         "error": {"type": "RuntimeError", "message": "no luck", "traceback": "…"} if status == "failed" else None}
-        for arm, seed, run, status in rows]})
+    about = {
+        "name": name,
+        "grid": "g.yaml",
+        "baseline": baseline,
+        "created": created,
+        "finished": None,
+    }
+    write_json(
+        folder / "sweeps" / name / "index.json",
+        about
+        | {
+            "runs": [
+                {
+                    "arm": arm,
+                    "seed": seed,
+                    "status": status,
+                    "fingerprint": "f",
+                    "data_fingerprint": "d",
+                    "run": run.folder.name if run else None,
+                    "overrides": {},
+                    "seconds": 1.0,
+                    "attempts": 1,
+                    "notebook": None,
+                    "error": {"type": "RuntimeError", "message": "no luck", "traceback": "…"}
+                    if status == "failed"
+                    else None,
+                }
+                for arm, seed, run, status in rows
+            ]
+        },
+    )
 
 
-# --- statistics --------------------------------------------------------------------------------------------------------------------------
+# --- statistics
+# --------------------------------------------------------------------------------------------------------------------------
+
 
 def test_a_paired_difference_is_students() -> None:
     arm, base = {0: 0.583, 1: 0.589, 2: 0.571}, {0: 0.549, 1: 0.553, 2: 0.560}
@@ -85,7 +171,9 @@ def test_a_paired_difference_is_students() -> None:
     expected = stats.ttest_1samp(gaps, 0.0)
     low, high = expected.confidence_interval(0.95)
     assert (found.test, found.seeds, found.unpaired) == ("paired", 3, ())
-    assert (found.mean, found.low, found.high, found.p) == pytest.approx((gaps.mean(), low, high, expected.pvalue))
+    assert (found.mean, found.low, found.high, found.p) == pytest.approx(
+        (gaps.mean(), low, high, expected.pvalue)
+    )
     assert found.smallest == pytest.approx((high - low) / 2)
     assert found.significant == (low > 0)
 
@@ -93,8 +181,12 @@ def test_a_paired_difference_is_students() -> None:
 def test_seeds_in_another_order_are_still_paired() -> None:
     arm, base = {0: 0.5, 1: 0.6, 2: 0.7}, {2: 0.68, 0: 0.48, 1: 0.585}
     assert difference(arm, base).mean == pytest.approx((0.02 + 0.02 + 0.015) / 3)
-    assert difference(arm, base).significant is True  # the scores spread by 0.1, the differences by 0.003
-    assert difference(arm, {3: 0.48, 4: 0.585, 5: 0.68}).significant is False  # what pairing was worth
+    assert (
+        difference(arm, base).significant is True
+    )  # the scores spread by 0.1, the differences by 0.003
+    assert (
+        difference(arm, {3: 0.48, 4: 0.585, 5: 0.68}).significant is False
+    )  # what pairing was worth
 
 
 def test_seeds_that_do_not_match_are_compared_by_welch() -> None:
@@ -112,10 +204,20 @@ def test_partly_matching_seeds_are_paired_and_the_others_named() -> None:
     assert found.mean == pytest.approx(0.125)
 
 
-@pytest.mark.parametrize(("arm", "base"), [({0: 0.6}, {0: 0.5}), ({0: 0.6}, {1: 0.5}), ({0: 0.6}, {0: 0.5, 1: 0.4}), ({}, {0: 0.5})])
+@pytest.mark.parametrize(
+    ("arm", "base"),
+    [({0: 0.6}, {0: 0.5}), ({0: 0.6}, {1: 0.5}), ({0: 0.6}, {0: 0.5, 1: 0.4}), ({}, {0: 0.5})],
+)
 def test_too_few_seeds_give_no_interval(arm: dict[int, float], base: dict[int, float]) -> None:
     found = difference(arm, base)
-    assert (found.low, found.high, found.p, found.significant, found.smallest, found.test) == (None, None, None, None, None, "none")
+    assert (found.low, found.high, found.p, found.significant, found.smallest, found.test) == (
+        None,
+        None,
+        None,
+        None,
+        None,
+        "none",
+    )
     assert math.isnan(found.mean) == (not arm)
 
 
@@ -157,7 +259,9 @@ def test_first_reach_takes_the_first_evaluation_as_high() -> None:
     assert first_reach([6, 12], [0.3, 0.39], 0.4) is None
 
 
-# --- arms --------------------------------------------------------------------------------------------------------------------------------
+# --- arms
+# --------------------------------------------------------------------------------------------------------------------------------
+
 
 def test_runs_become_arms_named_by_what_they_differ_in(tmp_path: Path) -> None:
     grid(tmp_path, {arm: [0.5, 0.6] for arm in ARMS})
@@ -172,30 +276,63 @@ def test_runs_become_arms_named_by_what_they_differ_in(tmp_path: Path) -> None:
 
 
 def test_other_differences_give_other_names(tmp_path: Path) -> None:
-    for overrides in ({}, {"loss.gamma": 2.0}, {"loss.gamma": 2.0, "train.epochs": 2}, {"data.workers": 3, "train.device": "cpu"}):
+    for overrides in (
+        {},
+        {"loss.gamma": 2.0},
+        {"loss.gamma": 2.0, "train.epochs": 2},
+        {"data.workers": 3, "train.device": "cpu"},
+    ):
         trained(tmp_path, overrides, seed=len(overrides))
     found = compare.read(tmp_path)
-    assert {arm.name for arm in found.arms} == {"epochs=4", "gamma=2.0, epochs=4", "gamma=2.0"}  # the preset has 2 epochs; workers are no factor
+    assert {arm.name for arm in found.arms} == {
+        "epochs=4",
+        "gamma=2.0, epochs=4",
+        "gamma=2.0",
+    }  # the preset has 2 epochs; workers are no factor
     renamed = compare.read(tmp_path, names={"gamma=2.0, epochs=4": "γ 2"}, baseline="γ 2")
     assert renamed.baseline.name == "γ 2"
-    assert compare.read(tmp_path, names={"gamma=2.0, epochs=4": "γ 2"}, baseline="gamma=2.0, epochs=4").baseline.name == "γ 2"
+    assert (
+        compare.read(
+            tmp_path, names={"gamma=2.0, epochs=4": "γ 2"}, baseline="gamma=2.0, epochs=4"
+        ).baseline.name
+        == "γ 2"
+    )
 
 
 def test_a_sweep_names_its_own_arms_and_counts_what_failed(tmp_path: Path) -> None:
     made = [trained(tmp_path, PLAIN, 0), trained(tmp_path, PLAIN, 1), trained(tmp_path, {}, 0, 0.6)]
     stranger = trained(tmp_path, {"loss.gamma": 3.0}, 0)
     indexed(tmp_path, "old", [("z", 0, stranger, "done")], baseline="z", created="2025-01-01")
-    indexed(tmp_path, "new", [("off", 0, made[0], "done"), ("off", 1, made[1], "done"), ("on", 0, made[2], "done"), ("on", 1, None, "failed"),
-                              ("on", 2, None, "pending")], baseline="off")
+    indexed(
+        tmp_path,
+        "new",
+        [
+            ("off", 0, made[0], "done"),
+            ("off", 1, made[1], "done"),
+            ("on", 0, made[2], "done"),
+            ("on", 1, None, "failed"),
+            ("on", 2, None, "pending"),
+        ],
+        baseline="off",
+    )
     gone = trained(tmp_path, {}, 3)
     assert compare.sweeps(tmp_path) == ("old", "new")
     found = compare.read(tmp_path)
-    assert (found.sweep, found.baseline.name, found.figures) == ("new", "off", tmp_path / "sweeps" / "new" / "figures")
+    assert (found.sweep, found.baseline.name, found.figures) == (
+        "new",
+        "off",
+        tmp_path / "sweeps" / "new" / "figures",
+    )
     assert {arm.name: len(arm.trials) for arm in found.arms} == {"off": 2, "on": 1}
     table = compare.missing(found)
-    assert table[["arm", "seed", "status"]].to_numpy().tolist() == [["on", 1, "failed"], ["on", 2, "pending"]]
+    assert table[["arm", "seed", "status"]].to_numpy().tolist() == [
+        ["on", 1, "failed"],
+        ["on", 2, "pending"],
+    ]
     assert table["error"][0] == "RuntimeError: no luck"
-    assert compare.summary(found).set_index("arm").loc["on", ["seeds", "failed", "unfinished"]].tolist() == [1, 1, 1]
+    assert compare.summary(found).set_index("arm").loc[
+        "on", ["seeds", "failed", "unfinished"]
+    ].tolist() == [1, 1, 1]
     assert any("1 failed, 1 pending" in sentence for sentence in compare.verdicts(found))
     assert gone.folder.name not in {trial.run for arm in found.arms for trial in arm.trials}
     assert len(compare.read(tmp_path, False).arms) == 3  # the runs themselves
@@ -207,7 +344,12 @@ def test_a_run_of_the_index_that_is_gone_is_lost_and_not_forgotten(tmp_path: Pat
     import shutil
 
     made = [trained(tmp_path, PLAIN, 0), trained(tmp_path, {}, 0), trained(tmp_path, {}, 1)]
-    indexed(tmp_path, "s", [("off", 0, made[0], "done"), ("on", 0, made[1], "done"), ("on", 1, made[2], "done")], baseline="off")
+    indexed(
+        tmp_path,
+        "s",
+        [("off", 0, made[0], "done"), ("on", 0, made[1], "done"), ("on", 1, made[2], "done")],
+        baseline="off",
+    )
     shutil.rmtree(made[2].folder)
     table = compare.missing(compare.read(tmp_path))
     assert table[["arm", "seed", "status"]].to_numpy().tolist() == [["on", 1, "lost"]]
@@ -220,15 +362,31 @@ def test_different_data_never_meet_unasked(tmp_path: Path) -> None:
     first = [trained(tmp_path, overrides, 0) for overrides in (PLAIN, {})]
     other = trained(tmp_path, {}, 1, data={"name": "toy", "fingerprint": "e" * 64})
     third = trained(tmp_path, {}, 2, data={"name": "else", "fingerprint": "a" * 64})
-    indexed(tmp_path, "mixed", [("off", 0, first[0], "done"), ("on", 0, first[1], "done"), ("on", 1, other, "done"), ("on", 2, third, "done")],
-            baseline="off")
-    with pytest.raises(DataError, match=r"different data: toy d{12} \(2 runs\), toy e{12} \(1 runs\), else"):
+    indexed(
+        tmp_path,
+        "mixed",
+        [
+            ("off", 0, first[0], "done"),
+            ("on", 0, first[1], "done"),
+            ("on", 1, other, "done"),
+            ("on", 2, third, "done"),
+        ],
+        baseline="off",
+    )
+    with pytest.raises(
+        DataError, match=r"different data: toy d{12} \(2 runs\), toy e{12} \(1 runs\), else"
+    ):
         compare.read(tmp_path)
     by_name = compare.read(tmp_path, data="toy")
     assert {arm.name: len(arm.trials) for arm in by_name.arms} == {"off": 1, "on": 2}
     assert any("by name alone" in note for note in by_name.notes)
-    assert {arm.name: len(arm.trials) for arm in compare.read(tmp_path, data="dddddd").arms} == {"off": 1, "on": 1}
-    alone = compare.read(tmp_path, False)  # without a sweep the largest group counts, and what is left aside is said
+    assert {arm.name: len(arm.trials) for arm in compare.read(tmp_path, data="dddddd").arms} == {
+        "off": 1,
+        "on": 1,
+    }
+    alone = compare.read(
+        tmp_path, False
+    )  # without a sweep the largest group counts, and what is left aside is said
     assert sum(len(arm.trials) for arm in alone.arms) == 2
     assert any(note.startswith("left aside") for note in alone.notes)
 
@@ -247,7 +405,12 @@ def test_runs_that_did_not_finish_are_in_no_mean(tmp_path: Path) -> None:
     trained(tmp_path, {}, 3, 0.9, end="running")
     found = compare.read(tmp_path)
     row = compare.summary(found).set_index("arm").loc["DEIM"]
-    assert (row["seeds"], row["failed"], row["unfinished"], row["AP"]) == (2, 1, 1, pytest.approx(0.51))
+    assert (row["seeds"], row["failed"], row["unfinished"], row["AP"]) == (
+        2,
+        1,
+        1,
+        pytest.approx(0.51),
+    )
     assert compare.missing(found)["error"].tolist() == ["out of luck", ""]
     shown = compare.readable(compare.summary(found)).set_index("arm")
     assert shown.loc["DEIM", "seeds"] == "2, 1 failed, 1 unfinished"
@@ -259,7 +422,10 @@ def test_runs_of_an_older_lab_stand_at_todays_defaults(tmp_path: Path) -> None:
     config = json.loads((old.folder / "config.json").read_text())
     del config["match"]["simota_radius"]
     (old.folder / "config.json").write_text(json.dumps(config))
-    assert {arm.name: len(arm.trials) for arm in compare.read(tmp_path).arms} == {"plain": 1, "DEIM": 2}
+    assert {arm.name: len(arm.trials) for arm in compare.read(tmp_path).arms} == {
+        "plain": 1,
+        "DEIM": 2,
+    }
 
 
 def test_nothing_to_compare_says_what_makes_runs(tmp_path: Path) -> None:
@@ -270,7 +436,9 @@ def test_nothing_to_compare_says_what_makes_runs(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="two arms"):
         compare.read(tmp_path)
     assert compare.overview(tmp_path)[["arms", "done", "failed"]].to_numpy().tolist() == [[1, 1, 0]]
-    assert "smoke on toy: smoke (1 done); a comparison takes finished runs of two arms" in str(compare.lacking(tmp_path))
+    assert "smoke on toy: smoke (1 done); a comparison takes finished runs of two arms" in str(
+        compare.lacking(tmp_path)
+    )
     trained(tmp_path, PLAIN, 0, end="failed")
     assert "1 failed" in str(compare.lacking(tmp_path))
     trained(tmp_path, PLAIN, 1)
@@ -310,24 +478,52 @@ ON = "dense_share=0.5"  # what the name of an arm adds where a plain preset got 
     [
         ("dfine_n", {"plain": {}, "MAL": MAL}),
         ("rtdetrv2_r18", {"plain": {}, "MAL": MAL}),
-        ("dfine_n", {"plain": {}, f"Dense O2O, {ON}": SWITCHED_ON, f"DEIM, {ON}": MAL | SWITCHED_ON}),
+        (
+            "dfine_n",
+            {"plain": {}, f"Dense O2O, {ON}": SWITCHED_ON, f"DEIM, {ON}": MAL | SWITCHED_ON},
+        ),
         ("rtdetrv2_r18", {"plain": {}, f"DEIM, {ON}": MAL | SWITCHED_ON}),
-        ("dfine_n", {"plain": {}, f"classification=focal, mosaic_prob=0.5, mixup_prob=0.5, {ON}":
-                     FOCAL | SWITCHED_ON}),
-        # Without epochs for it (schedule.dense_share is 0 in the plain presets) Dense O2O is never on.
+        (
+            "dfine_n",
+            {
+                "plain": {},
+                f"classification=focal, mosaic_prob=0.5, mixup_prob=0.5, {ON}": FOCAL | SWITCHED_ON,
+            },
+        ),
+        # Without epochs for it (schedule.dense_share is 0 in the plain presets) Dense O2O is never
+        # on.
         ("dfine_n", {"plain": {}, "mosaic_prob=0.5, mixup_prob=0.5": MOSAIC | MIXUP}),
-        ("dfine_n", {"plain": {}, f"mosaic_prob=0.5, {ON}": MOSAIC | {"schedule.dense_share": 0.5}}),
+        (
+            "dfine_n",
+            {"plain": {}, f"mosaic_prob=0.5, {ON}": MOSAIC | {"schedule.dense_share": 0.5}},
+        ),
         ("dfine_n", {"plain": {}, f"mixup_prob=0.5, {ON}": MIXUP | {"schedule.dense_share": 0.5}}),
         ("dfine_n", {"plain": {}, "classification=focal": FOCAL}),
-        ("deim_dfine_n", {"DEIM": {}, "plain": PLAIN, "MAL": NO_MOSAIC | NO_MIXUP, "Dense O2O": VFL}),
+        (
+            "deim_dfine_n",
+            {"DEIM": {}, "plain": PLAIN, "MAL": NO_MOSAIC | NO_MIXUP, "Dense O2O": VFL},
+        ),
         ("deim_rtdetrv2_r18", {"DEIM": {}, "plain": PLAIN}),
         ("deim_dfine_n", {"DEIM": {}, "mosaic_prob=0.0": NO_MOSAIC, "mixup_prob=0.0": NO_MIXUP}),
-        ("deim_dfine_n", {"DEIM": {}, "classification=focal": FOCAL,
-                          "classification=focal, mosaic_prob=0.0, mixup_prob=0.0": FOCAL | NO_MOSAIC | NO_MIXUP}),
-        ("deim_dfine_n", {"MAL": NO_MOSAIC | NO_MIXUP, "dense_share=0.0": {"schedule.dense_share": 0.0}}),
+        (
+            "deim_dfine_n",
+            {
+                "DEIM": {},
+                "classification=focal": FOCAL,
+                "classification=focal, mosaic_prob=0.0, mixup_prob=0.0": FOCAL
+                | NO_MOSAIC
+                | NO_MIXUP,
+            },
+        ),
+        (
+            "deim_dfine_n",
+            {"MAL": NO_MOSAIC | NO_MIXUP, "dense_share=0.0": {"schedule.dense_share": 0.0}},
+        ),
         # The smallest DEIMv2 recipes have Mosaic alone: there that is Dense O2O.
-        ("deimv2_hgnetv2_atto", {"DEIM": {}, "plain": VFL | NO_MOSAIC, "MAL": NO_MOSAIC,
-                                 "mixup_prob=0.5": MIXUP}),
+        (
+            "deimv2_hgnetv2_atto",
+            {"DEIM": {}, "plain": VFL | NO_MOSAIC, "MAL": NO_MOSAIC, "mixup_prob=0.5": MIXUP},
+        ),
     ],
 )
 def test_arms_are_named_after_what_their_runs_saw(
@@ -347,7 +543,9 @@ def test_a_verdict_on_plain_runs_says_nothing_of_deim(tmp_path: Path) -> None:
     found = compare.read(tmp_path)
     assert found.baseline.name == "plain"
     said = compare.verdicts(found)
-    assert any(sentence.startswith("MAL: AP") and "significantly higher" in sentence for sentence in said)
+    assert any(
+        sentence.startswith("MAL: AP") and "significantly higher" in sentence for sentence in said
+    )
     assert not any("DEIM" in sentence or "Dense O2O" in sentence for sentence in said)
 
 
@@ -360,7 +558,9 @@ def test_runs_of_a_preset_that_is_unknown_are_never_dense(arm: str) -> None:
     assert reading.uses_dense_o2o(configs.flatten(preset("smoke")), {}) is None
 
 
-# --- was the factor active? ----------------------------------------------------------------------------------------------------------------
+# --- was the factor active?
+# ----------------------------------------------------------------------------------------------------------------
+
 
 def doubts_of(folder: Path, name: str) -> str:
     return str(compare.proof(compare.read(folder)).set_index("arm").loc[name, "doubts"])
@@ -369,17 +569,31 @@ def doubts_of(folder: Path, name: str) -> str:
 def test_an_active_arm_has_its_proof_and_no_doubt(tmp_path: Path) -> None:
     grid(tmp_path, {"plain": [0.4, 0.45], "DEIM": [0.5, 0.56]})
     row = compare.proof(compare.read(tmp_path)).set_index("arm").loc["DEIM"]
-    assert (row["doubts"], row["loss"], row["matching"], row["lr_reached"], row["dense_epochs"]) == ("", "MAL γ=1.5", "hungarian", 1.0, 1.0)
+    assert (
+        row["doubts"],
+        row["loss"],
+        row["matching"],
+        row["lr_reached"],
+        row["dense_epochs"],
+    ) == ("", "MAL γ=1.5", "hungarian", 1.0, 1.0)
     assert row["targets_dense"] == pytest.approx(3 * 2.5 * 1.5)
-    assert row["mosaic_share"] == row["mixup_share"] == pytest.approx(0.125)  # one epoch of four at a half
+    assert (
+        row["mosaic_share"] == row["mixup_share"] == pytest.approx(0.125)
+    )  # one epoch of four at a half
 
 
 def test_an_arm_whose_dense_o2o_never_came_is_left_out(tmp_path: Path) -> None:
     grid(tmp_path, {"plain": [0.4, 0.45], "MAL": [0.42, 0.44]})
     grid(tmp_path, {"DEIM": [0.6, 0.66]}, active=False)
     found = compare.read(tmp_path)
-    assert "Mosaic was asked for (augment.mosaic_prob 0.5) and never happened" in doubts_of(tmp_path, "DEIM")
-    assert compare.summary(found).set_index("arm")["standing"].to_dict() == {"plain": "baseline", "MAL": "counts", "DEIM": "not active"}
+    assert "Mosaic was asked for (augment.mosaic_prob 0.5) and never happened" in doubts_of(
+        tmp_path, "DEIM"
+    )
+    assert compare.summary(found).set_index("arm")["standing"].to_dict() == {
+        "plain": "baseline",
+        "MAL": "counts",
+        "DEIM": "not active",
+    }
     said = [sentence for sentence in compare.verdicts(found) if sentence.startswith("DEIM")]
     assert len(said) == 1  # neither a difference nor epochs saved
     assert "left out, its factor was not active" in said[0]
@@ -396,11 +610,19 @@ def test_a_learning_rate_that_never_came_is_found(tmp_path: Path) -> None:
     trained(tmp_path, {}, 0, 0.5, lr=1e-5)
     assert "the learning rate never left its warm-up: it reached" in doubts_of(tmp_path, "DEIM")
     for seed in (0, 1):
-        trained(tmp_path, PLAIN, seed, 0.4, lr=1e-5)  # now the baseline's too, and the latest run counts
+        trained(
+            tmp_path, PLAIN, seed, 0.4, lr=1e-5
+        )  # now the baseline's too, and the latest run counts
     found = compare.read(tmp_path)
     trained(tmp_path, {}, 0, 0.5)
-    assert compare.summary(compare.read(tmp_path))["standing"].tolist() == ["baseline", "unsound baseline"]
-    assert any("no arm can be held against this baseline" in sentence for sentence in compare.verdicts(found))
+    assert compare.summary(compare.read(tmp_path))["standing"].tolist() == [
+        "baseline",
+        "unsound baseline",
+    ]
+    assert any(
+        "no arm can be held against this baseline" in sentence
+        for sentence in compare.verdicts(found)
+    )
     trained(tmp_path, {"train.epochs": 2}, 0, [0.4, 0.6])
     trained(tmp_path, {"train.epochs": 2}, 1, [0.4, 0.62])
     found = compare.read(tmp_path, baseline="plain, epochs=4")
@@ -408,40 +630,95 @@ def test_a_learning_rate_that_never_came_is_found(tmp_path: Path) -> None:
     assert not any("Half the epochs" in sentence for sentence in compare.verdicts(found))
 
 
-@pytest.mark.parametrize(("base", "changed", "said"), [
-    ({}, {"loss.gamma": 1.5}, "loss.gamma only spell out the value in force"),
-    (PLAIN, PLAIN | {"augment.mosaic_scale": [0.8, 1.6]}, "augment.mosaic_scale changed nothing: Mosaic never happened"),
-    ({}, {"schedule.dense_share": 0.49}, "schedule.dense_share changed nothing: every epoch has the phase"),
-    ({}, {"schedule.warmup_epochs": 3}, "schedule.warmup_epochs changed nothing: every epoch has the phase"),
-    ({}, {"match.kind": "groups(4)"}, "match.kind groups(4) never gave a target more than one query"),
-    ({}, {"match.kind": "simota"}, "SimOTA never gave a target more than one query"),
-])
-def test_a_change_without_effect_is_found(tmp_path: Path, base: dict[str, Any], changed: dict[str, Any], said: str) -> None:
+@pytest.mark.parametrize(
+    ("base", "changed", "said"),
+    [
+        ({}, {"loss.gamma": 1.5}, "loss.gamma only spell out the value in force"),
+        (
+            PLAIN,
+            PLAIN | {"augment.mosaic_scale": [0.8, 1.6]},
+            "augment.mosaic_scale changed nothing: Mosaic never happened",
+        ),
+        (
+            {},
+            {"schedule.dense_share": 0.49},
+            "schedule.dense_share changed nothing: every epoch has the phase",
+        ),
+        (
+            {},
+            {"schedule.warmup_epochs": 3},
+            "schedule.warmup_epochs changed nothing: every epoch has the phase",
+        ),
+        (
+            {},
+            {"match.kind": "groups(4)"},
+            "match.kind groups(4) never gave a target more than one query",
+        ),
+        ({}, {"match.kind": "simota"}, "SimOTA never gave a target more than one query"),
+    ],
+)
+def test_a_change_without_effect_is_found(
+    tmp_path: Path, base: dict[str, Any], changed: dict[str, Any], said: str
+) -> None:
     for seed, ap in enumerate((0.4, 0.5)):
         trained(tmp_path, base, seed, ap)
         trained(tmp_path, changed, seed, ap + 0.01 * (seed + 1))
     other = next(arm for arm in compare.read(tmp_path).arms if arm.changes)
-    proof = compare.proof(compare.read(tmp_path, baseline=compare.read(tmp_path).baseline.name)).set_index("arm")
+    proof = compare.proof(
+        compare.read(tmp_path, baseline=compare.read(tmp_path).baseline.name)
+    ).set_index("arm")
     assert said in proof.loc[other.name, "doubts"]
 
 
-def test_lengths_of_phases_that_differ_are_no_doubt_unless_the_phase_is_empty(tmp_path: Path) -> None:
+def test_lengths_of_phases_that_differ_are_no_doubt_unless_the_phase_is_empty(
+    tmp_path: Path,
+) -> None:
     for seed, ap in enumerate((0.4, 0.5)):
         trained(tmp_path / "dense", {}, seed, ap)
         trained(tmp_path / "dense", {"schedule.dense_share": 0.3}, seed, ap + 0.01, dense_epoch=2)
         trained(tmp_path / "plain", PLAIN, seed, ap)
-        trained(tmp_path / "plain", PLAIN | {"schedule.dense_share": 0.3}, seed, ap + 0.01, dense_epoch=2)
+        trained(
+            tmp_path / "plain",
+            PLAIN | {"schedule.dense_share": 0.3},
+            seed,
+            ap + 0.01,
+            dense_epoch=2,
+        )
     assert compare.proof(compare.read(tmp_path / "dense"))["doubts"].tolist() == ["", ""]
-    assert "changed no image: neither Mosaic nor MixUp ever happened" in compare.proof(compare.read(tmp_path / "plain"))["doubts"].str.cat()
+    assert (
+        "changed no image: neither Mosaic nor MixUp ever happened"
+        in compare.proof(compare.read(tmp_path / "plain"))["doubts"].str.cat()
+    )
 
 
 def test_weights_of_a_backbone_are_a_change_by_their_content(tmp_path: Path) -> None:
     rows = []
-    for arm, path, content in (("scratch", None, None), ("one", "a.pth", "1" * 64), ("same file elsewhere", "b.pth", "1" * 64)):
+    for arm, path, content in (
+        ("scratch", None, None),
+        ("one", "a.pth", "1" * 64),
+        ("same file elsewhere", "b.pth", "1" * 64),
+    ):
         own = {} if path is None else {"model.backbone_weights": path}
-        rows.append((arm, 0, trained(tmp_path, own, 0, 0.4, weights=path and {"path": path, "sha256": content, "part": "backbone"}), "done"))
+        rows.append(
+            (
+                arm,
+                0,
+                trained(
+                    tmp_path,
+                    own,
+                    0,
+                    0.4,
+                    weights=path and {"path": path, "sha256": content, "part": "backbone"},
+                ),
+                "done",
+            )
+        )
     indexed(tmp_path, "starts", rows, baseline="scratch")
-    assert compare.proof(compare.read(tmp_path))["changes"].tolist() == ["(baseline)", "model.backbone_weights=a.pth", "model.backbone_weights=b.pth"]
+    assert compare.proof(compare.read(tmp_path))["changes"].tolist() == [
+        "(baseline)",
+        "model.backbone_weights=a.pth",
+        "model.backbone_weights=b.pth",
+    ]
     assert [arm.changes for arm in compare.read(tmp_path, baseline="one").arms][-1] == {}
 
 
@@ -455,25 +732,40 @@ def test_equal_numbers_betray_a_factor_without_effect(tmp_path: Path) -> None:
     for seed, ap in enumerate((0.4, 0.5)):
         trained(tmp_path, {}, seed, ap)
         trained(tmp_path, {"augment.zoom_out_max": 3.0}, seed, ap)
-    assert any("to the last digit" in doubt for doubt in compare.proof(compare.read(tmp_path))["doubts"])
+    assert any(
+        "to the last digit" in doubt for doubt in compare.proof(compare.read(tmp_path))["doubts"]
+    )
 
 
-# --- views and words ------------------------------------------------------------------------------------------------------------------------
+# --- views and words
+# ------------------------------------------------------------------------------------------------------------------------
+
 
 def test_summary_has_means_spread_and_the_paired_difference(tmp_path: Path) -> None:
     scores = {"plain": [0.50, 0.52, 0.51], "DEIM": [0.55, 0.58, 0.56], "MAL": [0.49, 0.54, 0.51]}
     grid(tmp_path, scores)
     table = compare.summary(compare.read(tmp_path)).set_index("arm")
     for arm, finals in scores.items():
-        assert table.loc[arm, ["AP", "AP_sd", "best_f1"]].tolist() == pytest.approx([np.mean(finals), np.std(finals, ddof=1), 0.7])
+        assert table.loc[arm, ["AP", "AP_sd", "best_f1"]].tolist() == pytest.approx(
+            [np.mean(finals), np.std(finals, ddof=1), 0.7]
+        )
     expected = difference(dict(enumerate(scores["DEIM"])), dict(enumerate(scores["plain"])))
-    assert table.loc["DEIM", ["difference", "low", "high", "p", "smallest"]].tolist() == pytest.approx(
-        [expected.mean, expected.low, expected.high, expected.p, expected.smallest])
+    assert table.loc[
+        "DEIM", ["difference", "low", "high", "p", "smallest"]
+    ].tolist() == pytest.approx(
+        [expected.mean, expected.low, expected.high, expected.p, expected.smallest]
+    )
     assert math.isnan(table.loc["plain", "difference"])
     shown = compare.readable(compare.summary(compare.read(tmp_path))).set_index("arm")
     assert shown.loc["DEIM", "AP"] == "0.563 ± 0.015"
-    assert shown["in words"].to_dict() == {"plain": "baseline", "DEIM": "higher", "MAL": "not significant"}
-    assert compare.summary(compare.read(tmp_path), "AP50").set_index("arm").loc["DEIM", "difference"] == pytest.approx(1.4 * expected.mean)
+    assert shown["in words"].to_dict() == {
+        "plain": "baseline",
+        "DEIM": "higher",
+        "MAL": "not significant",
+    }
+    assert compare.summary(compare.read(tmp_path), "AP50").set_index("arm").loc[
+        "DEIM", "difference"
+    ] == pytest.approx(1.4 * expected.mean)
 
 
 def test_an_undefined_metric_is_no_score_of_minus_one(tmp_path: Path) -> None:
@@ -494,23 +786,37 @@ def test_nothing_is_said_of_a_metric_that_is_undefined(tmp_path: Path) -> None:
 
 
 def test_words_say_significant_only_where_the_numbers_do(tmp_path: Path) -> None:
-    grid(tmp_path, {"plain": [0.50, 0.52, 0.51], "DEIM": [0.55, 0.572, 0.561], "MAL": [0.49, 0.54, 0.51]})
+    grid(
+        tmp_path,
+        {"plain": [0.50, 0.52, 0.51], "DEIM": [0.55, 0.572, 0.561], "MAL": [0.49, 0.54, 0.51]},
+    )
     said = compare.verdicts(compare.read(tmp_path))
-    deim, mal = (next(sentence for sentence in said if sentence.startswith(f"{arm}: AP")) for arm in ("DEIM", "MAL"))
+    deim, mal = (
+        next(sentence for sentence in said if sentence.startswith(f"{arm}: AP"))
+        for arm in ("DEIM", "MAL")
+    )
     assert "significantly higher, also when corrected for 2 comparisons" in deim
     assert "not significant, the interval holds 0" in mal
     assert "3 seeds could show a mean difference of" in mal
     assert any(f"misleads in up to {1 - 0.95**2:.0%}" in sentence for sentence in said)
     assert any("3 seeds the spread itself is a rough guess" in sentence for sentence in said)
-    assert not any("significantly" in sentence for sentence in said if not sentence.startswith("DEIM"))
+    assert not any(
+        "significantly" in sentence for sentence in said if not sentence.startswith("DEIM")
+    )
 
 
 def test_one_seed_is_a_direction(tmp_path: Path) -> None:
     grid(tmp_path, {"plain": [0.50], "DEIM": [0.60]})
     said = compare.verdicts(compare.read(tmp_path))
-    assert any("DEIM: AP 0.600, +0.100 against plain with 1 seed: a direction at most" in sentence for sentence in said)
+    assert any(
+        "DEIM: AP 0.600, +0.100 against plain with 1 seed: a direction at most" in sentence
+        for sentence in said
+    )
     assert not any("significant" in sentence for sentence in said)
-    assert compare.readable(compare.summary(compare.read(tmp_path)))["in words"].tolist() == ["baseline", "too few seeds for an interval"]
+    assert compare.readable(compare.summary(compare.read(tmp_path)))["in words"].tolist() == [
+        "baseline",
+        "too few seeds for an interval",
+    ]
 
 
 def test_epochs_to_reach_are_counted_at_evaluations_and_may_be_never(tmp_path: Path) -> None:
@@ -521,12 +827,21 @@ def test_epochs_to_reach_are_counted_at_evaluations_and_may_be_never(tmp_path: P
     trained(tmp_path, {}, 5, [0.2, 0.405, 0.411, 0.5])  # no such baseline: its mean, 0.41
     found = compare.read(tmp_path)
     table = compare.reaching(found)
-    assert table[["arm", "seed"]].to_numpy().tolist() == [["plain", 0], ["plain", 1], ["DEIM", 0], ["DEIM", 1], ["DEIM", 5]]
+    assert table[["arm", "seed"]].to_numpy().tolist() == [
+        ["plain", 0],
+        ["plain", 1],
+        ["DEIM", 0],
+        ["DEIM", 1],
+        ["DEIM", 5],
+    ]
     assert table["epochs_to_reach"].fillna(-1).tolist() == [4, 2, 2, -1, 3]
     per_arm = compare.reached(found).set_index("arm")
     assert per_arm.loc["DEIM", ["reached", "mean"]].tolist() == [2, 2.5]
     assert math.isnan(per_arm.loc["DEIM", "speedup"])
-    assert any("with 2 of 3 seeds only, those after 2.5 of 4 epochs" in sentence for sentence in compare.verdicts(found))
+    assert any(
+        "with 2 of 3 seeds only, those after 2.5 of 4 epochs" in sentence
+        for sentence in compare.verdicts(found)
+    )
 
 
 def test_another_budget_is_flagged_and_goes_to_the_half_epochs_view(tmp_path: Path) -> None:
@@ -537,7 +852,9 @@ def test_another_budget_is_flagged_and_goes_to_the_half_epochs_view(tmp_path: Pa
     found = compare.read(tmp_path, baseline="plain, epochs=4")
     assert set(compare.summary(found)["standing"]) == {"baseline", "other budget"}
     table = compare.halves(found)
-    assert table[["arm", "epochs", "baseline_epochs"]].to_numpy().tolist() == [["DEIM", 2.0, 4.0]]  # the other differs in its batch as well
+    assert table[["arm", "epochs", "baseline_epochs"]].to_numpy().tolist() == [
+        ["DEIM", 2.0, 4.0]
+    ]  # the other differs in its batch as well
     assert table["low"][0] > 0
     said = compare.verdicts(found)
     half = next(sentence for sentence in said if sentence.startswith("Half the epochs"))
@@ -551,7 +868,9 @@ def test_another_budget_is_flagged_and_goes_to_the_half_epochs_view(tmp_path: Pa
 def test_gamma_density_and_price(tmp_path: Path) -> None:
     for gamma in (1.0, None, 2.0):
         for seed in (0, 1):
-            trained(tmp_path, {"loss.gamma": gamma}, seed, 0.5 + 0.01 * (gamma or 1.5) + 0.001 * seed)
+            trained(
+                tmp_path, {"loss.gamma": gamma}, seed, 0.5 + 0.01 * (gamma or 1.5) + 0.001 * seed
+            )
     trained(tmp_path, PLAIN, 0, 0.4)
     found = compare.read(tmp_path)
     assert compare.gammas(found)["gamma"].tolist() == [1.0, 1.0, 1.5, 1.5, 2.0, 2.0]
@@ -571,16 +890,28 @@ def test_unlike_circumstances_are_noted(tmp_path: Path) -> None:
     grid(tmp_path, {"plain": [0.4], "DEIM": [0.5]})
     run = trained(tmp_path, {}, 1, 0.5)
     info = json.loads((run.folder / "run.json").read_text())
-    (run.folder / "run.json").write_text(json.dumps(info | {"device": "cuda:0", "git": {"commit": "0" * 40, "dirty": False}}))
+    (run.folder / "run.json").write_text(
+        json.dumps(info | {"device": "cuda:0", "git": {"commit": "0" * 40, "dirty": False}})
+    )
     notes = compare.read(tmp_path).notes
-    assert any(note.startswith("runs of 2 kinds of device: cpu (2 runs), cuda (1 runs)") for note in notes)
+    assert any(
+        note.startswith("runs of 2 kinds of device: cpu (2 runs), cuda (1 runs)") for note in notes
+    )
     assert any("commits of the lab" in note for note in notes)
 
 
 def test_views_are_frames_that_figures_can_take(tmp_path: Path) -> None:
     grid(tmp_path, {arm: [0.4, 0.45] for arm in ARMS})
     found = compare.read(tmp_path)
-    for view in (compare.summary, compare.per_run, compare.curves, compare.reaching, compare.reached, compare.densities, compare.price):
+    for view in (
+        compare.summary,
+        compare.per_run,
+        compare.curves,
+        compare.reaching,
+        compare.reached,
+        compare.densities,
+        compare.price,
+    ):
         table = view(found)
         assert isinstance(table, pd.DataFrame)
         assert table["arm"].iloc[0] == "plain"

@@ -1,4 +1,6 @@
-"""Configuration and presets: one tree of defaults, strict overrides, lossless JSON, a fingerprint of what is computed."""
+"""Configuration and presets: one tree of defaults, strict overrides, lossless JSON, a fingerprint
+of what is computed.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +22,27 @@ def test_presets_survive_json(name: str) -> None:
 
 def test_overrides_keep_types_and_leave_the_base_alone() -> None:
     base = preset("smoke")
-    changed = configs.override(base, {"loss.gamma": 2, "data.input_size": [64, 96], "augment.multiscale_repeat": 3, "train.threads": None})
+    changed = configs.override(
+        base,
+        {
+            "loss.gamma": 2,
+            "data.input_size": [64, 96],
+            "augment.multiscale_repeat": 3,
+            "train.threads": None,
+        },
+    )
     assert changed.loss.gamma == 2.0
     assert isinstance(changed.loss.gamma, float)
     assert changed.data.input_size == (64, 96)
     assert changed.train.threads is None
     assert base == preset("smoke")
     assert configs.override(base, configs.diff(base, changed)) == changed
-    assert configs.diff(base, changed).keys() == {"loss.gamma", "data.input_size", "augment.multiscale_repeat", "train.threads"}
+    assert configs.diff(base, changed).keys() == {
+        "loss.gamma",
+        "data.input_size",
+        "augment.multiscale_repeat",
+        "train.threads",
+    }
 
 
 @pytest.mark.parametrize(
@@ -77,7 +92,9 @@ def test_the_keys_that_others_rely_on_exist(key: str) -> None:
         ({"model.num_queries": 181}, ["181", "180 anchors", "96×96"]),
     ],
 )
-def test_bad_overrides_name_the_key_the_value_and_the_right_name(overrides: dict, said: list[str]) -> None:
+def test_bad_overrides_name_the_key_the_value_and_the_right_name(
+    overrides: dict, said: list[str]
+) -> None:
     with pytest.raises(ConfigError) as error:
         preset("smoke", overrides)
     for part in said:
@@ -93,16 +110,30 @@ def test_unknown_preset_names_the_nearest() -> None:
 
 def test_assignments_of_the_command_line() -> None:
     parsed = configs.parse_assignments(
-        ["loss.gamma=2.0", "data.input_size=[384, 640]", "loss.alpha=None", "loss.classification=vfl", "a.b=1e-3"]
+        [
+            "loss.gamma=2.0",
+            "data.input_size=[384, 640]",
+            "loss.alpha=None",
+            "loss.classification=vfl",
+            "a.b=1e-3",
+        ]
     )
-    assert parsed == {"loss.gamma": 2.0, "data.input_size": [384, 640], "loss.alpha": None, "loss.classification": "vfl", "a.b": 1e-3}
+    assert parsed == {
+        "loss.gamma": 2.0,
+        "data.input_size": [384, 640],
+        "loss.alpha": None,
+        "loss.classification": "vfl",
+        "a.b": 1e-3,
+    }
     with pytest.raises(ConfigError, match="KEY=VALUE"):
         configs.parse_assignments(["loss.gamma"])
 
 
 def test_fingerprint_is_of_what_is_computed() -> None:
     base = preset("smoke")
-    assert configs.fingerprint(base) == configs.fingerprint(preset("smoke", {"train.device": "cuda", "data.workers": 2}))
+    assert configs.fingerprint(base) == configs.fingerprint(
+        preset("smoke", {"train.device": "cuda", "data.workers": 2})
+    )
     assert configs.fingerprint(base) != configs.fingerprint(preset("smoke", {"loss.gamma": 2.0}))
 
 
@@ -116,7 +147,12 @@ def test_effective_gamma_and_alpha_are_the_losses_own_unless_given() -> None:
 
 def test_official_numbers_of_the_recipes() -> None:
     large = preset("deim_dfine_l")
-    assert (large.train.epochs, large.optim.lr, large.optim.backbone_lr, large.optim.weight_decay) == (58, 5e-4, 2.5e-5, 1.25e-4)
+    assert (
+        large.train.epochs,
+        large.optim.lr,
+        large.optim.backbone_lr,
+        large.optim.weight_decay,
+    ) == (58, 5e-4, 2.5e-5, 1.25e-4)
     assert preset("deim_dfine_x").model.reg_scale == 8.0
     assert preset("dfine_x").model.freeze_backbone_norm
     assert not preset("deim_dfine_x").model.freeze_backbone_norm

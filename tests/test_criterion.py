@@ -19,18 +19,31 @@ from deim_lab.structures import DecoderOutput, DetectorOutput, Matches, Targets
 
 REFERENCE = Path(__file__).parent / "reference"
 FAMILIES = ("dfine", "rtdetr")
-CASES = {family: json.loads((REFERENCE / f"criterion_{family}.json").read_text()) for family in FAMILIES}
+CASES = {
+    family: json.loads((REFERENCE / f"criterion_{family}.json").read_text()) for family in FAMILIES
+}
 SETTINGS = [(family, name) for family in FAMILIES for name in CASES[family]["settings"]]
 
 
-def official_batch(family: str, dtype: torch.dtype) -> tuple[DetectorOutput, Targets, dict[str, Tensor]]:
+def official_batch(
+    family: str, dtype: torch.dtype
+) -> tuple[DetectorOutput, Targets, dict[str, Tensor]]:
     """The captured output as ours, the targets, and the leaves by their official path."""
-    arrays, alias, scalars = np.load(REFERENCE / f"criterion_{family}.npz"), CASES[family]["alias"], CASES[family]["scalars"]
-    leaves = {name: torch.from_numpy(arrays[name]).to(dtype).requires_grad_() for name in arrays.files
-              if name.rpartition(".")[2].startswith(("pred_", "ref_", "teacher_"))}
+    arrays, alias, scalars = (
+        np.load(REFERENCE / f"criterion_{family}.npz"),
+        CASES[family]["alias"],
+        CASES[family]["scalars"],
+    )
+    leaves = {
+        name: torch.from_numpy(arrays[name]).to(dtype).requires_grad_()
+        for name in arrays.files
+        if name.rpartition(".")[2].startswith(("pred_", "ref_", "teacher_"))
+    }
     counts = arrays["tgt_counts"].tolist()
-    targets = Targets.from_lists(torch.from_numpy(arrays["tgt_boxes"]).to(dtype).split(counts),
-                                 torch.from_numpy(arrays["tgt_labels"]).split(counts))
+    targets = Targets.from_lists(
+        torch.from_numpy(arrays["tgt_boxes"]).to(dtype).split(counts),
+        torch.from_numpy(arrays["tgt_labels"]).split(counts),
+    )
 
     def leaf(name: str) -> Tensor | None:
         return leaves.get(alias.get(name, name))
@@ -41,37 +54,71 @@ def official_batch(family: str, dtype: torch.dtype) -> tuple[DetectorOutput, Tar
 
         corners, last = gather("pred_corners"), list(paths.values())[-1]
         reference = leaf(last + "ref_points")
-        return DecoderOutput(tuple(paths), torch.stack(gather("pred_logits")), torch.stack(gather("pred_boxes")),
-                             torch.stack(corners) if corners else None, reference.detach() if reference is not None else None)
+        return DecoderOutput(
+            tuple(paths),
+            torch.stack(gather("pred_logits")),
+            torch.stack(gather("pred_boxes")),
+            torch.stack(corners) if corners else None,
+            reference.detach() if reference is not None else None,
+        )
 
     pre = {"pre": "pre_outputs."} if family == "dfine" else {}
     dn_pre = {"pre": "dn_pre_outputs."} if family == "dfine" else {}
-    positives = [torch.from_numpy(arrays[f"dn_meta.dn_positive_idx.{image}"]) for image in range(len(counts))]
+    positives = [
+        torch.from_numpy(arrays[f"dn_meta.dn_positive_idx.{image}"]) for image in range(len(counts))
+    ]
     groups = scalars["dn_meta.dn_num_group"]
     dn_matches = Matches(
         image=torch.cat([torch.full_like(query, image) for image, query in enumerate(positives)]),
         query=torch.cat(positives),
-        target=torch.cat([torch.arange(count).repeat(groups) + start for count, start in zip(counts, targets.offsets.tolist())]),
+        target=torch.cat(
+            [
+                torch.arange(count).repeat(groups) + start
+                for count, start in zip(counts, targets.offsets.tolist())
+            ]
+        ),
     )
     output = DetectorOutput(
-        matching=decoder({"encoder": "enc_aux_outputs.0.", **pre, "layer_0": "aux_outputs.0.", "layer_1": "aux_outputs.1.", "layer_2": ""}),
+        matching=decoder(
+            {
+                "encoder": "enc_aux_outputs.0.",
+                **pre,
+                "layer_0": "aux_outputs.0.",
+                "layer_1": "aux_outputs.1.",
+                "layer_2": "",
+            }
+        ),
         denoising=decoder({**dn_pre, **{f"layer_{i}": f"dn_outputs.{i}." for i in range(3)}}),
         dn_matches=dn_matches,
         dn_groups=groups,
         up=torch.tensor(scalars["up"], dtype=dtype) if "up" in scalars else None,
-        reg_scale=torch.tensor(scalars["reg_scale"], dtype=dtype) if "reg_scale" in scalars else None,
+        reg_scale=torch.tensor(scalars["reg_scale"], dtype=dtype)
+        if "reg_scale" in scalars
+        else None,
     )
     return output, targets, leaves
 
 
 def config_of(params: dict[str, Any]) -> LossConfig:
     kind = params["losses"][0]
-    return LossConfig(classification=kind, gamma=params["gamma"], alpha=params["alpha"] if kind == "vfl" else params.get("mal_alpha"),
-                      go_union=params["use_uni_set"], giou_weighting=params.get("boxes_weight_format") or "none")
+    return LossConfig(
+        classification=kind,
+        gamma=params["gamma"],
+        alpha=params["alpha"] if kind == "vfl" else params.get("mal_alpha"),
+        go_union=params["use_uni_set"],
+        giou_weighting=params.get("boxes_weight_format") or "none",
+    )
 
 
-def random_batch(counts: list[int], *, queries: int = 12, classes: int = 5, layers: int = 2, edges: bool = True,
-                 seed: int = 0) -> tuple[DetectorOutput, Targets]:
+def random_batch(
+    counts: list[int],
+    *,
+    queries: int = 12,
+    classes: int = 5,
+    layers: int = 2,
+    edges: bool = True,
+    seed: int = 0,
+) -> tuple[DetectorOutput, Targets]:
     """A detector's output without a detector: leaves that take gradients."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -83,15 +130,26 @@ def random_batch(counts: list[int], *, queries: int = 12, classes: int = 5, laye
 
     batch = len(counts)
     levels = ("encoder", "pre", *(f"layer_{i}" for i in range(layers)))
-    matching = DecoderOutput(levels, normal(len(levels), batch, queries, classes), boxes(len(levels), batch, queries),
-                             normal(layers, batch, queries, 4 * 33) if edges else None, boxes(batch, queries).detach() if edges else None)
-    targets = Targets.from_lists([0.2 + 0.5 * torch.rand(n, 4, generator=generator) for n in counts],
-                                 [torch.randint(classes, (n,), generator=generator) for n in counts])
+    matching = DecoderOutput(
+        levels,
+        normal(len(levels), batch, queries, classes),
+        boxes(len(levels), batch, queries),
+        normal(layers, batch, queries, 4 * 33) if edges else None,
+        boxes(batch, queries).detach() if edges else None,
+    )
+    targets = Targets.from_lists(
+        [0.2 + 0.5 * torch.rand(n, 4, generator=generator) for n in counts],
+        [torch.randint(classes, (n,), generator=generator) for n in counts],
+    )
     return DetectorOutput(matching, up=torch.tensor([0.5]), reg_scale=torch.tensor([4.0])), targets
 
 
-def score(output: DetectorOutput, targets: Targets, loss: LossConfig | None = None, **options: Any) -> LossTable:
-    return criterion.compute(output, targets, loss=loss or LossConfig(), match=MatchConfig(), **options)
+def score(
+    output: DetectorOutput, targets: Targets, loss: LossConfig | None = None, **options: Any
+) -> LossTable:
+    return criterion.compute(
+        output, targets, loss=loss or LossConfig(), match=MatchConfig(), **options
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
@@ -103,12 +161,20 @@ def test_parity(family: str, name: str, dtype: torch.dtype) -> None:
     table = score(output, targets, loss)
     tolerance = 1e-6 if dtype == torch.float64 else 1e-4
     values = table.as_dict()
-    found = {official: values[mine] for official, mine in table.official_names(loss.classification).items()}
+    found = {
+        official: values[mine]
+        for official, mine in table.official_names(loss.classification).items()
+    }
     assert found.keys() == setting["losses_fp64"].keys()
     assert len(found) == setting["n_losses"] == len(values) - 1
-    # Without union the official code re-uses the last layer's edge targets in the other layers. No published recipe has edges and
-    # no union, so we don't; test_edge_targets_without_union says what the artefact is.
-    artefact = {"loss_fgl_aux_0", "loss_fgl_aux_1"} if (family, name) == ("dfine", "deim_no_uni") else set()
+    # Without union the official code re-uses the last layer's edge targets in the other layers. No
+    # published recipe has edges and no union, so we don't; test_edge_targets_without_union says
+    # what the artefact is.
+    artefact = (
+        {"loss_fgl_aux_0", "loss_fgl_aux_1"}
+        if (family, name) == ("dfine", "deim_no_uni")
+        else set()
+    )
     for key, expected in setting["losses_fp64"].items():
         if key not in artefact:
             assert found[key] == pytest.approx(expected, rel=tolerance), key
@@ -121,16 +187,26 @@ def test_parity(family: str, name: str, dtype: torch.dtype) -> None:
         assert grad is not None
         assert float(grad.norm()) == pytest.approx(expected["l2"], rel=max(tolerance, 1e-5)), path
         first = grad.flatten()[grad.flatten() != 0][:8].double()
-        np.testing.assert_allclose(first.numpy(), expected["first8_nonzero"], rtol=1e-4 if dtype == torch.float64 else 2e-3, atol=1e-6)
+        np.testing.assert_allclose(
+            first.numpy(),
+            expected["first8_nonzero"],
+            rtol=1e-4 if dtype == torch.float64 else 2e-3,
+            atol=1e-6,
+        )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_matches_are_the_official_ones(family: str) -> None:
     output, targets, _ = official_batch(family, torch.float64)
     table = score(output, targets)
-    order = [len(output.matching.levels) - 1, *range(len(output.matching.levels) - 3, len(output.matching.levels) - 1)]
+    order = [
+        len(output.matching.levels) - 1,
+        *range(len(output.matching.levels) - 3, len(output.matching.levels) - 1),
+    ]
     order += [1, 0] if family == "dfine" else [0]
-    for level, expected in zip(order, CASES[family]["settings"]["deim"]["matcher_calls_in_order"], strict=True):
+    for level, expected in zip(
+        order, CASES[family]["settings"]["deim"]["matcher_calls_in_order"], strict=True
+    ):
         mine = table.matches.of_level(level)
         for image, (rows, columns) in enumerate(expected):
             here = mine.image == image
@@ -139,7 +215,9 @@ def test_matches_are_the_official_ones(family: str) -> None:
 
 
 def test_edge_targets_without_union() -> None:
-    """Our FGL without union at each layer: what a call on that layer alone gives. The official value differs there by an artefact."""
+    """Our FGL without union at each layer: what a call on that layer alone gives. The official
+    value differs there by an artefact.
+    """
     output, targets, _ = official_batch("dfine", torch.float64)
     output = replace(output, denoising=None, dn_matches=None)
     setting = CASES["dfine"]["settings"]["deim_no_uni"]
@@ -148,11 +226,22 @@ def test_edge_targets_without_union() -> None:
     assert output.matching.corners is not None
     for layer in range(2):
         level = 2 + layer
-        alone = replace(output, matching=replace(
-            output.matching, levels=("layer_0",), logits=output.matching.logits[level][None], corners=output.matching.corners[layer][None],
-            boxes_cxcywh=output.matching.boxes_cxcywh[level][None]))
-        assert score(alone, targets, loss).as_dict()["fgl/layer_0"] == pytest.approx(both.as_dict()[f"fgl/layer_{layer}"])
-        assert setting["losses_fp64"][f"loss_fgl_aux_{layer}"] != pytest.approx(both.as_dict()[f"fgl/layer_{layer}"], rel=1e-3)
+        alone = replace(
+            output,
+            matching=replace(
+                output.matching,
+                levels=("layer_0",),
+                logits=output.matching.logits[level][None],
+                corners=output.matching.corners[layer][None],
+                boxes_cxcywh=output.matching.boxes_cxcywh[level][None],
+            ),
+        )
+        assert score(alone, targets, loss).as_dict()["fgl/layer_0"] == pytest.approx(
+            both.as_dict()[f"fgl/layer_{layer}"]
+        )
+        assert setting["losses_fp64"][f"loss_fgl_aux_{layer}"] != pytest.approx(
+            both.as_dict()[f"fgl/layer_{layer}"], rel=1e-3
+        )
 
 
 def test_table_is_consistent() -> None:
@@ -161,8 +250,16 @@ def test_table_is_consistent() -> None:
     flat = table.as_dict()
     total = flat.pop("total")
     assert total == pytest.approx(sum(flat.values()), rel=1e-5)
-    assert set(flat) == {*(f"{term}/{level}" for term in ("class", "l1", "giou") for level in output.matching.levels),
-                         "fgl/layer_0", "fgl/layer_1", "ddf/layer_0"}
+    assert set(flat) == {
+        *(
+            f"{term}/{level}"
+            for term in ("class", "l1", "giou")
+            for level in output.matching.levels
+        ),
+        "fgl/layer_0",
+        "fgl/layer_1",
+        "ddf/layer_0",
+    }
     assert table.matched_iou.shape == (5,)
     assert not table.matched_iou.requires_grad
     assert table.positives_per_image == pytest.approx(5 / 3)
@@ -172,7 +269,9 @@ def test_table_is_consistent() -> None:
 @pytest.mark.parametrize("kind", ["mal", "vfl", "focal"])
 @pytest.mark.parametrize("go_union", [True, False])
 @pytest.mark.parametrize("counts", [[0, 0], [0, 1], [3, 4], [20, 2]])
-def test_any_batch_has_the_same_terms_all_finite_and_all_outputs_in_the_graph(counts: list[int], go_union: bool, kind: Any) -> None:
+def test_any_batch_has_the_same_terms_all_finite_and_all_outputs_in_the_graph(
+    counts: list[int], go_union: bool, kind: Any
+) -> None:
     output, targets = random_batch(counts)
     table = score(output, targets, LossConfig(classification=kind, go_union=go_union))
     assert set(table.as_dict()) == set(score(*random_batch([1, 1])).as_dict())
@@ -200,17 +299,37 @@ def test_one_decoder_layer_has_nobody_to_distil_from() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_outputs_and_autocast_give_single_precision_losses(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_precision_outputs_and_autocast_give_single_precision_losses(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     states: list[bool] = []
     for room, name in ((losses, "l1"), (matcher, "costs")):
         function = getattr(room, name)
-        monkeypatch.setattr(room, name, lambda *args, _of=function, **options: (states.append(torch.is_autocast_enabled("cpu")),
-                                                                                  _of(*args, **options))[1])
+        monkeypatch.setattr(
+            room,
+            name,
+            lambda *args, _of=function, **options: (
+                states.append(torch.is_autocast_enabled("cpu")),
+                _of(*args, **options),
+            )[1],
+        )
     output, targets = random_batch([3, 2])
-    rounded = replace(output, matching=replace(output.matching, logits=output.matching.logits.to(dtype).float(),
-                                               corners=output.matching.corners.to(dtype).float()))
-    half = replace(output, matching=replace(output.matching, logits=output.matching.logits.to(dtype),
-                                            corners=output.matching.corners.to(dtype)))
+    rounded = replace(
+        output,
+        matching=replace(
+            output.matching,
+            logits=output.matching.logits.to(dtype).float(),
+            corners=output.matching.corners.to(dtype).float(),
+        ),
+    )
+    half = replace(
+        output,
+        matching=replace(
+            output.matching,
+            logits=output.matching.logits.to(dtype),
+            corners=output.matching.corners.to(dtype),
+        ),
+    )
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = score(half, targets)
     assert inside.total.dtype == torch.float32
@@ -220,18 +339,26 @@ def test_half_precision_outputs_and_autocast_give_single_precision_losses(dtype:
 
 def test_the_normaliser_can_be_given() -> None:
     output, targets = random_batch([3, 2])
-    plain, other = score(output, targets).as_dict(), score(output, targets, num_targets=10.0).as_dict()
+    plain, other = (
+        score(output, targets).as_dict(),
+        score(output, targets, num_targets=10.0).as_dict(),
+    )
     assert other["class/pre"] == pytest.approx(plain["class/pre"] / 2)
     assert other["l1/pre"] == pytest.approx(plain["l1/pre"])  # by pairs of the union
     no_union = LossConfig(go_union=False)
-    plain, other = score(output, targets, no_union).as_dict(), score(output, targets, no_union, num_targets=10.0).as_dict()
+    plain, other = (
+        score(output, targets, no_union).as_dict(),
+        score(output, targets, no_union, num_targets=10.0).as_dict(),
+    )
     assert other["l1/pre"] == pytest.approx(plain["l1/pre"] / 2)
 
 
 def test_weights_scale_their_terms_and_temperature_matters() -> None:
     output, targets = random_batch([3, 2])
     plain = score(output, targets).as_dict()
-    other = score(output, targets, LossConfig(weight_class=2.0, weight_l1=0.0, ddf_temperature=2.0)).as_dict()
+    other = score(
+        output, targets, LossConfig(weight_class=2.0, weight_l1=0.0, ddf_temperature=2.0)
+    ).as_dict()
     assert other["class/layer_1"] == pytest.approx(2 * plain["class/layer_1"])
     assert other["l1/layer_1"] == 0.0
     assert other["ddf/layer_0"] != pytest.approx(plain["ddf/layer_0"], rel=1e-3)
@@ -271,7 +398,9 @@ def test_normalisers_are_means_over_ranks(tmp_path: Path) -> None:
 
 def _rank(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
+    )
     table = score(*random_batch([[3, 2], [0, 1]][rank]))
     Path(folder, f"{rank}.json").write_text(json.dumps(table.as_dict()))
     torch.distributed.destroy_process_group()

@@ -1,4 +1,6 @@
-"""DEIMv2's HGNetV2 sizes: the official numbers and layouts, the parts that only they have, and a small one through the whole lab."""
+"""DEIMv2's HGNetV2 sizes: the official numbers and layouts, the parts that only they have, and a
+small one through the whole lab.
+"""
 
 from __future__ import annotations
 
@@ -37,14 +39,25 @@ from deim_lab.training.optimizer import parameter_groups
 
 REFERENCE = Path(__file__).parent / "reference"
 SIZES = {"atto": 320, "femto": 416, "pico": 640, "n": 640}
-SMALL = {"data.input_size": 64, "data.batch_size": 4, "data.workers": 0, "model.num_queries": 15, "model.num_denoising": 8, "train.epochs": 2,
-         "train.threads": 1, "train.log_every": 1, "augment.min_box_px": 1.0}
+SMALL = {
+    "data.input_size": 64,
+    "data.batch_size": 4,
+    "data.workers": 0,
+    "model.num_queries": 15,
+    "model.num_denoising": 8,
+    "train.epochs": 2,
+    "train.threads": 1,
+    "train.log_every": 1,
+    "augment.min_box_px": 1.0,
+}
 AS_BUILT = ("up", "reg_scale", "num_batches_tracked")
 
 
 @cache
 def layout(size: str) -> dict[str, Any]:
-    return json.loads(gzip.decompress((REFERENCE / "state_dicts.json.gz").read_bytes()))[f"deimv2_hgnetv2_{size}"]
+    return json.loads(gzip.decompress((REFERENCE / "state_dicts.json.gz").read_bytes()))[
+        f"deimv2_hgnetv2_{size}"
+    ]
 
 
 def built(size: str, classes: int = 80, seed: int = 0) -> Detector:
@@ -53,11 +66,17 @@ def built(size: str, classes: int = 80, seed: int = 0) -> Detector:
 
 
 def small(**overrides: Any) -> Config:
-    return preset("deimv2_hgnetv2_atto", SMALL | {key.replace("__", "."): value for key, value in overrides.items()})
+    return preset(
+        "deimv2_hgnetv2_atto",
+        SMALL | {key.replace("__", "."): value for key, value in overrides.items()},
+    )
 
 
 def shapes_of(state: dict[str, Tensor]) -> list[list[Any]]:
-    return [[key, list(value.shape), str(value.dtype).removeprefix("torch.")] for key, value in state.items()]
+    return [
+        [key, list(value.shape), str(value.dtype).removeprefix("torch.")]
+        for key, value in state.items()
+    ]
 
 
 def some_targets() -> Targets:
@@ -67,14 +86,23 @@ def some_targets() -> Targets:
 
 @pytest.fixture(scope="module")
 def small_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return synthetic.make(tmp_path_factory.mktemp("data") / "set", train_images=12, val_images=4, size_px=(64, 64), seed=3)
+    return synthetic.make(
+        tmp_path_factory.mktemp("data") / "set",
+        train_images=12,
+        val_images=4,
+        size_px=(64, 64),
+        seed=3,
+    )
 
 
-# --- official numbers -------------------------------------------------------------------------------------------------------------
+# --- official numbers
+# -------------------------------------------------------------------------------------------------------------
 
 
 def fill(model: nn.Module, conv_gain: float, lin_gain: float) -> None:
-    """Deterministic weights: a normal stream seeded by each key, scaled by the kind of tensor. Of a shared tensor the last name counts."""
+    """Deterministic weights: a normal stream seeded by each key, scaled by the kind of tensor. Of a
+    shared tensor the last name counts.
+    """
     for key, tensor in model.state_dict().items():
         last, shape = key.rpartition(".")[2], tuple(tensor.shape)
         if last in AS_BUILT:
@@ -92,9 +120,13 @@ def fill(model: nn.Module, conv_gain: float, lin_gain: float) -> None:
 
 
 def picture(batch: int, height: int, width: int) -> Tensor:
-    b, c, y, x = np.meshgrid(np.arange(batch), np.arange(3), np.arange(height), np.arange(width), indexing="ij")
+    b, c, y, x = np.meshgrid(
+        np.arange(batch), np.arange(3), np.arange(height), np.arange(width), indexing="ij"
+    )
     u, v, turn = x / width, y / height, 2 * np.pi
-    waves = np.sin(turn * ((3 + c + b) * u + (2 + b) * v) + c) + np.cos(turn * (4 * (5 + b) * u * v + 7 * (1 + c) * v) + b)
+    waves = np.sin(turn * ((3 + c + b) * u + (2 + b) * v) + c) + np.cos(
+        turn * (4 * (5 + b) * u * v + 7 * (1 + c) * v) + b
+    )
     return torch.from_numpy((0.5 + 0.25 * waves).astype(np.float32))
 
 
@@ -118,18 +150,43 @@ def test_forward_equals_the_official_one(size: str) -> None:
         maps = model.encoder(features)
         chosen = model.decoder.select(*model.decoder.flatten(maps))
 
-    stages = [("backbone", features, 2e-6), ("encoder", maps, 2e-6), ("decoder.layer", layers, 5e-6)]
-    for name, found, tolerance in ((f"{part}.{i}", x, tolerance) for part, items, tolerance in stages for i, x in enumerate(items)):
+    stages = [
+        ("backbone", features, 2e-6),
+        ("encoder", maps, 2e-6),
+        ("decoder.layer", layers, 5e-6),
+    ]
+    for name, found, tolerance in (
+        (f"{part}.{i}", x, tolerance)
+        for part, items, tolerance in stages
+        for i, x in enumerate(items)
+    ):
         stage = meta["stages_fp64"][name]
         assert list(found.shape) == stage["shape"]
-        np.testing.assert_allclose(found.flatten()[:16], stage["first16"], rtol=0, atol=tolerance * stage["absmax"], err_msg=name)
+        np.testing.assert_allclose(
+            found.flatten()[:16],
+            stage["first16"],
+            rtol=0,
+            atol=tolerance * stage["absmax"],
+            err_msg=name,
+        )
         assert float(found.std(correction=0)) == pytest.approx(stage["std"], rel=1e-6), name
     np.testing.assert_array_equal(chosen.index, want["topk_ind"])
     # The official norms compute in float32 even in its float64 run.
-    for prediction, boxes_within, logits_within in ((double, 2e-6, 2e-5), (double_deploy, 2e-6, 2e-5), (single, 5e-5, 5e-4),
-                                                    (single_deploy, 5e-5, 5e-4)):
-        np.testing.assert_allclose(prediction.boxes_cxcywh, want["pred_boxes"], rtol=0, atol=boxes_within)
-        np.testing.assert_allclose(prediction.logits[..., want["class_subset"]], want["pred_logits_subset"], rtol=0, atol=logits_within)
+    for prediction, boxes_within, logits_within in (
+        (double, 2e-6, 2e-5),
+        (double_deploy, 2e-6, 2e-5),
+        (single, 5e-5, 5e-4),
+        (single_deploy, 5e-5, 5e-4),
+    ):
+        np.testing.assert_allclose(
+            prediction.boxes_cxcywh, want["pred_boxes"], rtol=0, atol=boxes_within
+        )
+        np.testing.assert_allclose(
+            prediction.logits[..., want["class_subset"]],
+            want["pred_logits_subset"],
+            rtol=0,
+            atol=logits_within,
+        )
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -141,9 +198,14 @@ def test_layout_counts_and_round_trip_are_the_official_ones(size: str, tmp_path:
     deployed = model.deploy()
     assert shapes_of(official_state_dict(deployed, eval_size)) == want["state_dict_deploy"]
     assert sum(p.numel() for p in model.parameters()) == want["n_params_train_form"]
-    assert {key for key, p in model.named_parameters() if not p.requires_grad} == set(want["frozen_params"])
+    assert {key for key, p in model.named_parameters() if not p.requires_grad} == set(
+        want["frozen_params"]
+    )
     for part in ("backbone", "encoder", "decoder"):
-        assert sum(p.numel() for p in model.get_submodule(part).parameters()) == want[f"n_params_{part}"]
+        assert (
+            sum(p.numel() for p in model.get_submodule(part).parameters())
+            == want[f"n_params_{part}"]
+        )
     assert sum(p.numel() for p in deployed.parameters()) == want["n_params_deploy"]
 
     torch.save({"ema": {"module": state}}, tmp_path / "official.pth")
@@ -155,16 +217,31 @@ def test_layout_counts_and_round_trip_are_the_official_ones(size: str, tmp_path:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_parameter_groups_are_the_official_ones(size: str) -> None:
-    official = json.loads(gzip.decompress((REFERENCE / "param_groups.json.gz").read_bytes()))[f"deimv2_hgnetv2_{size}"]["groups"]
+    official = json.loads(gzip.decompress((REFERENCE / "param_groups.json.gz").read_bytes()))[
+        f"deimv2_hgnetv2_{size}"
+    ]["groups"]
     config = preset(f"deimv2_hgnetv2_{size}")
     with torch.device("meta"):
         model = build_detector(config, 80)
-    expected = {n: (group["lr"], group["weight_decay"]) for group in official for n in group["names"]}
-    assert {n: (group["lr"], group["weight_decay"]) for group in parameter_groups(model, config.optim) for n in group["names"]} == expected
+    expected = {
+        n: (group["lr"], group["weight_decay"]) for group in official for n in group["names"]
+    }
+    assert {
+        n: (group["lr"], group["weight_decay"])
+        for group in parameter_groups(model, config.optim)
+        for n in group["names"]
+    } == expected
 
 
-@pytest.mark.parametrize(("size", "epochs", "firsts"), [("atto", 500, [4, 250, 400]), ("femto", 500, [4, 250, 400]),
-                                                        ("pico", 500, [4, 250, 400]), ("n", 160, [4, 78, 148])])
+@pytest.mark.parametrize(
+    ("size", "epochs", "firsts"),
+    [
+        ("atto", 500, [4, 250, 400]),
+        ("femto", 500, [4, 250, 400]),
+        ("pico", 500, [4, 250, 400]),
+        ("n", 160, [4, 78, 148]),
+    ],
+)
 def test_phases_change_at_the_official_epochs(size: str, epochs: int, firsts: list[int]) -> None:
     plan = schedule.build(preset(f"deimv2_hgnetv2_{size}"), 900)
     assert plan.notices == ()
@@ -179,17 +256,27 @@ def test_recipes_are_the_official_ones() -> None:
         assert config.data.input_size == (side, side)
         assert config.data.batch_size == config.optim.recipe_batch == (32 if size == "n" else 128)
         assert config.loss.go_union is (size == "n")
-        assert (config.loss.weight_fgl > 0) is (config.loss.weight_ddf > 0) is (config.augment.mixup_prob > 0) is (size == "n")
+        assert (
+            (config.loss.weight_fgl > 0)
+            is (config.loss.weight_ddf > 0)
+            is (config.augment.mixup_prob > 0)
+            is (size == "n")
+        )
     probabilities = [preset(f"deimv2_hgnetv2_{size}").augment.mosaic_prob for size in SIZES]
     assert probabilities == [0.3, 0.5, 0.5, 0.5]
 
 
 def test_another_size_is_refused_and_named() -> None:
-    with pytest.raises(WeightsError, match=r"looks like deimv2_hgnetv2_atto of 80 classes, while this model is deimv2_hgnetv2_femto"):
+    with pytest.raises(
+        WeightsError,
+        match=r"looks like deimv2_hgnetv2_atto of 80 classes, while this model is "
+        r"deimv2_hgnetv2_femto",
+    ):
         load_official(built("femto"), official_state_dict(built("atto")))
 
 
-# --- the parts --------------------------------------------------------------------------------------------------------------------
+# --- the parts
+# --------------------------------------------------------------------------------------------------------------------
 
 
 def test_rms_norm_is_its_formula_in_any_precision() -> None:
@@ -199,7 +286,9 @@ def test_rms_norm_is_its_formula_in_any_precision() -> None:
     x = torch.randn(3, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     exact = x / (x**2).mean(-1, keepdim=True).add(1e-6).sqrt() * (torch.arange(6) + 0.5)
     torch.testing.assert_close(norm.double()(x), exact, rtol=1e-12, atol=0)
-    large = torch.full((1, 6), 300.0, dtype=torch.float16)  # its square is above float16's largest number
+    large = torch.full(
+        (1, 6), 300.0, dtype=torch.float16
+    )  # its square is above float16's largest number
     torch.testing.assert_close(norm.half()(large), (torch.arange(6) + 0.5)[None].half())
 
 
@@ -222,7 +311,9 @@ def test_lite_encoder_makes_two_levels_of_one_map() -> None:
 
 def test_lite_levels_need_one_entry_each() -> None:
     assert preset("deimv2_hgnetv2_atto").model.strides == (16, 32)
-    with pytest.raises(ConfigError, match=r"decoder_points \[4\].*makes 2 with model\.encoder 'lite'"):
+    with pytest.raises(
+        ConfigError, match=r"decoder_points \[4\].*makes 2 with model\.encoder 'lite'"
+    ):
         small(model__decoder_points=[4])
     with pytest.raises(ConfigError, match="names 2 of them"):
         build_detector(small(model__backbone_stages=[1, 2], model__decoder_points=[4, 2, 2]), 3)
@@ -260,7 +351,9 @@ def test_the_average_moves_a_shared_head_once_a_step() -> None:
             parameter.fill_(0.0)
     ema.update(model)
     state = ema.module.state_dict()
-    assert {float(state[f"decoder.dec_bbox_head.{i}.layers.0.weight"].mean()) for i in range(3)} == {0.5}
+    assert {
+        float(state[f"decoder.dec_bbox_head.{i}.layers.0.weight"].mean()) for i in range(3)
+    } == {0.5}
     assert float(state["decoder.query_pos_head.layers.0.weight"].mean()) == 0.5
 
 
@@ -282,16 +375,24 @@ def test_any_multiple_of_32_works_in_all_forms(size: tuple[int, int]) -> None:
 @pytest.mark.parametrize("targets", [None, some_targets()])
 @pytest.mark.parametrize("size", ["atto", "n"])
 def test_every_trainable_parameter_gets_a_gradient(size: str, targets: Targets | None) -> None:
-    config = preset(f"deimv2_hgnetv2_{size}", {key: value for key, value in SMALL.items() if key.startswith(("model.", "data.input"))}
-                    | {"model.num_queries": 5})
+    config = preset(
+        f"deimv2_hgnetv2_{size}",
+        {key: value for key, value in SMALL.items() if key.startswith(("model.", "data.input"))}
+        | {"model.num_queries": 5},
+    )
     model = build_detector(config, 3).train()
     output = model(torch.rand(2, 3, 64, 64), targets)
     levels = [output.matching] if output.denoising is None else [output.matching, output.denoising]
-    sum((level.logits.sum() + level.boxes_cxcywh.sum() for level in levels), torch.zeros(())).backward()
-    assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+    sum(
+        (level.logits.sum() + level.boxes_cxcywh.sum() for level in levels), torch.zeros(())
+    ).backward()
+    assert [
+        name for name, p in model.named_parameters() if p.requires_grad and p.grad is None
+    ] == []
 
 
-# --- through the lab --------------------------------------------------------------------------------------------------------------
+# --- through the lab
+# --------------------------------------------------------------------------------------------------------------
 
 
 def test_trains_resumes_evaluates_predicts_and_deploys(small_set: Path, tmp_path: Path) -> None:
@@ -305,9 +406,14 @@ def test_trains_resumes_evaluates_predicts_and_deploys(small_set: Path, tmp_path
     config = small()
     whole = deim_lab.train(config, small_set, seed=1, runs_dir=tmp_path / "whole", device="cpu")
     with pytest.raises(CutError):
-        deim_lab.train(config, small_set, seed=1, runs_dir=tmp_path / "cut", device="cpu", on_event=cut)
+        deim_lab.train(
+            config, small_set, seed=1, runs_dir=tmp_path / "cut", device="cpu", on_event=cut
+        )
     resumed = deim_lab.train(config, small_set, seed=1, runs_dir=tmp_path / "cut", device="cpu")
-    losses = [{event["step"]: event["loss"] for event in run.events() if event["kind"] == "step"} for run in (whole, resumed)]
+    losses = [
+        {event["step"]: event["loss"] for event in run.events() if event["kind"] == "step"}
+        for run in (whole, resumed)
+    ]
     assert losses[0] == losses[1]
     assert len(losses[0]) == 6
     assert [event["AP"] for event in whole.events() if event["kind"] == "val"]
@@ -327,10 +433,16 @@ def test_every_kind_of_matching_and_the_microscope_work(small_set: Path, kind: s
     dataset = open_source(resolve(small_set, cache_dir=small_set.parent))[0]
     model = build_detector(config, 6)
     images, targets = microscope.fixed_batch(dataset, range(3), config)
-    table = criterion.compute(model.train()(images, targets), targets, loss=config.loss, match=config.match)
+    table = criterion.compute(
+        model.train()(images, targets), targets, loss=config.loss, match=config.match
+    )
     table.total.backward()
     assert float(table.total.detach()) > 0
-    edges = {term: float(values.detach().abs().sum()) for term, values in table.terms.items() if "fgl" in term or "ddf" in term}
+    edges = {
+        term: float(values.detach().abs().sum())
+        for term, values in table.terms.items()
+        if "fgl" in term or "ddf" in term
+    }
     assert edges.keys() >= {"fgl", "ddf"}
     assert not any(edges.values()), "the recipe weighs them 0"
     view = microscope.inspect(model, images, targets, config.match)
@@ -338,22 +450,33 @@ def test_every_kind_of_matching_and_the_microscope_work(small_set: Path, kind: s
     assert len(view.pairs()) >= 5
 
 
-# --- the late matching cost, and the learning rate's own tail ---------------------------------------------------------------------
+# --- the late matching cost, and the learning rate's own tail
+# ---------------------------------------------------------------------
 
 
 def test_late_cost_is_its_formula() -> None:
     make = torch.Generator().manual_seed(0)
-    logits, boxes, targets = torch.randn(2, 2, 5, 3, generator=make), torch.rand(2, 2, 5, 4, generator=make) * 0.5 + 0.2, some_targets()
+    logits, boxes, targets = (
+        torch.randn(2, 2, 5, 3, generator=make),
+        torch.rand(2, 2, 5, 4, generator=make) * 0.5 + 0.2,
+        some_targets(),
+    )
     cost = matcher.late_costs(logits, boxes, targets, iou_power=4.0)
     assert cost.shape == (2, 3, 5)
     for level, target, query in ((0, 0, 0), (1, 2, 4), (1, 1, 3)):
-        iou = paired_iou(cxcywh_to_xyxy(boxes[level, 0, query]), cxcywh_to_xyxy(targets.boxes_cxcywh[target]))
+        iou = paired_iou(
+            cxcywh_to_xyxy(boxes[level, 0, query]), cxcywh_to_xyxy(targets.boxes_cxcywh[target])
+        )
         score = 1 / (1 + float(torch.exp(-logits[level, 0, query, targets.labels[target]])))
-        assert float(cost[level, target, query]) == pytest.approx(-score * float(iou) ** 4, rel=1e-5)
+        assert float(cost[level, target, query]) == pytest.approx(
+            -score * float(iou) ** 4, rel=1e-5
+        )
 
 
 def test_late_matching_prefers_the_box_that_fits() -> None:
-    """Query 0: half the overlap, far the best score. Query 1: the exact box. The usual cost takes the first, the late one the second."""
+    """Query 0: half the overlap, far the best score. Query 1: the exact box. The usual cost takes
+    the first, the late one the second.
+    """
     targets = Targets.from_lists([torch.tensor([[0.5, 0.5, 0.4, 0.4]])], [torch.tensor([0])])
     boxes = torch.tensor([[[0.5, 0.5, 0.4, 0.28], [0.5, 0.5, 0.4, 0.4]]])
     logits = torch.tensor([[[4.0], [0.0]]])
@@ -361,7 +484,9 @@ def test_late_matching_prefers_the_box_that_fits() -> None:
     config = MatchConfig(iou_power=4.0, cost_class=6.0)
     assert criterion.assign(decoder, targets, config).query.tolist() == [0]
     assert criterion.assign(decoder, targets, config, late=True).query.tolist() == [1]
-    assert criterion.assign(decoder, targets, MatchConfig(cost_class=6.0), late=True).query.tolist() == [0], "without a power there is no late cost"
+    assert criterion.assign(
+        decoder, targets, MatchConfig(cost_class=6.0), late=True
+    ).query.tolist() == [0], "without a power there is no late cost"
 
 
 @pytest.mark.parametrize(("size", "first"), [("atto", 450), ("n", 136)])
@@ -377,7 +502,9 @@ def test_late_matching_begins_at_the_official_epoch(size: str, first: int) -> No
     assert any("match.iou_power is never used" in notice for notice in brief.notices)
 
 
-def test_training_switches_to_the_late_cost(small_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_switches_to_the_late_cost(
+    small_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[tuple[int, bool]] = []
     original = criterion.compute
 
@@ -386,27 +513,40 @@ def test_training_switches_to_the_late_cost(small_set: Path, tmp_path: Path, mon
         return original(*args, late=late, **kwargs)
 
     monkeypatch.setattr(criterion, "compute", listen)
-    deim_lab.train(small(schedule__late_match_share=0.5, data__batch_size=4), small_set, runs_dir=tmp_path, device="cpu")
+    deim_lab.train(
+        small(schedule__late_match_share=0.5, data__batch_size=4),
+        small_set,
+        runs_dir=tmp_path,
+        device="cpu",
+    )
     assert seen == [(0, False)] * 3 + [(1, True)] * 3
 
 
 def test_the_learning_rate_has_a_tail_of_its_own() -> None:
-    """The official flat cosine of 500 epochs: flat to 250, half a cosine to 468, then half the rate."""
+    """The official flat cosine of 500 epochs: flat to 250, half a cosine to 468, then half the
+    rate.
+    """
     plan = schedule.build(preset("deimv2_hgnetv2_femto"), 100)
     assert plan.lr_factor(4000) == 1.0
     assert plan.lr_factor(25_000) == 1.0
     assert plan.lr_factor((25_000 + 46_800) // 2) == pytest.approx(0.75)
-    assert plan.lr_factor(40_000) == pytest.approx(0.5 + 0.25 * (1 + math.cos(math.pi * 15_000 / 21_800)))
+    assert plan.lr_factor(40_000) == pytest.approx(
+        0.5 + 0.25 * (1 + math.cos(math.pi * 15_000 / 21_800))
+    )
     assert plan.lr_factor(46_800) == plan.lr_factor(49_999) == 0.5
     short = schedule.build(preset("deimv2_hgnetv2_femto", {"train.epochs": 20}), 100)
     assert short.lr_tail_start == 16
     assert any(notice.startswith("schedule.lr_clean_epochs 32 → 4") for notice in short.notices)
 
 
-@pytest.mark.parametrize(("overrides", "message"), [
-    ({"match.iou_power": 0.0}, "match.iou_power"), ({"schedule.late_match_share": 1.5}, "late_match_share"),
-    ({"schedule.lr_clean_epochs": -1}, "lr_clean_epochs"),
-])
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"match.iou_power": 0.0}, "match.iou_power"),
+        ({"schedule.late_match_share": 1.5}, "late_match_share"),
+        ({"schedule.lr_clean_epochs": -1}, "lr_clean_epochs"),
+    ],
+)
 def test_late_numbers_out_of_range_are_refused(overrides: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         preset("deimv2_hgnetv2_atto", overrides)

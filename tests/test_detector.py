@@ -1,4 +1,6 @@
-"""The detector against the official numbers (forward passes, layouts, initial values), and what must hold for any input."""
+"""The detector against the official numbers (forward passes, layouts, initial values), and what
+must hold for any input.
+"""
 
 from __future__ import annotations
 
@@ -27,11 +29,33 @@ from deim_lab.presets import preset
 from deim_lab.structures import DetectorOutput, Prediction, Targets
 
 REFERENCE = Path(__file__).parent / "reference"
-FORWARD = ["deim_dfine_n_320", "deim_dfine_s_320", "deim_dfine_n_256x384", "dfine_n_320", "dfine_s_320", "deim_rtdetrv2_r18_320", "rtdetrv2_r18_320",
-           *(pytest.param(name, marks=pytest.mark.slow) for name in ("deim_dfine_n_640", "deim_dfine_s_640", "deim_dfine_l_320",
-                                                                     "deim_rtdetrv2_r50_320", "rtdetrv2_r50_320"))]
-OFFICIAL = [f"{flavour}{model}" for flavour in ("deim_", "") for model in
-            (*(f"dfine_{size}" for size in "nsmlx"), *(f"rtdetrv2_{size}" for size in ("r18", "r34", "r50m", "r50", "r101")))]
+FORWARD = [
+    "deim_dfine_n_320",
+    "deim_dfine_s_320",
+    "deim_dfine_n_256x384",
+    "dfine_n_320",
+    "dfine_s_320",
+    "deim_rtdetrv2_r18_320",
+    "rtdetrv2_r18_320",
+    *(
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in (
+            "deim_dfine_n_640",
+            "deim_dfine_s_640",
+            "deim_dfine_l_320",
+            "deim_rtdetrv2_r50_320",
+            "rtdetrv2_r50_320",
+        )
+    ),
+]
+OFFICIAL = [
+    f"{flavour}{model}"
+    for flavour in ("deim_", "")
+    for model in (
+        *(f"dfine_{size}" for size in "nsmlx"),
+        *(f"rtdetrv2_{size}" for size in ("r18", "r34", "r50m", "r50", "r101")),
+    )
+]
 AS_BUILT = {"up", "reg_scale", "num_batches_tracked"}
 
 
@@ -74,9 +98,13 @@ def fill(model: nn.Module, *, salt: str, conv_gain: float, lin_gain: float) -> N
 
 
 def picture(batch: int, height: int, width: int) -> Tensor:
-    b, c, y, x = np.meshgrid(np.arange(batch), np.arange(3), np.arange(height), np.arange(width), indexing="ij")
+    b, c, y, x = np.meshgrid(
+        np.arange(batch), np.arange(3), np.arange(height), np.arange(width), indexing="ij"
+    )
     u, v, turn = x / width, y / height, 2 * np.pi
-    waves = np.sin(turn * ((3 + c + b) * u + (2 + b) * v) + c) + np.cos(turn * (4 * (5 + b) * u * v + 7 * (1 + c) * v) + b)
+    waves = np.sin(turn * ((3 + c + b) * u + (2 + b) * v) + c) + np.cos(
+        turn * (4 * (5 + b) * u * v + 7 * (1 + c) * v) + b
+    )
     return torch.from_numpy((0.5 + 0.25 * waves).astype(np.float32))
 
 
@@ -86,10 +114,14 @@ def noise(batch: int, height: int, width: int) -> Tensor:
 
 def some_targets(batch: int = 2) -> Targets:
     boxes = torch.tensor([[0.5, 0.5, 0.4, 0.3], [0.2, 0.3, 0.1, 0.2], [0.7, 0.6, 0.2, 0.2]])
-    return Targets.from_lists([boxes, *[boxes[:0]] * (batch - 1)], [torch.tensor([0, 2, 1]), *[torch.zeros(0)] * (batch - 1)])
+    return Targets.from_lists(
+        [boxes, *[boxes[:0]] * (batch - 1)],
+        [torch.tensor([0, 2, 1]), *[torch.zeros(0)] * (batch - 1)],
+    )
 
 
-# --- parity -----------------------------------------------------------------------------------------------------------------------
+# --- parity
+# -----------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("case", FORWARD)
@@ -108,14 +140,28 @@ def test_forward_equals_the_official_one(case: str) -> None:
         chosen = model.decoder.select(*model.decoder.flatten(maps))
         double, double_deploy = model(images.double()), model.deploy()(images.double())
 
-    for name, found in [*((f"backbone.{i}", x) for i, x in enumerate(features)), *((f"encoder.{i}", x) for i, x in enumerate(maps))]:
+    for name, found in [
+        *((f"backbone.{i}", x) for i, x in enumerate(features)),
+        *((f"encoder.{i}", x) for i, x in enumerate(maps)),
+    ]:
         stage = meta["stages_fp64"][name]
         assert list(found.shape) == stage["shape"]
-        np.testing.assert_allclose(found.flatten()[:16], stage["first16"], rtol=0, atol=2e-6 * stage["absmax"], err_msg=name)
+        np.testing.assert_allclose(
+            found.flatten()[:16],
+            stage["first16"],
+            rtol=0,
+            atol=2e-6 * stage["absmax"],
+            err_msg=name,
+        )
     np.testing.assert_array_equal(chosen.index, want["topk_ind"])
     for prediction in (double, double_deploy):
         np.testing.assert_allclose(prediction.boxes_cxcywh, want["pred_boxes"], rtol=0, atol=2e-6)
-        np.testing.assert_allclose(logits_of(prediction, want), want.get("pred_logits", want.get("pred_logits_subset")), rtol=0, atol=2e-5)
+        np.testing.assert_allclose(
+            logits_of(prediction, want),
+            want.get("pred_logits", want.get("pred_logits_subset")),
+            rtol=0,
+            atol=2e-5,
+        )
     for prediction in (single, single_deploy):
         compare_aligned(prediction, want)
 
@@ -151,12 +197,21 @@ def test_anchors_parity() -> None:
     assert [int(valid.sum()), valid.numel()] == unit_ops()["valid_640_counts"].tolist()
     np.testing.assert_array_equal(np.packbits(valid.flatten()), unit_ops()["valid_640_packed"])
     rows = [0, 81, 3240, 6399, 6400, 8399]
-    np.testing.assert_allclose(anchors[0, rows], unit_ops()["anchors_640_rows_0_81_3240_6399_6400_8399"], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(
+        anchors[0, rows], unit_ops()["anchors_640_rows_0_81_3240_6399_6400_8399"], rtol=0, atol=1e-6
+    )
 
 
 def test_deformable_sampling_parity() -> None:
-    arrays = {name: torch.from_numpy(value) for name, value in unit_ops().items() if name.startswith("deform.")}
-    values = [arrays["deform.value0"].reshape(2, 3, 4, 6, 5), arrays["deform.value1"].reshape(2, 3, 4, 3, 2)]
+    arrays = {
+        name: torch.from_numpy(value)
+        for name, value in unit_ops().items()
+        if name.startswith("deform.")
+    }
+    values = [
+        arrays["deform.value0"].reshape(2, 3, 4, 6, 5),
+        arrays["deform.value1"].reshape(2, 3, 4, 3, 2),
+    ]
     found = sample_and_mix(values, arrays["deform.loc"], arrays["deform.attn"], (3, 2))
     torch.testing.assert_close(found, arrays["deform.out_default"], rtol=0, atol=1e-12)
 
@@ -172,10 +227,17 @@ def test_parameter_counts_are_the_official_ones(name: str) -> None:
         model = build_detector(name, 80)
     want = layouts()[name]
     assert sum(p.numel() for p in model.parameters()) == want["n_params_train_form"]
-    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == want["n_params_trainable"]
-    assert {key for key, p in model.named_parameters() if not p.requires_grad} == set(want["frozen_params"])
+    assert (
+        sum(p.numel() for p in model.parameters() if p.requires_grad) == want["n_params_trainable"]
+    )
+    assert {key for key, p in model.named_parameters() if not p.requires_grad} == set(
+        want["frozen_params"]
+    )
     for part in ("backbone", "encoder", "decoder"):
-        assert sum(p.numel() for p in model.get_submodule(part).parameters()) == want[f"n_params_{part}"]
+        assert (
+            sum(p.numel() for p in model.get_submodule(part).parameters())
+            == want[f"n_params_{part}"]
+        )
     assert sum(p.numel() for p in model.deploy().parameters()) == want["n_params_deploy"]
 
 
@@ -189,7 +251,9 @@ def test_initial_values_are_distributed_as_the_official_ones(name: str) -> None:
             continue
         stats = want[key]
         if "values" in stats:
-            np.testing.assert_allclose(value.flatten(), stats["values"], rtol=0, atol=2e-6, err_msg=key)
+            np.testing.assert_allclose(
+                value.flatten(), stats["values"], rtol=0, atol=2e-6, err_msg=key
+            )
         elif "const" in stats:
             np.testing.assert_allclose(value, stats["const"], rtol=0, atol=1e-6, err_msg=key)
         elif value.numel() >= 256:
@@ -197,10 +261,13 @@ def test_initial_values_are_distributed_as_the_official_ones(name: str) -> None:
             tolerance = max(0.02, 6 * 0.45 / value.numel() ** 0.5)
             assert float(value.std()) == pytest.approx(stats["std"], rel=tolerance), key
             if value.numel() >= 2048 and "embed" not in key:
-                assert float(value.abs().max()) == pytest.approx(max(-stats["min"], stats["max"]), rel=0.05), key
+                assert float(value.abs().max()) == pytest.approx(
+                    max(-stats["min"], stats["max"]), rel=0.05
+                ), key
 
 
-# --- shapes and modes -------------------------------------------------------------------------------------------------------------
+# --- shapes and modes
+# -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [(96, 96), (96, 160), (128, 64)])
@@ -246,19 +313,30 @@ def test_matching_queries_do_not_see_denoising_queries() -> None:
     with torch.no_grad():
         without, having = model(images), model(images, some_targets())
     assert without.denoising is None
-    torch.testing.assert_close(without.matching.logits, having.matching.logits, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(without.matching.boxes_cxcywh, having.matching.boxes_cxcywh, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        without.matching.logits, having.matching.logits, rtol=1e-4, atol=1e-5
+    )
+    torch.testing.assert_close(
+        without.matching.boxes_cxcywh, having.matching.boxes_cxcywh, rtol=1e-4, atol=1e-5
+    )
 
 
-@pytest.mark.parametrize("targets", [None, some_targets(), Targets.from_lists([torch.zeros(0, 4)] * 2, [torch.zeros(0)] * 2)])
+@pytest.mark.parametrize(
+    "targets",
+    [None, some_targets(), Targets.from_lists([torch.zeros(0, 4)] * 2, [torch.zeros(0)] * 2)],
+)
 def test_every_trainable_parameter_gets_a_gradient(targets: Targets | None) -> None:
     """With and without targets: data-parallel training hangs on a parameter that is left out."""
     model = smoke().train()
     model.zero_grad()
     output = model(noise(2, 96, 96), targets)
     levels = [output.matching] if output.denoising is None else [output.matching, output.denoising]
-    sum((level.logits.sum() + level.boxes_cxcywh.sum() for level in levels), torch.zeros(())).backward()
-    assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+    sum(
+        (level.logits.sum() + level.boxes_cxcywh.sum() for level in levels), torch.zeros(())
+    ).backward()
+    assert [
+        name for name, p in model.named_parameters() if p.requires_grad and p.grad is None
+    ] == []
 
 
 def test_without_denoising_there_is_no_class_embedding() -> None:
@@ -278,7 +356,10 @@ def test_inference_mode_leaves_no_trace_for_training() -> None:
     model, images = build_detector("smoke", 3), noise(1, 96, 96)
     with torch.inference_mode():
         model.eval()(images)
-    cached = [*model.encoder.encoder[0]._positions.values(), *(x for pair in model.decoder._anchors.values() for x in pair)]
+    cached = [
+        *model.encoder.encoder[0]._positions.values(),
+        *(x for pair in model.decoder._anchors.values() for x in pair),
+    ]
     assert len(cached) == 3
     assert not any(x.is_inference() for x in cached)
     model.train()(images, some_targets(1)).matching.logits.sum().backward()
@@ -294,7 +375,9 @@ def test_tables_are_made_once_a_size_and_bounded() -> None:
 
 def test_autocast_keeps_boxes_in_float32() -> None:
     model, images = build_detector("smoke", 3), noise(2, 96, 96)
-    fill(model, salt="", conv_gain=1.2, lin_gain=1.2)  # an untrained box head says 0, which is exact in any precision
+    fill(
+        model, salt="", conv_gain=1.2, lin_gain=1.2
+    )  # an untrained box head says 0, which is exact in any precision
     for mode in (False, True):
         model.train(mode)
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -305,11 +388,14 @@ def test_autocast_keeps_boxes_in_float32() -> None:
     assert output.corners is not None
     assert output.reference_cxcywh is not None
     bins = bin_distances(32, 0.5, 4.0)
-    exact = distances_to_boxes(output.reference_cxcywh, expected_distances(output.corners, bins), 4.0)
+    exact = distances_to_boxes(
+        output.reference_cxcywh, expected_distances(output.corners, bins), 4.0
+    )
     torch.testing.assert_close(output.boxes_cxcywh[2:], exact, rtol=0, atol=1e-6)
 
 
-# --- deploy and frozen forms ------------------------------------------------------------------------------------------------------
+# --- deploy and frozen forms
+# ------------------------------------------------------------------------------------------------------
 
 
 def test_deploy_is_a_copy_that_can_not_be_trained() -> None:
@@ -324,7 +410,9 @@ def test_deploy_is_a_copy_that_can_not_be_trained() -> None:
 
 
 def test_frozen_norms_and_stem() -> None:
-    config = override(preset("smoke"), {"model.freeze_backbone_norm": True, "model.freeze_stem": True})
+    config = override(
+        preset("smoke"), {"model.freeze_backbone_norm": True, "model.freeze_stem": True}
+    )
     model = build_detector(config, 3).train()
     assert not any(isinstance(m, nn.BatchNorm2d) for m in model.backbone.modules())
     norms = [m for m in model.backbone.modules() if isinstance(m, FrozenBatchNorm2d)]
@@ -335,15 +423,19 @@ def test_frozen_norms_and_stem() -> None:
     assert all(p.grad is not None for p in model.backbone.stages.parameters())
 
 
-# --- bad input --------------------------------------------------------------------------------------------------------------------
+# --- bad input
+# --------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("images", "message"), [
-    (torch.rand(1, 3, 96, 100), "96 × 100"),
-    (torch.rand(1, 1, 96, 96), r"\[1, 1, 96, 96\]"),
-    (torch.zeros(1, 3, 96, 96, dtype=torch.uint8), "uint8"),
-    (torch.rand(1, 3, 32, 32), "20 anchors can't give 30 queries"),
-])
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.rand(1, 3, 96, 100), "96 × 100"),
+        (torch.rand(1, 1, 96, 96), r"\[1, 1, 96, 96\]"),
+        (torch.zeros(1, 3, 96, 96, dtype=torch.uint8), "uint8"),
+        (torch.rand(1, 3, 32, 32), "20 anchors can't give 30 queries"),
+    ],
+)
 def test_images_that_do_not_fit(images: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         smoke().eval()(images)
@@ -354,13 +446,18 @@ def test_targets_of_another_batch() -> None:
         smoke().train()(noise(3, 96, 96), some_targets())
 
 
-@pytest.mark.parametrize(("overrides", "classes", "message"), [
-    ({"model.backbone": "hgnetv2_b9"}, 3, "hgnetv2_b"),
-    ({"model.backbone_stages": [1, 3]}, 3, "0 to 2"),
-    ({"model.backbone_stages": [0, 2]}, 3, "follow each other"),
-    ({}, 0, "num_classes 0"),
-])
-def test_configs_that_can_not_be_built(overrides: dict[str, Any], classes: int, message: str) -> None:
+@pytest.mark.parametrize(
+    ("overrides", "classes", "message"),
+    [
+        ({"model.backbone": "hgnetv2_b9"}, 3, "hgnetv2_b"),
+        ({"model.backbone_stages": [1, 3]}, 3, "0 to 2"),
+        ({"model.backbone_stages": [0, 2]}, 3, "follow each other"),
+        ({}, 0, "num_classes 0"),
+    ],
+)
+def test_configs_that_can_not_be_built(
+    overrides: dict[str, Any], classes: int, message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         build_detector(preset("smoke", overrides), classes)
 

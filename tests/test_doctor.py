@@ -20,27 +20,55 @@ Box = list[float]
 PLAIN = AugmentConfig(mosaic_prob=0.0, mixup_prob=0.0, zoom_out_prob=0.0, iou_crop_prob=0.0)
 
 
-def make(folder: Path, boxes: list[list[tuple[int, Box]]], *, classes: int = 3, names: str = "{}.png", same_picture: bool = False,
-         crowd: tuple[int, ...] = (), reference: CocoDataset | None = None, seed: int = 0) -> CocoDataset:
+def make(
+    folder: Path,
+    boxes: list[list[tuple[int, Box]]],
+    *,
+    classes: int = 3,
+    names: str = "{}.png",
+    same_picture: bool = False,
+    crowd: tuple[int, ...] = (),
+    reference: CocoDataset | None = None,
+    seed: int = 0,
+) -> CocoDataset:
     """Images of 100×50 with the given (category, xywh) boxes."""
     generator = np.random.default_rng(seed)
     folder.mkdir(parents=True)
     images, annotations = [], []
     for position, rows in enumerate(boxes):
         file_name = names.format(position)
-        pixels = np.zeros((50, 100, 3), np.uint8) if same_picture else generator.integers(0, 256, (50, 100, 3), dtype=np.uint8)
+        pixels = (
+            np.zeros((50, 100, 3), np.uint8)
+            if same_picture
+            else generator.integers(0, 256, (50, 100, 3), dtype=np.uint8)
+        )
         Image.fromarray(pixels).save(folder / file_name)
         images.append({"id": position, "file_name": file_name, "width": 100, "height": 50})
         for category, box in rows:
             key = len(annotations)
-            annotations.append({"id": key, "image_id": position, "category_id": category, "bbox": box, "iscrowd": int(key in crowd)})
+            annotations.append(
+                {
+                    "id": key,
+                    "image_id": position,
+                    "category_id": category,
+                    "bbox": box,
+                    "iscrowd": int(key in crowd),
+                }
+            )
     categories = [{"id": index, "name": f"c{index}"} for index in range(classes)]
-    (folder / "a.json").write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
-    return CocoDataset.load(folder, folder / "a.json", categories=reference.categories if reference else None)
+    (folder / "a.json").write_text(
+        json.dumps({"images": images, "annotations": annotations, "categories": categories})
+    )
+    return CocoDataset.load(
+        folder, folder / "a.json", categories=reference.categories if reference else None
+    )
 
 
 def examine(dataset: CocoDataset, **options: Any) -> Report:
-    return doctor.examine(dataset, **{"num_queries": 50, "input_size": (64, 64), "augment": PLAIN, "samples": 64, **options})
+    return doctor.examine(
+        dataset,
+        **{"num_queries": 50, "input_size": (64, 64), "augment": PLAIN, "samples": 64, **options},
+    )
 
 
 def named(report: Report, name: str) -> str:
@@ -52,7 +80,11 @@ def grid(count: int) -> list[tuple[int, Box]]:
 
 
 def test_counts(tmp_path: Path) -> None:
-    boxes: list[list[tuple[int, Box]]] = [[(0, [0, 0, 50, 25]), (0, [10, 10, 50, 25]), (1, [5, 5, 50, 25])], [], [(0, [20, 20, 9, 9])]]
+    boxes: list[list[tuple[int, Box]]] = [
+        [(0, [0, 0, 50, 25]), (0, [10, 10, 50, 25]), (1, [5, 5, 50, 25])],
+        [],
+        [(0, [20, 20, 9, 9])],
+    ]
     report = examine(make(tmp_path / "d", boxes, crowd=(3,)))
     assert (report.images, report.boxes, report.negatives, report.crowds) == (3, 3, 2, 1)
     assert report.per_class == (("c0", 2, 1), ("c1", 1, 1), ("c2", 0, 0))
@@ -69,7 +101,13 @@ def test_composing_raises_the_density_and_lowers_the_size(tmp_path: Path) -> Non
     assert plain.targets_dense.mean == pytest.approx(10)
     mixed = examine(dataset, augment=replace(PLAIN, mixup_prob=1.0), samples=160)
     assert mixed.targets_dense.mean == pytest.approx(20)
-    still = replace(PLAIN, mosaic_prob=1.0, mosaic_rotation_deg=0.0, mosaic_translate=0.0, mosaic_scale=(1.0, 1.0))
+    still = replace(
+        PLAIN,
+        mosaic_prob=1.0,
+        mosaic_rotation_deg=0.0,
+        mosaic_translate=0.0,
+        mosaic_scale=(1.0, 1.0),
+    )
     mosaic = examine(dataset, augment=still, samples=160, input_size=(320, 320))
     assert mosaic.targets_dense.mean == pytest.approx(40)
     assert mosaic.size_dense_px.median == pytest.approx(mosaic.size_px.median / 2, rel=0.02)
@@ -100,14 +138,21 @@ def test_tiny_boxes(tmp_path: Path) -> None:
     assert report.tiny_share == pytest.approx(0.5)
     assert "50% of the boxes are below 8 px at 96×96" in named(report, "tiny-boxes")
     assert not named(examine(dataset, input_size=(320, 320)), "tiny-boxes")
-    dense = examine(dataset, input_size=(192, 192), augment=replace(PLAIN, mosaic_prob=1.0))  # 9.6 px, halved by the mosaic
+    dense = examine(
+        dataset, input_size=(192, 192), augment=replace(PLAIN, mosaic_prob=1.0)
+    )  # 9.6 px, halved by the mosaic
     assert dense.tiny_share == 0
     assert dense.tiny_dense_share > 0.1
     assert named(dense, "tiny-boxes-dense")
 
 
 def test_repeated_boxes(tmp_path: Path) -> None:
-    rows: list[tuple[int, Box]] = [(0, [1, 1, 20, 20]), (0, [1.2, 1, 20, 20]), (1, [1, 1, 20, 20]), (0, [40, 1, 20, 20])]
+    rows: list[tuple[int, Box]] = [
+        (0, [1, 1, 20, 20]),
+        (0, [1.2, 1, 20, 20]),
+        (1, [1, 1, 20, 20]),
+        (0, [40, 1, 20, 20]),
+    ]
     report = examine(make(tmp_path / "d", [rows, [(0, [1, 1, 20, 20]), (0, [1, 1, 20, 20])]]))
     assert (report.duplicates, report.conflicts) == (2, 1)
     assert named(report, "box-repeated")
@@ -123,7 +168,9 @@ def test_equal_files(tmp_path: Path) -> None:
     assert examine(train, val=clean).leaked == ()
     report = examine(train, val=leaky)
     assert report.leaked == (("t0.png", "v0.png"), ("t1.png", "v1.png"))
-    assert "2 images of val are also in train: t0.png = v0.png, t1.png = v1.png" in named(report, "leak")
+    assert "2 images of val are also in train: t0.png = v0.png, t1.png = v1.png" in named(
+        report, "leak"
+    )
     assert report.copies == ()
     same = examine(make(tmp_path / "same", boxes, same_picture=True))
     assert same.copies == (("0.png", "1.png"),)
@@ -146,7 +193,9 @@ def test_text_shows_every_row_and_notice(tmp_path: Path) -> None:
     assert "2, 1 of them without targets (50.0%)" in text
 
 
-def test_same_seed_same_report_and_no_picture_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_same_seed_same_report_and_no_picture_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     dataset = make(tmp_path / "d", [grid(5), grid(9), []])
     monkeypatch.setattr(CocoDataset, "decode", lambda *_: pytest.fail("a picture was decoded"))
     assert examine(dataset, augment=AugmentConfig()) == examine(dataset, augment=AugmentConfig())

@@ -10,7 +10,12 @@ import pytest
 import torch
 
 from deim_lab.boxes import cxcywh_to_xyxy
-from deim_lab.detector.edges import bin_distances, boxes_to_bins, distances_to_boxes, expected_distances
+from deim_lab.detector.edges import (
+    bin_distances,
+    boxes_to_bins,
+    distances_to_boxes,
+    expected_distances,
+)
 
 REFERENCE = Path(__file__).parent / "reference"
 WEIGHTS = json.loads((REFERENCE / "fdr_weights.json").read_text())
@@ -30,10 +35,14 @@ def _double(value: float) -> torch.Tensor:
 def test_bins_equal_the_official_ones(case: str) -> None:
     reg_max, reg_scale, up = (float(part.split("=")[1]) for part in case.split(","))
     exact = bin_distances(int(reg_max), _double(up), _double(reg_scale))
-    torch.testing.assert_close(exact, torch.tensor(WEIGHTS[case]["W_fp64"], dtype=torch.float64), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        exact, torch.tensor(WEIGHTS[case]["W_fp64"], dtype=torch.float64), rtol=0, atol=1e-12
+    )
     single = bin_distances(int(reg_max), torch.tensor([up]), torch.tensor([int(reg_scale)]))
     assert single.dtype == torch.float32
-    torch.testing.assert_close(single, torch.tensor(WEIGHTS[case]["W_deploy_fp32"]), rtol=0, atol=3e-6)
+    torch.testing.assert_close(
+        single, torch.tensor(WEIGHTS[case]["W_deploy_fp32"]), rtol=0, atol=3e-6
+    )
 
 
 def test_bins_increase_and_are_antisymmetric() -> None:
@@ -67,7 +76,9 @@ def test_bins_of_boxes_parity(helpers: dict[str, torch.Tensor], reg_scale: int) 
         assert value.shape == (64, 4)
         # the official target passes through float32 (31.9), the weights don't
         tolerance = 1e-6 if name == "target" else 1e-9
-        torch.testing.assert_close(value.flatten(), helpers[f"box2dist_rs{reg_scale}.{name}"], rtol=0, atol=tolerance)
+        torch.testing.assert_close(
+            value.flatten(), helpers[f"box2dist_rs{reg_scale}.{name}"], rtol=0, atol=tolerance
+        )
 
 
 def test_bins_of_boxes_invert_boxes_of_distances() -> None:
@@ -84,7 +95,9 @@ def test_bins_of_boxes_invert_boxes_of_distances() -> None:
 def test_out_of_range_edges_go_to_the_outermost_bins() -> None:
     bins = bin_distances(32, 0.5, 4.0)
     reference = torch.tensor([[0.5, 0.5, 0.1, 0.1]])
-    target, right, left = boxes_to_bins(reference, torch.tensor([[0.0, 0.9, 1.0, 0.1]]), bins=bins, reg_scale=4.0)
+    target, right, left = boxes_to_bins(
+        reference, torch.tensor([[0.0, 0.9, 1.0, 0.1]]), bins=bins, reg_scale=4.0
+    )
     torch.testing.assert_close(target, torch.tensor([[31.9, 0.0, 31.9, 0.0]]))
     assert right.tolist() == [[1, 0, 1, 0]]
     assert left.tolist() == [[0, 1, 0, 1]]
@@ -100,5 +113,7 @@ def test_half_precision_corners_give_float32_distances() -> None:
 
 
 def test_empty() -> None:
-    target, right, left = boxes_to_bins(torch.zeros(0, 4), torch.zeros(0, 4), bins=bin_distances(32, 0.5, 4.0), reg_scale=4.0)
+    target, right, left = boxes_to_bins(
+        torch.zeros(0, 4), torch.zeros(0, 4), bins=bin_distances(32, 0.5, 4.0), reg_scale=4.0
+    )
     assert target.shape == right.shape == left.shape == (0, 4)

@@ -1,4 +1,6 @@
-"""An exported file computes what the model does, says what it is, and is not left when it doesn't."""
+"""An exported file computes what the model does, says what it is, and is not left when it
+doesn't.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +30,18 @@ SIZE = (96, 160)  # a rectangle, which squares would not tell from its transpose
 
 
 def loaded_of(name: str, **more: Any) -> LoadedDetector:
-    """A model whose every tensor matters, as if trained: random weights of unit gain, scores spread over (0, 1)."""
-    config = override(preset(name), {"data.input_size": list(SIZE), "augment.multiscale_repeat": None, "model.num_queries": 20, **more})
+    """A model whose every tensor matters, as if trained: random weights of unit gain, scores spread
+    over (0, 1).
+    """
+    config = override(
+        preset(name),
+        {
+            "data.input_size": list(SIZE),
+            "augment.multiscale_repeat": None,
+            "model.num_queries": 20,
+            **more,
+        },
+    )
     model = build_detector(config, len(CATEGORIES)).eval()
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -59,11 +71,31 @@ def file(smoke: LoadedDetector, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return path
 
 
-SLOW = ("deim_dfine_n", "dfine_s", "deim_dfine_m", "dfine_l", "deim_dfine_x", "rtdetrv2_r34", "deim_rtdetrv2_r50m", "rtdetrv2_r50", "rtdetrv2_r101",
-        "deimv2_hgnetv2_femto", "deimv2_hgnetv2_pico", "deimv2_hgnetv2_n")
+SLOW = (
+    "deim_dfine_n",
+    "dfine_s",
+    "deim_dfine_m",
+    "dfine_l",
+    "deim_dfine_x",
+    "rtdetrv2_r34",
+    "deim_rtdetrv2_r50m",
+    "rtdetrv2_r50",
+    "rtdetrv2_r101",
+    "deimv2_hgnetv2_femto",
+    "deimv2_hgnetv2_pico",
+    "deimv2_hgnetv2_n",
+)
 
 
-@pytest.mark.parametrize("name", ["smoke", "rtdetrv2_r18", "deimv2_hgnetv2_atto", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "smoke",
+        "rtdetrv2_r18",
+        "deimv2_hgnetv2_atto",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW),
+    ],
+)
 def test_every_family_computes_the_same_in_onnxruntime(name: str, tmp_path: Path) -> None:
     loaded = loaded_of(name)
     before = {key: value.clone() for key, value in loaded.model.state_dict().items()}
@@ -72,13 +104,18 @@ def test_every_family_computes_the_same_in_onnxruntime(name: str, tmp_path: Path
     assert found.compared > 20
     assert found.box_error_px <= 0.05
     assert [item.name for item in (tmp_path / "deep").iterdir()] == ["model.onnx"]
-    assert all(torch.equal(value, before[key]) for key, value in loaded.model.state_dict().items())  # the model is left as it was
+    assert all(
+        torch.equal(value, before[key]) for key, value in loaded.model.state_dict().items()
+    )  # the model is left as it was
 
-    # Once more without the comparison's own code, on other pictures and at a batch that it doesn't try.
+    # Once more without the comparison's own code, on other pictures and at a batch that it doesn't
+    # try.
     images = torch.rand(3, 3, *SIZE, generator=torch.Generator().manual_seed(5))
     sizes_wh = torch.tensor([[640, 480], [100, 300], [160, 96]])
     wanted = TorchEngine(loaded, "cpu").detect(images, sizes_wh, [1, 2, 3])
-    answers = OnnxDetector(tmp_path / "deep" / "model.onnx", "cpu").detect(images, sizes_wh, [1, 2, 3])
+    answers = OnnxDetector(tmp_path / "deep" / "model.onnx", "cpu").detect(
+        images, sizes_wh, [1, 2, 3]
+    )
     for one, other in zip(wanted, answers, strict=True):
         assert len(other) == len(one) == 60
         torch.testing.assert_close(other.scores, one.scores, rtol=0, atol=1e-4)
@@ -89,28 +126,55 @@ def test_every_family_computes_the_same_in_onnxruntime(name: str, tmp_path: Path
 def test_the_file_says_what_it_is(file: Path) -> None:
     content = onnx.load(str(file))
     assert [(item.domain, item.version) for item in content.opset_import] == [("", OPSET)]
-    shapes = {item.name: [axis.dim_param or axis.dim_value for axis in item.type.tensor_type.shape.dim]
-              for item in (*content.graph.input, *content.graph.output)}
-    assert shapes == {"images": ["batch", 3, 96, 160], "orig_target_sizes": ["batch", 2], "labels": ["batch", 60], "boxes": ["batch", 60, 4],
-                      "scores": ["batch", 60]}
+    shapes = {
+        item.name: [axis.dim_param or axis.dim_value for axis in item.type.tensor_type.shape.dim]
+        for item in (*content.graph.input, *content.graph.output)
+    }
+    assert shapes == {
+        "images": ["batch", 3, 96, 160],
+        "orig_target_sizes": ["batch", 2],
+        "labels": ["batch", 60],
+        "boxes": ["batch", 60, 4],
+        "scores": ["batch", 60],
+    }
     assert {item.key: item.value for item in content.metadata_props}["format"] == FORMAT
-    assert not {"Sin", "Range"} & {node.op_type for node in content.graph.node}  # anchors and positions are constants
+    assert not {"Sin", "Range"} & {
+        node.op_type for node in content.graph.node
+    }  # anchors and positions are constants
     info = OnnxDetector(file, "cpu").info
-    assert (info.preset, info.categories, info.input_size, info.outputs, info.precision, info.top_k) == (
-        "smoke", CATEGORIES, SIZE, "detections", "fp32", 300)
+    assert (
+        info.preset,
+        info.categories,
+        info.input_size,
+        info.outputs,
+        info.precision,
+        info.top_k,
+    ) == ("smoke", CATEGORIES, SIZE, "detections", "fp32", 300)
 
 
-@pytest.mark.parametrize(("options", "opset", "shapes"), [
-    ({"raw": True}, 17, [[2, 20, 3], [2, 20, 4]]), ({"opset": 18, "size": (128, 64)}, 18, [[2, 60], [2, 60, 4], [2, 60]]),
-    ({"opset": 20}, 20, [[2, 60], [2, 60, 4], [2, 60]])])
-def test_raw_outputs_other_sizes_and_opsets(options: dict[str, Any], opset: int, shapes: list[list[int]], smoke: LoadedDetector,
-                                            tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "opset", "shapes"),
+    [
+        ({"raw": True}, 17, [[2, 20, 3], [2, 20, 4]]),
+        ({"opset": 18, "size": (128, 64)}, 18, [[2, 60], [2, 60, 4], [2, 60]]),
+        ({"opset": 20}, 20, [[2, 60], [2, 60, 4], [2, 60]]),
+    ],
+)
+def test_raw_outputs_other_sizes_and_opsets(
+    options: dict[str, Any],
+    opset: int,
+    shapes: list[list[int]],
+    smoke: LoadedDetector,
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "model.onnx"
     export_onnx(smoke, path, **options)
     assert onnx.load(str(path)).opset_import[0].version == opset
     exported = OnnxDetector(path, "cpu")
     assert exported.input_size == options.get("size", SIZE)
-    outputs = exported.run(torch.rand(2, 3, *exported.input_size), torch.tensor([[10, 10], [20, 20]]))
+    outputs = exported.run(
+        torch.rand(2, 3, *exported.input_size), torch.tensor([[10, 10], [20, 20]])
+    )
     assert [list(item.shape) for item in outputs] == shapes
 
 
@@ -133,18 +197,28 @@ def test_half_precision_halves_the_trunk_and_keeps_the_decoder(tmp_path: Path) -
 def test_an_untrained_model_is_compared_by_its_best(tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = override(preset("smoke"), {"data.input_size": list(SIZE)})
-    found = export_onnx(LoadedDetector(build_detector(config, 3).eval(), config, CATEGORIES), tmp_path / "model.onnx")
+    found = export_onnx(
+        LoadedDetector(build_detector(config, 3).eval(), config, CATEGORIES),
+        tmp_path / "model.onnx",
+    )
     assert found.score_cut is None
     assert found.compared == 10 * sum(BATCHES)
     assert "none scores above 0.3" in str(found)
 
 
 def test_a_choice_of_queries_that_is_a_tie_can_not_be_compared(tmp_path: Path) -> None:
-    """Before training DEIMv2's anchors at the border share one score, and any of them is as good as another."""
+    """Before training DEIMv2's anchors at the border share one score, and any of them is as good as
+    another.
+    """
     torch.manual_seed(0)
     config = override(preset("deimv2_hgnetv2_atto"), {"data.input_size": [320, 448]})
     with pytest.raises(ExportError, match="choice of queries is a tie"):
-        export_onnx(LoadedDetector(build_detector(config, 4).eval(), config, [*CATEGORIES, {"id": 4, "name": "x"}]), tmp_path / "model.onnx")
+        export_onnx(
+            LoadedDetector(
+                build_detector(config, 4).eval(), config, [*CATEGORIES, {"id": 4, "name": "x"}]
+            ),
+            tmp_path / "model.onnx",
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -153,7 +227,12 @@ class Nudged(nn.Module):
 
     def __init__(self, model: Detector, by: float) -> None:
         super().__init__()
-        self.backbone, self.encoder, self.decoder, self.by = model.backbone, model.encoder, model.decoder, by
+        self.backbone, self.encoder, self.decoder, self.by = (
+            model.backbone,
+            model.encoder,
+            model.decoder,
+            by,
+        )
 
     def forward(self, images: Tensor, sizes_wh: Tensor) -> tuple[Tensor, ...]:
         prediction = self.decoder(self.encoder(self.backbone(images)))
@@ -162,13 +241,18 @@ class Nudged(nn.Module):
 
 
 @pytest.mark.parametrize(("by", "fails"), [(0.02, False), (0.2, True)])
-def test_a_file_that_differs_is_not_left_and_an_older_one_stays(by: float, fails: bool, smoke: LoadedDetector, tmp_path: Path,
-                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_differs_is_not_left_and_an_older_one_stays(
+    by: float, fails: bool, smoke: LoadedDetector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"older")
     monkeypatch.setattr(export, "_Graph", lambda model, info: Nudged(model, by))
     if fails:
-        with pytest.raises(ExportError, match=r"model.onnx was not written: at batch 1, image 0, a box is 0.2 px off .*allowed: 0.05 px"):
+        with pytest.raises(
+            ExportError,
+            match=r"model.onnx was not written: at batch 1, image 0, a box is 0.2 px off "
+            r".*allowed: 0.05 px",
+        ):
             export_onnx(smoke, path)
         assert path.read_bytes() == b"older"
     else:
@@ -176,9 +260,13 @@ def test_a_file_that_differs_is_not_left_and_an_older_one_stays(by: float, fails
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_batch_frozen_into_the_graph_is_found(smoke: LoadedDetector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_frozen_into_the_graph_is_found(
+    smoke: LoadedDetector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     original = torch.onnx.export
-    monkeypatch.setattr(torch.onnx, "export", lambda *given, dynamic_axes, **more: original(*given, **more))
+    monkeypatch.setattr(
+        torch.onnx, "export", lambda *given, dynamic_axes, **more: original(*given, **more)
+    )
     with pytest.raises(ExportError, match="was not written"):
         export_onnx(smoke, tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
@@ -190,14 +278,26 @@ def test_rows_are_matched_by_box_and_what_is_missing_or_too_many_is_found() -> N
     chosen = torch.tensor([True, True, True, False])
     one = (scores, labels, boxes)
     swapped = torch.tensor([0, 2, 1, 3])
-    assert export._differences(one, (scores[swapped], labels[swapped], boxes[swapped]), chosen) == (0, 0)
+    assert export._differences(one, (scores[swapped], labels[swapped], boxes[swapped]), chosen) == (
+        0,
+        0,
+    )
     assert export._differences(one, (scores, labels, boxes + 0.25), chosen) == (0.25, 0)
-    assert export._differences(one, (scores, torch.tensor([0, 1, 0, 0]), boxes), chosen)[0] == float("inf")
-    assert export._differences(one, (torch.tensor([0.9, 0.8, 0.8, 0.7]), labels, boxes), chosen)[1] == pytest.approx(0.6)
+    assert export._differences(one, (scores, torch.tensor([0, 1, 0, 0]), boxes), chosen)[
+        0
+    ] == float("inf")
+    assert export._differences(one, (torch.tensor([0.9, 0.8, 0.8, 0.7]), labels, boxes), chosen)[
+        1
+    ] == pytest.approx(0.6)
     broken = boxes.clone()
     broken[3, 0] = float("nan")
     assert np.isnan(export._differences(one, (scores, labels, broken), chosen)[0])
-    assert export._chosen(torch.tensor([0.9, 0.5, 0.4, 0.4]), 0.3).tolist() == [True, True, False, False]  # the last two tie with what was cut
+    assert export._chosen(torch.tensor([0.9, 0.5, 0.4, 0.4]), 0.3).tolist() == [
+        True,
+        True,
+        False,
+        False,
+    ]  # the last two tie with what was cut
 
 
 def test_a_model_that_overflows_is_refused(smoke: LoadedDetector, tmp_path: Path) -> None:
@@ -209,37 +309,67 @@ def test_a_model_that_overflows_is_refused(smoke: LoadedDetector, tmp_path: Path
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("options", "error", "message"), [
-    ({"opset": 16}, ConfigError, r"opset 16 is outside \[17, 20\]"), ({"size": (100, 64)}, ConfigError, "not a multiple of 32"),
-    ({"name": "model.pt"}, ExportError, r"ends in \.onnx")])
-def test_bad_wishes_are_named(options: dict[str, Any], error: type[Exception], message: str, smoke: LoadedDetector, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"opset": 16}, ConfigError, r"opset 16 is outside \[17, 20\]"),
+        ({"size": (100, 64)}, ConfigError, "not a multiple of 32"),
+        ({"name": "model.pt"}, ExportError, r"ends in \.onnx"),
+    ],
+)
+def test_bad_wishes_are_named(
+    options: dict[str, Any],
+    error: type[Exception],
+    message: str,
+    smoke: LoadedDetector,
+    tmp_path: Path,
+) -> None:
     options = dict(options)
     with pytest.raises(error, match=message):
         export_onnx(smoke, tmp_path / options.pop("name", "model.onnx"), **options)
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_not_installed_is_named(smoke: LoadedDetector, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_installed_is_named(
+    smoke: LoadedDetector, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     for use in (lambda: export_onnx(smoke, tmp_path / "model.onnx"), lambda: OnnxDetector(file)):
-        with pytest.raises(ConfigError, match=r"onnxruntime is not installed here: pip install 'deim-lab\[export\]'"):
+        with pytest.raises(
+            ConfigError,
+            match=r"onnxruntime is not installed here: pip install 'deim-lab\[export\]'",
+        ):
             use()
 
 
 def test_files_of_others_and_broken_ones_are_named(file: Path, tmp_path: Path) -> None:
     kind = onnx.TensorProto.FLOAT
     values = [onnx.helper.make_tensor_value_info(name, kind, [1]) for name in ("x", "y")]
-    foreign = onnx.helper.make_model(onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", values[:1], values[1:]),
-                                     opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    foreign = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            [onnx.helper.make_node("Relu", ["x"], ["y"])], "g", values[:1], values[1:]
+        ),
+        opset_imports=[onnx.helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
     onnx.save(foreign, str(tmp_path / "foreign.onnx"))
-    with pytest.raises(WeightsError, match=r"foreign\.onnx is an ONNX file without a format, .* lack 'format', 'preset', 'categories', 'input_size'"):
+    with pytest.raises(
+        WeightsError,
+        match=r"foreign\.onnx is an ONNX file without a format, .* lack 'format', 'preset', "
+        r"'categories', 'input_size'",
+    ):
         OnnxDetector(tmp_path / "foreign.onnx")
     content = onnx.load(str(file))
     metadata = {item.key: item.value for item in content.metadata_props}
-    for change, message in (({"format": "other/2"}, "of the format 'other/2'"), ({"categories": None}, "its metadata lack 'categories'"),
-                            ({"input_size": "[1"}, "can't be read")):
+    for change, message in (
+        ({"format": "other/2"}, "of the format 'other/2'"),
+        ({"categories": None}, "its metadata lack 'categories'"),
+        ({"input_size": "[1"}, "can't be read"),
+    ):
         del content.metadata_props[:]
-        onnx.helper.set_model_props(content, {key: value for key, value in (metadata | change).items() if value is not None})
+        onnx.helper.set_model_props(
+            content, {key: value for key, value in (metadata | change).items() if value is not None}
+        )
         onnx.save(content, str(tmp_path / "changed.onnx"))
         with pytest.raises(WeightsError, match=message):
             OnnxDetector(tmp_path / "changed.onnx")
@@ -252,9 +382,14 @@ def test_files_of_others_and_broken_ones_are_named(file: Path, tmp_path: Path) -
         OnnxDetector(file, "cuda")
 
 
-def test_prediction_with_the_file_equals_prediction_with_the_model(smoke: LoadedDetector, file: Path, tmp_path: Path) -> None:
+def test_prediction_with_the_file_equals_prediction_with_the_model(
+    smoke: LoadedDetector, file: Path, tmp_path: Path
+) -> None:
     random = np.random.default_rng(0)
-    pictures = [random.integers(0, 256, (height, width, 3), dtype=np.uint8) for height, width in ((40, 70), (120, 60), (96, 160))]
+    pictures = [
+        random.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        for height, width in ((40, 70), (120, 60), (96, 160))
+    ]
     raw = tmp_path / "raw.onnx"
     export_onnx(smoke, raw, raw=True)
     wanted = Predictor(smoke, threshold=0.5).predict(pictures)
@@ -263,11 +398,15 @@ def test_prediction_with_the_file_equals_prediction_with_the_model(smoke: Loaded
         found = Predictor(OnnxDetector(path, "cpu"), threshold=0.5, batch_size=2).predict(pictures)
         for one, other in zip(wanted, found, strict=True):
             assert other.size_wh == one.size_wh
-            torch.testing.assert_close(other.detections.boxes_xyxy, one.detections.boxes_xyxy, rtol=0, atol=0.05)
+            torch.testing.assert_close(
+                other.detections.boxes_xyxy, one.detections.boxes_xyxy, rtol=0, atol=0.05
+            )
             assert (other.names, other.category_ids) == (one.names, one.category_ids)
 
 
-def test_a_file_names_classes_in_the_order_of_its_rows(smoke: LoadedDetector, tmp_path: Path) -> None:
+def test_a_file_names_classes_in_the_order_of_its_rows(
+    smoke: LoadedDetector, tmp_path: Path
+) -> None:
     """Ids that don't ascend: the metadata keep the order of the head's rows."""
     listed = [CATEGORIES[row] for row in (2, 0, 1)]
     exported = replace(smoke, categories=listed)
@@ -275,11 +414,18 @@ def test_a_file_names_classes_in_the_order_of_its_rows(smoke: LoadedDetector, tm
     engine = OnnxDetector(tmp_path / "rows.onnx", "cpu")
     assert engine.categories == listed
     picture = np.random.default_rng(0).integers(0, 256, (96, 160, 3), dtype=np.uint8)
-    expected, found = (next(iter(Predictor(item, threshold=0.3).predict([picture]))) for item in (exported, engine))
+    expected, found = (
+        next(iter(Predictor(item, threshold=0.3).predict([picture]))) for item in (exported, engine)
+    )
     assert len(set(found.names)) > 1
     assert (found.names, found.category_ids) == (expected.names, expected.category_ids)
-    assert list(found.names) == [listed[label]["name"] for label in found.detections.labels.tolist()]
+    assert list(found.names) == [
+        listed[label]["name"] for label in found.detections.labels.tolist()
+    ]
 
 
 def test_comparison_needs_no_new_file(smoke: LoadedDetector, file: Path) -> None:
-    assert compare(smoke.model, OnnxDetector(file, "cpu"), torch.rand(4, 3, *SIZE)).box_error_px <= 0.05
+    assert (
+        compare(smoke.model, OnnxDetector(file, "cpu"), torch.rand(4, 3, *SIZE)).box_error_px
+        <= 0.05
+    )

@@ -1,4 +1,6 @@
-"""Figures, read back through their artists: what is drawn is what the table says, and ``save`` keeps picture and numbers."""
+"""Figures, read back through their artists: what is drawn is what the table says, and ``save``
+keeps picture and numbers.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +27,23 @@ def rows() -> dict[str, np.ndarray]:
     """Plain images with 1 to 8 targets, Mosaics with more, and both mixed."""
     draw = np.random.default_rng(0)
     plain, mosaic = draw.integers(1, 9, 300), draw.integers(4, 24, 300)
-    counts = {"plain": plain, "mosaic": mosaic, "mixup": plain + draw.permutation(plain), "both": mosaic + draw.permutation(mosaic)}
-    return {"variant": np.repeat(list(counts), 300), "targets": np.concatenate(list(counts.values())),
-            "mosaic": np.repeat([False, True, False, True], 300), "mixed": np.repeat([False, False, True, True], 300)}
+    counts = {
+        "plain": plain,
+        "mosaic": mosaic,
+        "mixup": plain + draw.permutation(plain),
+        "both": mosaic + draw.permutation(mosaic),
+    }
+    return {
+        "variant": np.repeat(list(counts), 300),
+        "targets": np.concatenate(list(counts.values())),
+        "mosaic": np.repeat([False, True, False, True], 300),
+        "mixed": np.repeat([False, False, True, True], 300),
+    }
 
 
-# --- density -----------------------------------------------------------------------------------------------------------------------------
+# --- density
+# -----------------------------------------------------------------------------------------------------------------------------
+
 
 def test_histogram_bars_hold_the_counts_of_the_table(rows: dict[str, np.ndarray]) -> None:
     fig = density.histogram(rows, variants=("plain", "both"))
@@ -52,7 +65,9 @@ def test_the_mean_lines_and_bars_stand_at_the_means(rows: dict[str, np.ndarray])
     fig = density.means(rows)
     assert [bar.get_width() for bar in fig.axes[0].patches] == pytest.approx(list(means.values()))
     table = figures.numbers(fig)
-    assert table["times_plain"].tolist() == pytest.approx([value / means["plain"] for value in means.values()])
+    assert table["times_plain"].tolist() == pytest.approx(
+        [value / means["plain"] for value in means.values()]
+    )
 
 
 def test_bins_are_few_and_end_between_whole_numbers(rows: dict[str, np.ndarray]) -> None:
@@ -74,10 +89,14 @@ def test_the_overview_has_a_panel_a_variant_and_one_of_means(rows: dict[str, np.
     shown = figures.numbers(fig)
     for name in ("plain", "mosaic", "mixup", "both"):
         assert shown[shown["panel"] == f"histogram {name}"]["images"].sum() == 300
-    assert shown[shown["panel"] == "means"]["targets_per_image"].tolist() == pytest.approx(list(measuring.means(rows).values()))
+    assert shown[shown["panel"] == "means"]["targets_per_image"].tolist() == pytest.approx(
+        list(measuring.means(rows).values())
+    )
 
 
-# --- mixing distributions ----------------------------------------------------------------------------------------------------------------
+# --- mixing distributions
+# ----------------------------------------------------------------------------------------------------------------
+
 
 def test_mixture_at_the_corners_is_what_was_measured(rows: dict[str, np.ndarray]) -> None:
     plain, mosaic = density.parts(rows)
@@ -87,35 +106,64 @@ def test_mixture_at_the_corners_is_what_was_measured(rows: dict[str, np.ndarray]
 
 
 @pytest.mark.parametrize(("p", "q"), [(0.0, 0.0), (0.5, 0.5), (0.3, 0.9), (1.0, 1.0)])
-def test_mixture_is_a_distribution_with_the_stated_mean(rows: dict[str, np.ndarray], p: float, q: float) -> None:
+def test_mixture_is_a_distribution_with_the_stated_mean(
+    rows: dict[str, np.ndarray], p: float, q: float
+) -> None:
     chance = density.mixture(rows, p, q)
-    plain, mosaic = (rows["targets"][rows["variant"] == name].mean() for name in ("plain", "mosaic"))
+    plain, mosaic = (
+        rows["targets"][rows["variant"] == name].mean() for name in ("plain", "mosaic")
+    )
     assert chance.min() >= 0
     assert chance.sum() == pytest.approx(1)
-    assert chance @ np.arange(len(chance)) == pytest.approx((1 + q) * ((1 - p) * plain + p * mosaic))
+    assert chance @ np.arange(len(chance)) == pytest.approx(
+        (1 + q) * ((1 - p) * plain + p * mosaic)
+    )
 
 
 def test_mixture_agrees_with_throwing_the_coins(rows: dict[str, np.ndarray]) -> None:
-    """The four coin outcomes, drawn a hundred thousand times, against the formula: the whole distribution, not just its mean."""
+    """The four coin outcomes, drawn a hundred thousand times, against the formula: the whole
+    distribution, not just its mean.
+    """
     draw, size = np.random.default_rng(1), 100_000
     plain, mosaic = (rows["targets"][rows["variant"] == name] for name in ("plain", "mosaic"))
-    own, other = (np.where(draw.random(size) < 0.4, draw.choice(mosaic, size), draw.choice(plain, size)) for _ in range(2))
+    own, other = (
+        np.where(draw.random(size) < 0.4, draw.choice(mosaic, size), draw.choice(plain, size))
+        for _ in range(2)
+    )
     thrown = own + np.where(draw.random(size) < 0.7, other, 0)
     expected = density.mixture(rows, 0.4, 0.7)
     found = np.bincount(thrown, minlength=len(expected)) / size
-    assert np.abs(np.cumsum(found) - np.cumsum(expected)).max() < 0.01  # Kolmogorov's distance; chance gives 0.004
+    assert (
+        np.abs(np.cumsum(found) - np.cumsum(expected)).max() < 0.01
+    )  # Kolmogorov's distance; chance gives 0.004
 
 
 def test_mixture_agrees_with_the_pipeline_that_trains() -> None:
-    """Measured at 0.5 / 0.5 on scenes with unlike numbers of targets, against the mixture of the parts measured apart."""
+    """Measured at 0.5 / 0.5 on scenes with unlike numbers of targets, against the mixture of the
+    parts measured apart.
+    """
     torch = pytest.importorskip("torch")
     from deim_lab.augment.single import Scene
 
-    scenes = [_Sized(Scene(torch.zeros(3, 64, 64, dtype=torch.uint8), _boxes(torch, 1 + index % 7), torch.zeros(1 + index % 7, dtype=torch.int64),
-                           (index,)), index) for index in range(40)]
+    scenes = [
+        _Sized(
+            Scene(
+                torch.zeros(3, 64, 64, dtype=torch.uint8),
+                _boxes(torch, 1 + index % 7),
+                torch.zeros(1 + index % 7, dtype=torch.int64),
+                (index,),
+            ),
+            index,
+        )
+        for index in range(40)
+    ]
     augment = override(presets.preset("cpu_demo"), {"augment.iou_crop_prob": 0.0}).augment
-    apart = measuring.measure(scenes, measuring.variants(augment, certain=True), (96, 96), samples=800, boxes_only=True)
-    together = measuring.measure(scenes, {"dense": augment}, (96, 96), samples=1600, seed=1, boxes_only=True)
+    apart = measuring.measure(
+        scenes, measuring.variants(augment, certain=True), (96, 96), samples=800, boxes_only=True
+    )
+    together = measuring.measure(
+        scenes, {"dense": augment}, (96, 96), samples=1600, seed=1, boxes_only=True
+    )
     chance = density.mixture(apart, augment.mosaic_prob, augment.mixup_prob)
     assert together["targets"].mean() == pytest.approx(chance @ np.arange(len(chance)), rel=0.06)
 
@@ -124,7 +172,12 @@ class _Sized:
     """A scene as a data set serves it."""
 
     def __init__(self, scene: object, image_id: int) -> None:
-        self.image, self.boxes_xyxy, self.labels, self.image_id = scene.image, scene.boxes_xyxy, scene.labels, image_id  # type: ignore[attr-defined]
+        self.image, self.boxes_xyxy, self.labels, self.image_id = (
+            scene.image,
+            scene.boxes_xyxy,
+            scene.labels,
+            image_id,
+        )  # type: ignore[attr-defined]
 
 
 def _boxes(torch: object, count: int) -> object:
@@ -147,14 +200,22 @@ def test_expected_draws_the_mixture(rows: dict[str, np.ndarray]) -> None:
     assert sum(bar.get_height() for bar in fig.axes[0].containers[0]) == pytest.approx(1)
     assert table["share"].sum() == pytest.approx(1)
     first = table.iloc[1]
-    assert first["share"] == pytest.approx(chance[int(first["targets_from"]):int(first["targets_to"]) + 1].sum())
+    assert first["share"] == pytest.approx(
+        chance[int(first["targets_from"]) : int(first["targets_to"]) + 1].sum()
+    )
     assert f"{chance @ np.arange(len(chance)):.1f}" in fig.axes[0].get_title(loc="left")
 
 
 def test_the_last_bar_holds_the_tail_that_the_axis_cuts() -> None:
-    """One crowded Mosaic in four thousand: the axis doesn't stretch to it, and its share isn't lost."""
-    rare = {"variant": np.repeat(["plain", "mosaic"], 4000), "targets": np.array([2] * 4000 + [8] * 3999 + [300]),
-            "mosaic": np.repeat([False, True], 4000), "mixed": np.zeros(8000, dtype=bool)}
+    """One crowded Mosaic in four thousand: the axis doesn't stretch to it, and its share isn't
+    lost.
+    """
+    rare = {
+        "variant": np.repeat(["plain", "mosaic"], 4000),
+        "targets": np.array([2] * 4000 + [8] * 3999 + [300]),
+        "mosaic": np.repeat([False, True], 4000),
+        "mixed": np.zeros(8000, dtype=bool),
+    }
     fig = density.expected(rare, 1, 1)
     assert fig.axes[0].get_xlim()[1] < 20
     assert sum(bar.get_height() for bar in fig.axes[0].containers[0]) == pytest.approx(1, abs=1e-9)
@@ -168,9 +229,20 @@ def test_the_twin_shows_each_setting(rows: dict[str, np.ndarray]) -> None:
     assert figures.numbers(fig).groupby("panel").ngroups == 4
 
 
-# --- schedule ----------------------------------------------------------------------------------------------------------------------------
+# --- schedule
+# ----------------------------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize(("name", "steps"), [("deim_dfine_n", 924), ("deim_dfine_l", 3697), ("dfine_s", 500), ("cpu_demo", 75), ("smoke", 10)])
+
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [
+        ("deim_dfine_n", 924),
+        ("deim_dfine_l", 3697),
+        ("dfine_s", 500),
+        ("cpu_demo", 75),
+        ("smoke", 10),
+    ],
+)
 def test_the_timeline_draws_the_schedule_itself(name: str, steps: int) -> None:
     config = presets.preset(name)
     plan = schedules.build(config, steps)
@@ -183,30 +255,43 @@ def test_the_timeline_draws_the_schedule_itself(name: str, steps: int) -> None:
     assert found[-1][2] == plan.epochs
     for phase, start, end in found:
         assert {plan.phase(epoch) for epoch in range(start, end)} == {phase}
-    assert all(before[2] == after[1] and before[0] is not after[0] for before, after in itertools.pairwise(found))
+    assert all(
+        before[2] == after[1] and before[0] is not after[0]
+        for before, after in itertools.pairwise(found)
+    )
 
 
 def test_the_timeline_leaves_out_what_a_run_never_does() -> None:
     plan = schedules.build(presets.preset("cpu_demo"), 75)
-    assert {tick.get_text() for tick in schedule.phases(plan).axes[0].get_yticklabels()} == {"phase", *schedule.SWITCHES}
+    assert {tick.get_text() for tick in schedule.phases(plan).axes[0].get_yticklabels()} == {
+        "phase",
+        *schedule.SWITCHES,
+    }
     plain = override(presets.preset("cpu_demo"), presets.PLAIN_RECIPE).augment
     labels = {tick.get_text() for tick in schedule.phases(plan, plain).axes[0].get_yticklabels()}
     assert labels == {"phase", "colour, zoom-out, crop", "flip, resize"}
 
 
 def test_the_switches_are_those_of_the_pipeline() -> None:
-    """The chart says what the pipeline does: Mosaic where its plan has it, strong operations where they are in the plan."""
+    """The chart says what the pipeline does: Mosaic where its plan has it, strong operations where
+    they are in the plan.
+    """
     from deim_lab.augment.pipeline import STRONG, Pipeline
 
     pipeline = Pipeline(augment=presets.preset("deim_dfine_s").augment, input_size=(640, 640))
     for phase in Phase:
-        both = {*pipeline.plan(phase, mosaic=False), *pipeline.plan(phase, mosaic=phase is Phase.DENSE)}
+        both = {
+            *pipeline.plan(phase, mosaic=False),
+            *pipeline.plan(phase, mosaic=phase is Phase.DENSE),
+        }
         assert ("mosaic" in both) == (phase in schedule.SWITCHES["Mosaic"])
         assert (set(STRONG) <= both) == (phase in schedule.SWITCHES["colour, zoom-out, crop"])
         assert {"flip", "resize"} <= both
 
 
-# --- style and saving --------------------------------------------------------------------------------------------------------------------
+# --- style and saving
+# --------------------------------------------------------------------------------------------------------------------
+
 
 def test_save_writes_picture_and_numbers(rows: dict[str, np.ndarray], tmp_path: Path) -> None:
     fig = density.means(rows)
@@ -215,11 +300,15 @@ def test_save_writes_picture_and_numbers(rows: dict[str, np.ndarray], tmp_path: 
     assert paths[0].read_bytes().startswith(b"\x89PNG")
     assert b"<svg" in paths[1].read_bytes()
     assert paths[2].read_bytes().startswith(b"%PDF")
-    assert sorted(path.name for path in paths[0].parent.iterdir()) == sorted(path.name for path in paths)  # nothing half-written stays
+    assert sorted(path.name for path in paths[0].parent.iterdir()) == sorted(
+        path.name for path in paths
+    )  # nothing half-written stays
     pd.testing.assert_frame_equal(pd.read_csv(paths[3]), figures.numbers(fig))
 
 
-def test_the_pdf_embeds_its_fonts_as_outlines_that_editors_keep(rows: dict[str, np.ndarray], tmp_path: Path) -> None:
+def test_the_pdf_embeds_its_fonts_as_outlines_that_editors_keep(
+    rows: dict[str, np.ndarray], tmp_path: Path
+) -> None:
     content = figures.save(density.means(rows), tmp_path / "means")[2].read_bytes()
     assert b"/FontFile2" in content
     assert b"/Type3" not in content.replace(b" ", b"")  # fonttype 3 is what many publishers refuse
@@ -231,7 +320,9 @@ def test_saving_twice_gives_the_same_bytes(rows: dict[str, np.ndarray], tmp_path
         assert one.read_bytes() == other.read_bytes(), one.suffix
 
 
-def test_save_refuses_a_suffix_and_a_figure_without_numbers(tmp_path: Path, rows: dict[str, np.ndarray]) -> None:
+def test_save_refuses_a_suffix_and_a_figure_without_numbers(
+    tmp_path: Path, rows: dict[str, np.ndarray]
+) -> None:
     with pytest.raises(ValueError, match=r"means\.png"):
         figures.save(density.means(rows), tmp_path / "means.png")
     with pytest.raises(ValueError, match="no numbers"):
@@ -283,7 +374,9 @@ def test_one_colour_a_method_everywhere() -> None:
     assert len(set(several.values())) == 4
 
 
-# --- training ----------------------------------------------------------------------------------------------------------------------------
+# --- training
+# ----------------------------------------------------------------------------------------------------------------------------
+
 
 @pytest.fixture(scope="module")
 def log() -> pd.DataFrame:
@@ -291,13 +384,37 @@ def log() -> pd.DataFrame:
     rows: list[dict[str, object]] = []
     for epoch, phase in enumerate(("warm_up", "dense", "dense", "plain", "plain", "clean")):
         dense = phase == "dense"
-        rows.append({"kind": "train", "epoch": epoch, "step": 10 * (epoch + 1), "phase": phase, "loss": 20.0 - epoch, "loss/class/layer_0": 2.0,
-                     "loss/class/layer_1": 1.0 + epoch, "loss/l1/layer_0": 0.5, "loss/dn_class/layer_0": 3.0, "loss/dn_l1/layer_0": 4.0,
-                     "loss/total": 20.0, "targets_per_image": 9.0 if dense else 3.0, "positives_per_image": 8.5 if dense else 3.0,
-                     "mosaic_share": 0.5 * dense, "mixup_share": 0.0, "matched_iou": 0.1 * epoch,
-                     "matched_iou_histogram": [float(epoch == index) * 7 + 1 for index in range(20)]})
+        rows.append(
+            {
+                "kind": "train",
+                "epoch": epoch,
+                "step": 10 * (epoch + 1),
+                "phase": phase,
+                "loss": 20.0 - epoch,
+                "loss/class/layer_0": 2.0,
+                "loss/class/layer_1": 1.0 + epoch,
+                "loss/l1/layer_0": 0.5,
+                "loss/dn_class/layer_0": 3.0,
+                "loss/dn_l1/layer_0": 4.0,
+                "loss/total": 20.0,
+                "targets_per_image": 9.0 if dense else 3.0,
+                "positives_per_image": 8.5 if dense else 3.0,
+                "mosaic_share": 0.5 * dense,
+                "mixup_share": 0.0,
+                "matched_iou": 0.1 * epoch,
+                "matched_iou_histogram": [float(epoch == index) * 7 + 1 for index in range(20)],
+            }
+        )
         if epoch % 2:
-            rows.append({"kind": "val", "epoch": epoch, "step": 10 * (epoch + 1), "AP": (0.1, 0.5, 0.4)[epoch // 2], "AP50": 0.6})
+            rows.append(
+                {
+                    "kind": "val",
+                    "epoch": epoch,
+                    "step": 10 * (epoch + 1),
+                    "AP": (0.1, 0.5, 0.4)[epoch // 2],
+                    "AP50": 0.6,
+                }
+            )
     return pd.DataFrame(rows)
 
 
@@ -336,9 +453,14 @@ def test_two_runs_side_by_side(log: pd.DataFrame) -> None:
     scores, targets = fig.axes[0].lines, fig.axes[1].lines
     assert scores[0].get_ydata().tolist() == [0.05, 0.25, 0.2]
     assert scores[1].get_ydata().tolist() == [0.1, 0.5, 0.4]
-    assert [line.get_color() for line in scores[:2]] == [style.COLOURS["plain"], style.COLOURS["dense"]]
+    assert [line.get_color() for line in scores[:2]] == [
+        style.COLOURS["plain"],
+        style.COLOURS["dense"],
+    ]
     assert targets[1].get_ydata().tolist() == [3, 9, 9, 3, 3, 3]
-    shaded = [patch for patch in fig.axes[1].patches if patch.get_x() == 1 and patch.get_width() == 2]
+    shaded = [
+        patch for patch in fig.axes[1].patches if patch.get_x() == 1 and patch.get_width() == 2
+    ]
     assert len(shaded) == 1  # where the dense arm was dense, once
     assert set(figures.numbers(fig)["arm"]) == {"plain D-FINE", "DEIM"}
 
@@ -353,4 +475,7 @@ def test_a_run_that_has_just_begun_draws_empty_panels(log: pd.DataFrame) -> None
     for table in (pd.DataFrame(), log.iloc[:1]):
         for draw in (figures.training.curves, figures.training.iou_histogram):
             assert draw(table)._repr_png_() is not None
-    assert any("nothing logged" in text.get_text() for text in figures.training.curves(pd.DataFrame()).axes[0].texts)
+    assert any(
+        "nothing logged" in text.get_text()
+        for text in figures.training.curves(pd.DataFrame()).axes[0].texts
+    )

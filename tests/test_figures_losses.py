@@ -1,4 +1,6 @@
-"""Loss figures against closed forms: curves, minima, ratios, surfaces, claims, shares of the gradient, F1 over thresholds."""
+"""Loss figures against closed forms: curves, minima, ratios, surfaces, claims, shares of the
+gradient, F1 over thresholds.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,9 @@ def test_minima(gamma: float) -> None:
 def test_minimum_is_the_least_point_of_the_curve() -> None:
     for kind in ("vfl", "mal"):
         found = losses.curve(kind, iou=0.6)
-        assert float(losses.minimum(kind, 0.6)) == pytest.approx(found["score"][found["loss"].idxmin()], abs=0.005)
+        assert float(losses.minimum(kind, 0.6)) == pytest.approx(
+            found["score"][found["loss"].idxmin()], abs=0.005
+        )
 
 
 def test_ratio() -> None:
@@ -83,10 +87,18 @@ def test_numbers_at_a_glance() -> None:
     assert losses.at_a_glance(1.5, 0.5, kinds=()).empty
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    ({"kind": "mall"}, "did you mean 'mal'"), ({"iou": 1.2}, r"iou 1\.2 is outside \[0, 1\]"), ({"iou": float("nan")}, "nan"),
-    ({"score": 1.0}, r"score 1\.0 is outside \(0, 1\)"), ({"gamma": -1.0}, "gamma -1.0"), ({"gamma": float("nan")}, "gamma nan"),
-    ({"alpha": 1.5}, "alpha 1.5")])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"kind": "mall"}, "did you mean 'mal'"),
+        ({"iou": 1.2}, r"iou 1\.2 is outside \[0, 1\]"),
+        ({"iou": float("nan")}, "nan"),
+        ({"score": 1.0}, r"score 1\.0 is outside \(0, 1\)"),
+        ({"gamma": -1.0}, "gamma -1.0"),
+        ({"gamma": float("nan")}, "gamma nan"),
+        ({"alpha": 1.5}, "alpha 1.5"),
+    ],
+)
 def test_bad_input_is_named(arguments: dict[str, float | str], message: str) -> None:
     given = {"kind": "mal", "score": 0.5, "iou": 0.5} | arguments
     with pytest.raises(ValueError, match=message):
@@ -95,14 +107,27 @@ def test_bad_input_is_named(arguments: dict[str, float | str], message: str) -> 
 
 def test_overview_draws_positives_above_and_negatives_below() -> None:
     fig = losses.overview(0.5, 1.5, alpha=0.5)
-    drawn = [{line.get_label(): np.asarray(line.get_ydata()) for line in ax.lines if len(line.get_xdata()) == losses.POINTS} for ax in fig.axes]
+    drawn = [
+        {
+            line.get_label(): np.asarray(line.get_ydata())
+            for line in ax.lines
+            if len(line.get_xdata()) == losses.POINTS
+        }
+        for ax in fig.axes
+    ]
     assert [sorted(panel) for panel in drawn] == [["MAL", "VFL", "focal"]] * 4
     assert drawn[0]["MAL"] == pytest.approx(bce(P, 0.5**1.5))
     assert drawn[1]["VFL"] == pytest.approx(0.5 * (P - 0.5))
     assert drawn[3]["MAL"] == pytest.approx(0.5 * P**2.5)
-    dots = sorted(float(line.get_xdata()[0]) for line in fig.axes[1].lines if len(line.get_xdata()) == 1 and line.get_visible())
+    dots = sorted(
+        float(line.get_xdata()[0])
+        for line in fig.axes[1].lines
+        if len(line.get_xdata()) == 1 and line.get_visible()
+    )
     assert dots == pytest.approx([0.5**1.5, 0.5, 1.0])
-    assert not [line for line in fig.axes[3].lines if len(line.get_xdata()) == 1 and line.get_visible()]
+    assert not [
+        line for line in fig.axes[3].lines if len(line.get_xdata()) == 1 and line.get_visible()
+    ]
 
 
 def test_the_paper_panels_show_both_ends() -> None:
@@ -116,7 +141,10 @@ def test_the_paper_panels_show_both_ends() -> None:
 def test_ratio_figure_dots_where_directions_differ() -> None:
     fig = losses.ratio((0.3,), 1.5)
     solid, dotted = fig.axes[0].lines[:2]
-    score, opposite = np.asarray(dotted.get_xdata()), np.isfinite(np.asarray(dotted.get_ydata(), dtype=float))
+    score, opposite = (
+        np.asarray(dotted.get_xdata()),
+        np.isfinite(np.asarray(dotted.get_ydata(), dtype=float)),
+    )
     assert dotted.get_linestyle() == ":"
     assert score[opposite].min() == pytest.approx(0.3**1.5, abs=0.005)
     assert score[opposite].max() == pytest.approx(0.3, abs=0.006)
@@ -125,40 +153,60 @@ def test_ratio_figure_dots_where_directions_differ() -> None:
 
 def test_gamma_panel_has_a_line_for_each_gamma() -> None:
     fig = losses.gamma_panel()
-    assert [line.get_label() for line in fig.axes[0].lines] == [f"γ = {gamma:g}" for gamma in (1.0, 1.3, 1.5, 1.8, 2.0, 2.5)]
+    assert [line.get_label() for line in fig.axes[0].lines] == [
+        f"γ = {gamma:g}" for gamma in (1.0, 1.3, 1.5, 1.8, 2.0, 2.5)
+    ]
     for line, gamma in zip(fig.axes[0].lines, losses.GAMMAS, strict=True):
-        assert np.asarray(line.get_ydata()) == pytest.approx(np.asarray(line.get_xdata()) ** gamma, abs=1e-9)
+        assert np.asarray(line.get_ydata()) == pytest.approx(
+            np.asarray(line.get_xdata()) ** gamma, abs=1e-9
+        )
     assert np.asarray(fig.axes[2].lines[-1].get_ydata()) == pytest.approx(P**3.5)
 
 
 def test_minima_figure() -> None:
     lines = {line.get_label(): line for line in losses.minima((1.5, 2.0)).axes[0].lines}
-    assert np.asarray(lines["MAL, γ = 2"].get_ydata()) == pytest.approx(np.linspace(0, 1, 101) ** 2, abs=1e-9)
-    assert np.asarray(lines["VFL"].get_ydata())[1:] == pytest.approx(np.linspace(0, 1, 101)[1:], abs=1e-9)
+    assert np.asarray(lines["MAL, γ = 2"].get_ydata()) == pytest.approx(
+        np.linspace(0, 1, 101) ** 2, abs=1e-9
+    )
+    assert np.asarray(lines["VFL"].get_ydata())[1:] == pytest.approx(
+        np.linspace(0, 1, 101)[1:], abs=1e-9
+    )
 
 
-# --- surfaces ----------------------------------------------------------------------------------------------------------------------------
+# --- surfaces
+# ----------------------------------------------------------------------------------------------------------------------------
+
 
 def test_surface_and_its_turning_twin_hold_the_same_function() -> None:
     scores, ious, values = surfaces.grid("mal", "gradient", gamma=2.0, points=11)
     assert values == pytest.approx(scores[None, :] - ious[:, None] ** 2, abs=1e-12)
     fig = surfaces.turning("gradient", kinds=("vfl", "mal"), gamma=2.0, points=11)
-    assert type(fig).__name__ == "Figure"  # not a FigureWidget, which puts megabytes into an executed notebook
+    assert (
+        type(fig).__name__ == "Figure"
+    )  # not a FigureWidget, which puts megabytes into an executed notebook
     assert np.asarray(fig.data[1].z) == pytest.approx(values, abs=6e-4)
     assert len(fig.to_json()) < 60_000
-    table = figures.numbers(surfaces.contours("gradient", kinds=("vfl", "mal"), gamma=2.0)).query("panel == 'mal'")
-    assert table["gradient"].to_numpy() == pytest.approx((table["score"] - table["iou"] ** 2).to_numpy(), abs=1e-12)
+    table = figures.numbers(surfaces.contours("gradient", kinds=("vfl", "mal"), gamma=2.0)).query(
+        "panel == 'mal'"
+    )
+    assert table["gradient"].to_numpy() == pytest.approx(
+        (table["score"] - table["iou"] ** 2).to_numpy(), abs=1e-12
+    )
 
 
 def test_contours_draw_the_minimum() -> None:
     fig = surfaces.contours("loss", kinds=("mal",), gamma=1.5)
     line = fig.axes[0].lines[0]
-    assert np.asarray(line.get_xdata()) == pytest.approx(np.asarray(line.get_ydata()) ** 1.5, abs=1e-9)
+    assert np.asarray(line.get_xdata()) == pytest.approx(
+        np.asarray(line.get_ydata()) ** 1.5, abs=1e-9
+    )
     with pytest.raises(ValueError, match="did you mean 'gradient'"):
         surfaces.contours("gradients")
 
 
-# --- claims ------------------------------------------------------------------------------------------------------------------------------
+# --- claims
+# ------------------------------------------------------------------------------------------------------------------------------
+
 
 def test_all_claims_hold_with_the_recipe_and_with_the_summaries_gamma() -> None:
     for gamma in (1.5, 2.0):
@@ -183,7 +231,9 @@ def test_where_mal_is_the_smaller_one() -> None:
 
 
 def test_a_claim_can_fail() -> None:
-    """A γ of 0 asks score 1 of every match; γ = 1 leaves the target at the IoU; a middling match is not nearly ignored by VFL."""
+    """A γ of 0 asks score 1 of every match; γ = 1 leaves the target at the IoU; a middling match is
+    not nearly ignored by VFL.
+    """
     assert not claims.direction(0.0).holds or claims.direction(0.0).numbers["share_lowered"] == 0
     assert not claims.poor_match(1.5, iou=0.5).holds
     assert not claims.good_match(2.0, iou=0.5).holds
@@ -197,14 +247,20 @@ def test_gamma_table() -> None:
     assert table.loc[1.5, ("gradient at score 0.1", 0.3)] == pytest.approx(0.1 - 0.3**1.5)
 
 
-# --- one's own run -----------------------------------------------------------------------------------------------------------------------
+# --- one's own run
+# -----------------------------------------------------------------------------------------------------------------------
+
 
 def test_share_of_the_gradient_on_two_kinds_of_matches() -> None:
-    """Half the pairs in the bin around IoU 0.2, half around 0.8: within a bin the gradients are linear in q (VFL's is not, but nearly)."""
+    """Half the pairs in the bin around IoU 0.2, half around 0.8: within a bin the gradients are
+    linear in q (VFL's is not, but nearly).
+    """
     histogram = np.zeros(200)
     histogram[[40, 160]] = 7  # bins 0.2–0.205 and 0.8–0.805
     low, high = 0.2025, 0.8025
-    found = quality.share_of_gradient(histogram, gamma=2.0, scores=(0.1, 0.5)).set_index(["kind", "score"])
+    found = quality.share_of_gradient(histogram, gamma=2.0, scores=(0.1, 0.5)).set_index(
+        ["kind", "score"]
+    )
     for p in (0.1, 0.5):
         vfl, mal = [q * abs(p - q) for q in (low, high)], [abs(p - q**2) for q in (low, high)]
         assert found.loc[("vfl", p), "share"] == pytest.approx(vfl[0] / sum(vfl), rel=1e-3)
@@ -214,7 +270,9 @@ def test_share_of_the_gradient_on_two_kinds_of_matches() -> None:
 
 def test_share_does_not_depend_on_the_number_of_pairs_and_knows_its_ends() -> None:
     histogram = np.arange(20) + 1.0
-    shares, more = (quality.share_of_gradient(factor * histogram)["share"].to_numpy() for factor in (1, 1000))
+    shares, more = (
+        quality.share_of_gradient(factor * histogram)["share"].to_numpy() for factor in (1, 1000)
+    )
     assert shares == pytest.approx(more)
     assert quality.share_of_gradient(histogram, low_iou=1.0)["share"].to_numpy() == pytest.approx(1)
     assert (quality.share_of_gradient(histogram, low_iou=0.0)["share"] == 0).all()
@@ -239,43 +297,80 @@ def test_matches_lie_under_the_curves() -> None:
     histogram = np.arange(20) + 1.0
     fig = quality.matches_under_curves(histogram, gamma=2.0)
     bars = fig.axes[0].containers[0]
-    assert [bar.get_height() for bar in bars] == pytest.approx((histogram / histogram.sum()).tolist())
+    assert [bar.get_height() for bar in bars] == pytest.approx(
+        (histogram / histogram.sum()).tolist()
+    )
     sizes = {line.get_label(): line for line in fig.axes[2].lines}
     iou = np.asarray(sizes["VFL, p = 0.5"].get_xdata())
     assert np.asarray(sizes["VFL, p = 0.5"].get_ydata()) == pytest.approx(iou * abs(0.5 - iou))
     assert np.asarray(sizes["MAL, p = 0.1"].get_ydata()) == pytest.approx(abs(0.1 - iou**2))
     shown = {line.get_label(): line for line in fig.axes[1].lines}
-    expected = quality.share_of_gradient(histogram, gamma=2.0).query("kind == 'mal'")["share"].to_numpy()
+    expected = (
+        quality.share_of_gradient(histogram, gamma=2.0).query("kind == 'mal'")["share"].to_numpy()
+    )
     assert np.asarray(shown["MAL"].get_ydata()) == pytest.approx(expected)
 
 
 def curve_of(pairs: list[tuple[float, float]]) -> SimpleNamespace:
     thresholds, values = (np.array(part) for part in zip(*pairs, strict=True))
     best = int(values.argmax())
-    return SimpleNamespace(thresholds=thresholds, f1_at=values, threshold=float(thresholds[best]), f1=float(values[best]))
+    return SimpleNamespace(
+        thresholds=thresholds,
+        f1_at=values,
+        threshold=float(thresholds[best]),
+        f1=float(values[best]),
+    )
 
 
 def test_f1_at_a_threshold_keeps_the_scores_at_or_above_it() -> None:
     curve = curve_of([(0.9, 0.2), (0.6, 0.5), (0.3, 0.7), (0.1, 0.4)])
-    assert [quality.f1_at(curve, t) for t in (0.95, 0.9, 0.61, 0.6, 0.5, 0.0)] == [0.0, 0.2, 0.2, 0.5, 0.5, 0.4]
+    assert [quality.f1_at(curve, t) for t in (0.95, 0.9, 0.61, 0.6, 0.5, 0.0)] == [
+        0.0,
+        0.2,
+        0.2,
+        0.5,
+        0.5,
+        0.4,
+    ]
 
 
 def test_f1_of_two_runs_side_by_side(tmp_path: Path) -> None:
-    curves = {"a": curve_of([(0.9, 0.2), (0.6, 0.5), (0.3, 0.7)]), "b": curve_of([(0.8, 0.65), (0.4, 0.6)])}
+    curves = {
+        "a": curve_of([(0.9, 0.2), (0.6, 0.5), (0.3, 0.7)]),
+        "b": curve_of([(0.8, 0.65), (0.4, 0.6)]),
+    }
     fig = quality.f1_over_thresholds(curves, methods={"a": "mal", "b": "vfl"})
     assert [ax.get_title(loc="left") for ax in fig.axes] == ["a", "b"]
-    points = [{line.get_label(): (line.get_xdata()[0], line.get_ydata()[0]) for line in ax.lines if len(line.get_xdata()) == 1} for ax in fig.axes]
+    points = [
+        {
+            line.get_label(): (line.get_xdata()[0], line.get_ydata()[0])
+            for line in ax.lines
+            if len(line.get_xdata()) == 1
+        }
+        for ax in fig.axes
+    ]
     assert points[0] == {"0.500 at a fixed 0.5": (0.5, 0.5), "0.700 at its own 0.30": (0.3, 0.7)}
     assert points[1] == {"0.650 at a fixed 0.5": (0.5, 0.65), "0.650 at its own 0.80": (0.8, 0.65)}
     assert quality.f1_table(curves)["f1_at_fixed"].tolist() == [0.5, 0.65]
-    assert {path.suffix for path in figures.save(fig, tmp_path / "f1")} == {".png", ".svg", ".pdf", ".csv"}
+    assert {path.suffix for path in figures.save(fig, tmp_path / "f1")} == {
+        ".png",
+        ".svg",
+        ".pdf",
+        ".csv",
+    }
     with pytest.raises(ValueError, match="no run"):
         quality.f1_over_thresholds({})
 
 
 def test_f1_steps_are_those_of_f1_at() -> None:
     curve = curve_of([(0.9, 0.2), (0.6, 0.5), (0.3, 0.7), (0.1, 0.4)])
-    line = next(line for line in quality.f1_over_thresholds({"a": curve}).axes[0].lines if line.get_drawstyle() == "steps-pre")
+    line = next(
+        line
+        for line in quality.f1_over_thresholds({"a": curve}).axes[0].lines
+        if line.get_drawstyle() == "steps-pre"
+    )
     x, y = np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
     for t in (0.05, 0.2, 0.45, 0.75):
-        assert y[np.searchsorted(x, t)] == quality.f1_at(curve, t)  # "pre": a value holds up to its point
+        assert y[np.searchsorted(x, t)] == quality.f1_at(
+            curve, t
+        )  # "pre": a value holds up to its point

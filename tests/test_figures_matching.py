@@ -24,9 +24,20 @@ def pairs_table(shift: float = 0.0) -> pd.DataFrame:
         for target, x in enumerate((5.0, 30.0)):
             lost = level == "layer_0" and target == 1
             query = [np.nan] * 4 if lost else [x + shift, 5.0, x + shift + 20, 25.0]
-            rows.append([level, target, np.nan if lost else 0.8 - shift / 100, *query, x, 5.0, x + 20, 25.0])
+            rows.append(
+                [level, target, np.nan if lost else 0.8 - shift / 100, *query, x, 5.0, x + 20, 25.0]
+            )
     sides = ("x1", "y1", "x2", "y2")
-    return pd.DataFrame(rows, columns=["level", "target", "iou", *(f"query_{s}" for s in sides), *(f"target_{s}" for s in sides)])
+    return pd.DataFrame(
+        rows,
+        columns=[
+            "level",
+            "target",
+            "iou",
+            *(f"query_{s}" for s in sides),
+            *(f"target_{s}" for s in sides),
+        ],
+    )
 
 
 def segments(collection: object) -> list[list[float]]:
@@ -35,7 +46,11 @@ def segments(collection: object) -> list[list[float]]:
 
 
 def test_cost_matrix_shows_parts_and_sum_with_the_assignment_marked() -> None:
-    costs = {"class": np.arange(12.0).reshape(2, 6), "l1": np.ones((2, 6)), "giou": -np.ones((2, 6))}
+    costs = {
+        "class": np.arange(12.0).reshape(2, 6),
+        "l1": np.ones((2, 6)),
+        "giou": -np.ones((2, 6)),
+    }
     fig = matching.cost_matrix(costs, [(3, 1), (5, 0)], limit=4)
     panels = [ax for ax in fig.axes if ax.images and ax.get_xlabel() == "query"]
     assert [ax.get_title(loc="left") for ax in panels] == ["class", "L1", "−GIoU", "sum"]
@@ -46,7 +61,9 @@ def test_cost_matrix_shows_parts_and_sum_with_the_assignment_marked() -> None:
     (marks,) = panels[3].lines
     assert set(zip(marks.get_xdata(), marks.get_ydata(), strict=True)) == {(1, 1), (0, 0)}
     table = figures.numbers(fig)
-    assert set(zip(table[table["assigned"]]["query"], table[table["assigned"]]["target"], strict=True)) == {(3, 1), (5, 0)}
+    assert set(
+        zip(table[table["assigned"]]["query"], table[table["assigned"]]["target"], strict=True)
+    ) == {(3, 1), (5, 0)}
 
 
 def test_pairs_are_drawn_where_they_are() -> None:
@@ -68,7 +85,9 @@ def test_an_image_without_any_match_is_drawn() -> None:
     matching.on_image(IMAGE, table[:0])
 
 
-def test_steps_move_the_same_artists_and_the_slider_shows_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_move_the_same_artists_and_the_slider_shows_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     steps = {f"epoch {index}": pairs_table(shift=float(index)) for index in range(4)}
     monkeypatch.setenv(widgets.LIVE_VARIABLE, "live")
     panel = widgets.matching_steps(IMAGE, steps)
@@ -86,12 +105,22 @@ def test_steps_move_the_same_artists_and_the_slider_shows_them(monkeypatch: pyte
     assert isinstance(twin, Figure)
     assert [ax.get_ylabel() for ax in twin.axes if ax.images and ax.get_ylabel()] == ["epoch 3"]
     grid = matching.over_layers(IMAGE, matching.few(steps))
-    assert [ax.get_ylabel() for ax in grid.axes if ax.images and ax.get_ylabel()] == ["epoch 0", "epoch 2", "epoch 3"]
+    assert [ax.get_ylabel() for ax in grid.axes if ax.images and ax.get_ylabel()] == [
+        "epoch 0",
+        "epoch 2",
+        "epoch 3",
+    ]
     assert list(figures.numbers(grid)["panel"].unique()) == ["epoch 0", "epoch 2", "epoch 3"]
 
 
 def test_iou_histogram_has_a_line_an_epoch_and_a_panel_a_level() -> None:
-    pairs = pd.DataFrame({"epoch": [0] * 4 + [5] * 2, "level": ["a", "a", "a", "b", "a", "b"], "iou": [0.05, 0.05, 0.95, 1.0, 0.55, 0.0]})
+    pairs = pd.DataFrame(
+        {
+            "epoch": [0] * 4 + [5] * 2,
+            "level": ["a", "a", "a", "b", "a", "b"],
+            "iou": [0.05, 0.05, 0.95, 1.0, 0.55, 0.0],
+        }
+    )
     fig = matching.iou_histogram(pairs)
     a, b = fig.axes[:2]
     assert [ax.get_title(loc="left") for ax in (a, b)] == ["a", "b"]
@@ -106,26 +135,49 @@ def test_iou_histogram_has_a_line_an_epoch_and_a_panel_a_level() -> None:
 
 
 def test_shares_over_epochs_are_lines_of_their_levels() -> None:
-    low = pd.DataFrame({"epoch": [0, 0, 1, 1], "level": ["a", "b", "a", "b"], "share": [0.9, 0.8, 0.5, 0.4]})
+    low = pd.DataFrame(
+        {"epoch": [0, 0, 1, 1], "level": ["a", "b", "a", "b"], "share": [0.9, 0.8, 0.5, 0.4]}
+    )
     changed = pd.DataFrame({"epoch": [1, 1], "level": ["a", "b"], "changed": [0.3, 0.2]})
     left, right = matching.quality_and_stability(low, changed).axes
-    assert {line.get_label(): list(line.get_ydata()) for line in left.lines} == {"a": [0.9, 0.5], "b": [0.8, 0.4]}
-    assert {line.get_label(): list(line.get_ydata()) for line in right.lines} == {"a": [0.3], "b": [0.2]}
+    assert {line.get_label(): list(line.get_ydata()) for line in left.lines} == {
+        "a": [0.9, 0.5],
+        "b": [0.8, 0.4],
+    }
+    assert {line.get_label(): list(line.get_ydata()) for line in right.lines} == {
+        "a": [0.3],
+        "b": [0.2],
+    }
     assert left.get_ylim() == (0, 1)
-    assert list(left.lines[0].get_xdata()) == [1, 2], "the checkpoint of epoch 0 stands at 1, the epochs done"
+    assert list(left.lines[0].get_xdata()) == [1, 2], (
+        "the checkpoint of epoch 0 stands at 1, the epochs done"
+    )
     assert right.get_xlim() == (1.5, 2.5)
     lone = matching.quality_and_stability(low[:2], changed[:0])
     assert not lone.axes[1].lines
 
 
 def test_positives_are_bars_with_their_targets() -> None:
-    counted = pd.DataFrame({"method": ["one-to-one"] * 2 + ["SimOTA"] * 2 + ["4 query groups"] * 2 + ["Dense O2O (p)"] * 2,
-                            "targets": [2, 4, 2, 4, 2, 4, 9, 11], "positives": [2, 4, 18, 36, 8, 16, 9, 11]})
+    counted = pd.DataFrame(
+        {
+            "method": ["one-to-one"] * 2
+            + ["SimOTA"] * 2
+            + ["4 query groups"] * 2
+            + ["Dense O2O (p)"] * 2,
+            "targets": [2, 4, 2, 4, 2, 4, 9, 11],
+            "positives": [2, 4, 18, 36, 8, 16, 9, 11],
+        }
+    )
     fig = matching.positives(counted)
     left, right = fig.axes
     assert [bar.get_width() for bar in left.patches] == [3, 27, 12, 10]
     assert [bar.get_width() for bar in right.patches] == [1, 9, 4, 1]
-    assert [text.get_text() for text in left.texts] == ["3.0", "27.0  (9.0×)", "12.0  (4.0×)", "10.0  (3.3×)"]
+    assert [text.get_text() for text in left.texts] == [
+        "3.0",
+        "27.0  (9.0×)",
+        "12.0  (4.0×)",
+        "10.0  (3.3×)",
+    ]
     tints = matching.method_colours(list(counted["method"].unique()))
     assert len(set(tints.values())) == 4
     assert tints["one-to-one"] == style.colour("plain")
@@ -134,9 +186,18 @@ def test_positives_are_bars_with_their_targets() -> None:
 
 
 def test_growth_is_a_line_a_method(tmp_path: Path) -> None:
-    table = pd.DataFrame({"epoch": [0, 0, 1, 1], "method": ["one-to-one", "SimOTA"] * 2, "per_target": [1, 1.5, 1, 6]})
+    table = pd.DataFrame(
+        {
+            "epoch": [0, 0, 1, 1],
+            "method": ["one-to-one", "SimOTA"] * 2,
+            "per_target": [1, 1.5, 1, 6],
+        }
+    )
     fig = matching.growth(table)
-    assert {line.get_label(): list(line.get_ydata()) for line in fig.axes[0].lines} == {"one-to-one": [1, 1], "SimOTA": [1.5, 6]}
+    assert {line.get_label(): list(line.get_ydata()) for line in fig.axes[0].lines} == {
+        "one-to-one": [1, 1],
+        "SimOTA": [1.5, 6],
+    }
     paths = figures.save(fig, tmp_path / "growth")
     assert pd.read_csv(paths[3])["per_target"].tolist() == [1, 1.5, 1, 6]
 

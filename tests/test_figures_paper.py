@@ -1,4 +1,6 @@
-"""The paper's figures read back: published numbers stand where they belong, measured ones in another colour, other data not at all."""
+"""The paper's figures read back: published numbers stand where they belong, measured ones in
+another colour, other data not at all.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +15,39 @@ from matplotlib.colors import to_hex
 from deim_lab import figures, reported
 from deim_lab.figures import paper
 
-MINE = pd.DataFrame([{"model": "a run", "preset": "deim_dfine_l", "epochs": 24, "ap_percent": 51.9, "on_coco": True}])
-RUNS = pd.DataFrame([
-    {"preset": "cpu_demo", "differs": differs, "data": data, "images": 72, "epochs": epochs, "seeds": seeds, "ap_percent": ap,
-     "ap_sd_percent": sd, "device": "cpu", "kind": "measured"}
-    for differs, data, epochs, seeds, ap, sd in (
-        ("", "bccd", 12, 3, 50.0, 1.5), ("", "bccd", 36, 3, 58.0, 0.5), ("loss.classification=vfl", "bccd", 36, 1, 55.0, float("nan")),
-        ("", "toy", 2, 1, 0.5, float("nan")))])
+MINE = pd.DataFrame(
+    [
+        {
+            "model": "a run",
+            "preset": "deim_dfine_l",
+            "epochs": 24,
+            "ap_percent": 51.9,
+            "on_coco": True,
+        }
+    ]
+)
+RUNS = pd.DataFrame(
+    [
+        {
+            "preset": "cpu_demo",
+            "differs": differs,
+            "data": data,
+            "images": 72,
+            "epochs": epochs,
+            "seeds": seeds,
+            "ap_percent": ap,
+            "ap_sd_percent": sd,
+            "device": "cpu",
+            "kind": "measured",
+        }
+        for differs, data, epochs, seeds, ap, sd in (
+            ("", "bccd", 12, 3, 50.0, 1.5),
+            ("", "bccd", 36, 3, 58.0, 0.5),
+            ("loss.classification=vfl", "bccd", 36, 1, 55.0, float("nan")),
+            ("", "toy", 2, 1, 0.5, float("nan")),
+        )
+    ]
+)
 
 
 def sizes() -> pd.DataFrame:
@@ -28,7 +56,12 @@ def sizes() -> pd.DataFrame:
 
 
 def drawn(ax: Axes, colour: str) -> set[tuple[float, float]]:
-    return {(float(x), float(y)) for line in ax.lines if to_hex(line.get_color()).upper() == colour for x, y in zip(*line.get_data(), strict=True)}
+    return {
+        (float(x), float(y))
+        for line in ax.lines
+        if to_hex(line.get_color()).upper() == colour
+        for x, y in zip(*line.get_data(), strict=True)
+    }
 
 
 def legend(ax: Axes) -> str:
@@ -39,9 +72,16 @@ def legend(ax: Axes) -> str:
 def test_reported_points_are_all_there_and_measured_ones_in_their_own_colour() -> None:
     main = reported.frame("main")
     left, right = paper.main(main, sizes(), MINE).axes
-    assert drawn(left, paper.REPORTED) == {(row.epochs, row.ap_percent) for row in reported.rows("main")}
+    assert drawn(left, paper.REPORTED) == {
+        (row.epochs, row.ap_percent) for row in reported.rows("main")
+    }
     assert drawn(left, paper.MEASURED) == {(24, 51.9)}
-    timed = {(row.latency_ms, row.ap_percent) for table in ("zoo", "main") for row in reported.rows(table) if row.latency_ms is not None}
+    timed = {
+        (row.latency_ms, row.ap_percent)
+        for table in ("zoo", "main")
+        for row in reported.rows(table)
+        if row.latency_ms is not None
+    }
     assert drawn(right, paper.REPORTED) == timed
     assert drawn(right, paper.MEASURED) == {(8.07, 51.9)}  # the published latency of DEIM-D-FINE-L
     assert "measured here" in legend(left)
@@ -68,8 +108,15 @@ def test_runs_on_other_data_never_share_the_axes_of_published_numbers() -> None:
 def test_own_runs_have_a_panel_a_data_set_that_says_what_it_is() -> None:
     fig = paper.own_runs(RUNS)
     first, second = fig.axes
-    assert (first.get_title(loc="left"), second.get_title(loc="left")) == ("bccd: 1 to 3 seeds, cpu", "toy: 1 seed, cpu")
-    points = {(float(x), float(y)) for bars in first.containers for x, y in zip(*bars.lines[0].get_data(), strict=True)}
+    assert (first.get_title(loc="left"), second.get_title(loc="left")) == (
+        "bccd: 1 to 3 seeds, cpu",
+        "toy: 1 seed, cpu",
+    )
+    points = {
+        (float(x), float(y))
+        for bars in first.containers
+        for x, y in zip(*bars.lines[0].get_data(), strict=True)
+    }
     assert points == {(12, 50), (36, 58), (36, 55)}
     assert legend(first) == "cpu_demo|cpu_demo: loss.classification=vfl"
     many = pd.concat([RUNS.iloc[[2]].assign(differs=f"loss.gamma={value}") for value in range(12)])
@@ -86,8 +133,15 @@ def test_components_stand_on_what_is_before_them() -> None:
 
 
 def test_the_zoo_keeps_published_and_measured_latency_on_two_axes() -> None:
-    times = pd.DataFrame({"preset": ["deim_dfine_n", "deim_dfine_s", "smoke"], "median_ms": [60.0, 150, 9], "low_ms": [55.0, 140, 8],
-                          "high_ms": [70.0, 190, 10], "model": "as zoo.times names it"})
+    times = pd.DataFrame(
+        {
+            "preset": ["deim_dfine_n", "deim_dfine_s", "smoke"],
+            "median_ms": [60.0, 150, 9],
+            "low_ms": [55.0, 140, 8],
+            "high_ms": [70.0, 190, 10],
+            "model": "as zoo.times names it",
+        }
+    )
     fig = paper.zoo(sizes(), times, machine="a CPU")
     left, right = fig.axes
     assert drawn(right, paper.MEASURED) == {(60, 43.0), (150, 49.0)}
@@ -96,7 +150,10 @@ def test_the_zoo_keeps_published_and_measured_latency_on_two_axes() -> None:
     assert "1 timed without a reported AP" in right.get_xlabel()
     bars = right.collections[0].get_segments()
     assert np.allclose(sorted(np.array(bars)[:, :, 0].tolist()), [[55, 70], [140, 190]])
-    assert "no timed preset" in paper.zoo(sizes(), times.iloc[[2]], machine="a CPU").axes[1].texts[0].get_text()
+    assert (
+        "no timed preset"
+        in paper.zoo(sizes(), times.iloc[[2]], machine="a CPU").axes[1].texts[0].get_text()
+    )
 
 
 def test_numbers_go_with_the_picture_and_say_their_kind(tmp_path: Path) -> None:

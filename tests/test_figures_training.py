@@ -1,4 +1,6 @@
-"""Shares and stages of a run, galleries and predictions, read back from what was drawn; and notebook 03 cut and run again."""
+"""Shares and stages of a run, galleries and predictions, read back from what was drawn; and
+notebook 03 cut and run again.
+"""
 
 from __future__ import annotations
 
@@ -37,22 +39,41 @@ class Found:
 def log() -> pd.DataFrame:
     """Three epochs as the log has them, the second one dense."""
     phases, shares = ("warm_up", "dense", "plain"), ((0.0, 0.0), (0.48, 0.55), (0.0, 0.0))
-    return pd.DataFrame([
-        {"kind": "train", "epoch": epoch, "step": 10 * (epoch + 1), "phase": phase, "targets_per_image": 3.0, "matched_iou": 0.5,
-         "mosaic_share": mosaic, "mixup_share": mixup, "seconds/data": 0.01, "seconds/forward": 0.03 * (epoch + 1), "seconds/backward": 0.05}
-        for epoch, (phase, (mosaic, mixup)) in enumerate(zip(phases, shares, strict=True))])
+    return pd.DataFrame(
+        [
+            {
+                "kind": "train",
+                "epoch": epoch,
+                "step": 10 * (epoch + 1),
+                "phase": phase,
+                "targets_per_image": 3.0,
+                "matched_iou": 0.5,
+                "mosaic_share": mosaic,
+                "mixup_share": mixup,
+                "seconds/data": 0.01,
+                "seconds/forward": 0.03 * (epoch + 1),
+                "seconds/backward": 0.05,
+            }
+            for epoch, (phase, (mosaic, mixup)) in enumerate(zip(phases, shares, strict=True))
+        ]
+    )
 
 
 def boxes_of(ax: Any) -> list[Rectangle]:
     return [patch for patch in ax.patches if isinstance(patch, Rectangle) and not patch.get_fill()]
 
 
-# --- training ----------------------------------------------------------------------------------------------------------------------------
+# --- training
+# ----------------------------------------------------------------------------------------------------------------------------
+
 
 def test_composition_shows_when_mosaic_and_mixup_were_on(log: pd.DataFrame) -> None:
     fig = training.composition(log)
     lines = {line.get_label(): line.get_ydata().tolist() for line in fig.axes[0].lines}
-    assert lines == {"Mosaic, of the images": [0.0, 0.48, 0.0], "MixUp, of the steps": [0.0, 0.55, 0.0]}
+    assert lines == {
+        "Mosaic, of the images": [0.0, 0.48, 0.0],
+        "MixUp, of the steps": [0.0, 0.55, 0.0],
+    }
     assert figures.numbers(fig)["phase"].tolist() == ["warm_up", "dense", "plain"]
 
 
@@ -66,19 +87,25 @@ def test_stages_stack_to_the_time_of_a_step(log: pd.DataFrame) -> None:
 
 
 def test_a_phase_in_which_nothing_was_dense_is_not_shaded(log: pd.DataFrame) -> None:
-    tints = [{to_hex(patch.get_facecolor()) for patch in training.composition(table).axes[0].patches}
-             for table in (log, log.assign(mosaic_share=0.0, mixup_share=0.0))]
+    tints = [
+        {to_hex(patch.get_facecolor()) for patch in training.composition(table).axes[0].patches}
+        for table in (log, log.assign(mosaic_share=0.0, mixup_share=0.0))
+    ]
     blue = style.COLOURS["dense"].lower()
     assert blue in tints[0]
     assert blue not in tints[1]
 
 
 def test_compared_runs_show_ap50_in_the_colour_of_their_ap(log: pd.DataFrame) -> None:
-    scored = pd.concat([log, pd.DataFrame([{"kind": "val", "epoch": 2, "step": 30, "AP": 0.3, "AP50": 0.6}])])
+    scored = pd.concat(
+        [log, pd.DataFrame([{"kind": "val", "epoch": 2, "step": 30, "AP": 0.3, "AP50": 0.6}])]
+    )
     ap, ap50 = training.side_by_side({"DEIM": scored}).axes[0].lines
     assert (ap.get_ydata().tolist(), ap50.get_ydata().tolist()) == ([0.3], [0.6])
     assert ap.get_color() == ap50.get_color() == style.COLOURS["dense"]
-    assert training.side_by_side({"DEIM": log}).axes[0].get_ylabel().startswith("AP")  # not evaluated yet
+    assert (
+        training.side_by_side({"DEIM": log}).axes[0].get_ylabel().startswith("AP")
+    )  # not evaluated yet
 
 
 def test_workings_of_a_run_that_has_just_begun() -> None:
@@ -86,18 +113,27 @@ def test_workings_of_a_run_that_has_just_begun() -> None:
     assert [ax.texts[0].get_text() for ax in fig.axes] == ["nothing logged yet"] * 2
 
 
-# --- detections --------------------------------------------------------------------------------------------------------------------------
+# --- detections
+# --------------------------------------------------------------------------------------------------------------------------
+
 
 def test_a_gallery_shows_each_image_with_its_boxes() -> None:
     red = torch.zeros(3, 20, 30, dtype=torch.uint8)
     red[0] = 200
     grey = np.full((40, 40, 3), 0.5)
-    fig = detections.gallery([red, grey], [torch.tensor([[1.0, 2, 11, 12], [3, 4, 9, 16]]), torch.zeros(0, 4)],
-                             [torch.tensor([0, 2]), torch.zeros(0, dtype=torch.int64)], NAMES)
+    fig = detections.gallery(
+        [red, grey],
+        [torch.tensor([[1.0, 2, 11, 12], [3, 4, 9, 16]]), torch.zeros(0, 4)],
+        [torch.tensor([0, 2]), torch.zeros(0, dtype=torch.int64)],
+        NAMES,
+    )
     first, second = fig.axes
     assert first.images[0].get_array()[0, 0].tolist() == [200, 0, 0]
     assert first.images[0].get_array().shape == (20, 30, 3)
-    assert [patch.get_bbox().extents.tolist() for patch in boxes_of(first)] == [[1, 2, 11, 12], [3, 4, 9, 16]]
+    assert [patch.get_bbox().extents.tolist() for patch in boxes_of(first)] == [
+        [1, 2, 11, 12],
+        [3, 4, 9, 16],
+    ]
     assert [text.get_text() for text in first.texts] == ["disc", "star"]
     assert (first.get_title(loc="left"), second.get_title(loc="left")) == ("2 targets", "0 targets")
     assert not boxes_of(second)
@@ -108,7 +144,9 @@ def test_a_gallery_shows_each_image_with_its_boxes() -> None:
 
 def test_a_class_has_one_colour_in_all_images() -> None:
     image, box = torch.zeros(3, 10, 10, dtype=torch.uint8), torch.tensor([[1.0, 1, 5, 5]])
-    fig = detections.gallery([image] * 3, [box] * 3, [torch.tensor([label]) for label in (0, 1, 0)], NAMES)
+    fig = detections.gallery(
+        [image] * 3, [box] * 3, [torch.tensor([label]) for label in (0, 1, 0)], NAMES
+    )
     tints = [boxes_of(ax)[0].get_edgecolor() for ax in fig.axes]
     assert tints[0] == tints[2] != tints[1]
     assert len(set(detections.CLASS_COLOURS)) == len(detections.CLASS_COLOURS)
@@ -130,7 +168,12 @@ def test_a_crowd_is_named_by_a_legend() -> None:
 
 def test_names_stay_inside_the_picture() -> None:
     image = torch.zeros(3, 100, 100, dtype=torch.uint8)
-    fig = detections.gallery([image], [torch.tensor([[-3.0, -2, 30, 30], [20, 50, 60, 90]])], [torch.tensor([0, 1])], NAMES)
+    fig = detections.gallery(
+        [image],
+        [torch.tensor([[-3.0, -2, 30, 30], [20, 50, 60, 90]])],
+        [torch.tensor([0, 1])],
+        NAMES,
+    )
     top, below = fig.axes[0].texts
     assert (top.get_va(), top.get_position()) == ("top", (0, 0))
     assert (below.get_va(), below.get_position()) == ("bottom", (20, 50))
@@ -138,8 +181,14 @@ def test_names_stay_inside_the_picture() -> None:
 
 def test_predictions_keep_what_reaches_the_threshold_best_on_top() -> None:
     image = torch.zeros(3, 50, 50, dtype=torch.uint8)
-    found = Found(torch.tensor([0.9, 0.5, 0.499]), torch.tensor([0, 1, 2]), torch.tensor([[1.0, 10, 9, 20], [2, 10, 9, 20], [3, 10, 9, 20]]))
-    fig = detections.predictions([image], [found], [(torch.tensor([[5.0, 10, 9, 20]]), torch.tensor([2]))], NAMES, 0.5)
+    found = Found(
+        torch.tensor([0.9, 0.5, 0.499]),
+        torch.tensor([0, 1, 2]),
+        torch.tensor([[1.0, 10, 9, 20], [2, 10, 9, 20], [3, 10, 9, 20]]),
+    )
+    fig = detections.predictions(
+        [image], [found], [(torch.tensor([[5.0, 10, 9, 20]]), torch.tensor([2]))], NAMES, 0.5
+    )
     truth, drawn = fig.axes
     assert (truth.get_title(loc="left"), drawn.get_title(loc="left")) == ("truth: 1", "found: 2")
     assert [patch.get_x() for patch in boxes_of(truth)] == [5]
@@ -149,26 +198,47 @@ def test_predictions_keep_what_reaches_the_threshold_best_on_top() -> None:
 
 
 def test_photographs_are_shown_as_jpeg() -> None:
-    fig = detections.gallery([torch.zeros(3, 10, 10, dtype=torch.uint8)], [torch.zeros(0, 4)], [torch.zeros(0)], NAMES)
+    fig = detections.gallery(
+        [torch.zeros(3, 10, 10, dtype=torch.uint8)], [torch.zeros(0, 4)], [torch.zeros(0)], NAMES
+    )
     assert fig._repr_png_() is None
     assert fig._repr_jpeg_()[0][:2] == b"\xff\xd8"
 
 
-@pytest.mark.parametrize(("call", "message"), [
-    (lambda: detections.gallery([], [], [], NAMES), "0 images"),
-    (lambda: detections.gallery([np.zeros((5, 5, 3), np.uint8)], [], [[]], NAMES), "boxes_xyxy has 0 entries for 1"),
-    (lambda: detections.gallery([np.zeros((5, 5), np.uint8)], [[]], [[]], NAMES), r"shape \(5, 5\)"),
-    (lambda: detections.gallery([np.full((5, 5, 3), 128.0)], [[]], [[]], NAMES), "from 128 to 128"),
-    (lambda: detections.gallery([np.zeros((5, 5, 3), np.uint8)], [[[1, 1, 2, 2]]], [[0, 1]], NAMES), "labels has 2 entries for 1"),
-    (lambda: detections.predictions([], [], [], NAMES, 1.5), "threshold 1.5"),
-    (lambda: detections.predictions([], [], [], NAMES, 0.5), "0 images"),
-])
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: detections.gallery([], [], [], NAMES), "0 images"),
+        (
+            lambda: detections.gallery([np.zeros((5, 5, 3), np.uint8)], [], [[]], NAMES),
+            "boxes_xyxy has 0 entries for 1",
+        ),
+        (
+            lambda: detections.gallery([np.zeros((5, 5), np.uint8)], [[]], [[]], NAMES),
+            r"shape \(5, 5\)",
+        ),
+        (
+            lambda: detections.gallery([np.full((5, 5, 3), 128.0)], [[]], [[]], NAMES),
+            "from 128 to 128",
+        ),
+        (
+            lambda: detections.gallery(
+                [np.zeros((5, 5, 3), np.uint8)], [[[1, 1, 2, 2]]], [[0, 1]], NAMES
+            ),
+            "labels has 2 entries for 1",
+        ),
+        (lambda: detections.predictions([], [], [], NAMES, 1.5), "threshold 1.5"),
+        (lambda: detections.predictions([], [], [], NAMES, 0.5), "0 images"),
+    ],
+)
 def test_what_can_not_be_drawn_is_refused(call: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
 
 
-# --- notebook 03 -------------------------------------------------------------------------------------------------------------------------
+# --- notebook 03
+# -------------------------------------------------------------------------------------------------------------------------
+
 
 @pytest.fixture
 def kernel(own_kernel: Callable[..., Any], tmp_path: Path) -> Iterator[None]:
@@ -178,23 +248,60 @@ def kernel(own_kernel: Callable[..., Any], tmp_path: Path) -> Iterator[None]:
 
 @pytest.mark.slow
 def test_notebook_03_by_the_command_of_papermill_and_again(kernel: None, tmp_path: Path) -> None:
-    """Own data and an override with a dotted key, in another folder; the second execution finds the run and shows the same scores."""
+    """Own data and an override with a dotted key, in another folder; the second execution finds the
+    run and shows the same scores.
+    """
     pytest.importorskip("papermill")
     from deim_lab import runs
     from deim_lab.data import synthetic
 
     data = tmp_path / "set"
     synthetic.make(data, train_images=24, val_images=6, size_px=(64, 64))
-    overrides = {"loss.gamma": 2.0, "data.input_size": 64, "train.epochs": 2, "model.num_queries": 20}
+    overrides = {
+        "loss.gamma": 2.0,
+        "data.input_size": 64,
+        "train.epochs": 2,
+        "model.num_queries": 20,
+    }
     said = []
     for number in range(2):
         target = tmp_path / f"out{number}.ipynb"
-        subprocess.run([sys.executable, "-m", "papermill", str(ROOT / "notebooks" / "03_train.ipynb"), str(target), "-p", "preset", "smoke",
-                        "-p", "data", str(data), "-p", "device", "cpu", "-p", "runs_dir", str(tmp_path / "runs"), "-k", "python3",
-                        "-y", f"overrides: {json.dumps(overrides)}"], check=True, capture_output=True, cwd=tmp_path,
-                       env=os.environ | {"PYTHONPATH": str(ROOT)})
-        said.append("".join("".join(output.get("text", "")) for cell in json.loads(target.read_text())["cells"]
-                            for output in cell.get("outputs", [])))
+        subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "papermill",
+                str(ROOT / "notebooks" / "03_train.ipynb"),
+                str(target),
+                "-p",
+                "preset",
+                "smoke",
+                "-p",
+                "data",
+                str(data),
+                "-p",
+                "device",
+                "cpu",
+                "-p",
+                "runs_dir",
+                str(tmp_path / "runs"),
+                "-k",
+                "python3",
+                "-y",
+                f"overrides: {json.dumps(overrides)}",
+            ],
+            check=True,
+            capture_output=True,
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
+        said.append(
+            "".join(
+                "".join(output.get("text", ""))
+                for cell in json.loads(target.read_text())["cells"]
+                for output in cell.get("outputs", [])
+            )
+        )
     (run,) = runs.all_runs(tmp_path / "runs")
     assert run.status == "done"
     assert run.config.loss.gamma == 2.0

@@ -1,4 +1,6 @@
-"""The ready grids: each is read, its arms differ in what they are about, and the budget is long enough for the factor to be active."""
+"""The ready grids: each is read, its arms differ in what they are about, and the budget is long
+enough for the factor to be active.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,14 @@ FOLDER = Path(__file__).parents[1] / "grids"
 NAMES = ("components", "density", "gamma", "half_epochs", "one_to_many", "schedule")
 FILES = [f"{name}{size}" for name in NAMES for size in ("", "_gpu")]
 IMAGES = 300  # of the embedded set; the sets that the GPU size is meant for are as large
-RUNS = {"components": 12, "density": 18, "gamma": 12, "half_epochs": 12, "one_to_many": 12, "schedule": 21}
+RUNS = {
+    "components": 12,
+    "density": 18,
+    "gamma": 12,
+    "half_epochs": 12,
+    "one_to_many": 12,
+    "schedule": 21,
+}
 
 
 def read(name: str) -> Grid:
@@ -65,9 +74,13 @@ def test_every_preset_is_taken_and_every_factor_is_active(name: str, preset_name
         config = found.config(arm)
         built = plan(config)
         assert built.dense_end > built.dense_start or not asks_dense(config), arm
-        assert not [notice for notice in built.notices if "never" in notice or "no effect" in notice], arm
+        assert not [
+            notice for notice in built.notices if "never" in notice or "no effect" in notice
+        ], arm
     dense = {asks_dense(found.config(arm)) for arm in found.arms}
-    assert dense == ({True} if name.removesuffix("_gpu") in ("gamma", "schedule") else {True, False})
+    assert dense == (
+        {True} if name.removesuffix("_gpu") in ("gamma", "schedule") else {True, False}
+    )
     if "components" in name or "half" in name:
         assert {found.config(arm).loss.classification for arm in found.arms} == {"vfl", "mal"}
 
@@ -89,7 +102,9 @@ def test_the_budget_lets_everything_be_reached(name: str) -> None:
     found = read(name)
     for arm in found.arms:
         config, built = found.config(arm), plan(found.config(arm))
-        assert not [notice for notice in built.notices if "never" in notice or "rounds to none" in notice], arm
+        assert not [
+            notice for notice in built.notices if "never" in notice or "rounds to none" in notice
+        ], arm
         assert built.lr_warmup_steps <= 0.1 * built.steps
         assert built.dense_end - built.dense_start >= 0.2 * built.epochs
         # Where Dense O2O is on, enough epochs follow it to overtake (docs/experiments.md).
@@ -101,8 +116,16 @@ def test_the_budget_lets_everything_be_reached(name: str) -> None:
 @pytest.mark.parametrize("size", ["", "_gpu"])
 def test_components_are_the_summary_s_ablation(size: str) -> None:
     found = read(f"components{size}")
-    active = {arm: (found.config(arm).loss.classification == "mal", asks_dense(found.config(arm))) for arm in found.arms}
-    assert active == {"baseline": (False, False), "+ Dense O2O": (False, True), "+ MAL": (True, False), "+ both": (True, True)}
+    active = {
+        arm: (found.config(arm).loss.classification == "mal", asks_dense(found.config(arm)))
+        for arm in found.arms
+    }
+    assert active == {
+        "baseline": (False, False),
+        "+ Dense O2O": (False, True),
+        "+ MAL": (True, False),
+        "+ both": (True, True),
+    }
     assert found.arms["baseline"] == PLAIN_RECIPE
     assert found.arms["+ both"] == {}
 
@@ -120,14 +143,19 @@ def test_gamma_changes_the_loss_alone(size: str) -> None:
 @pytest.mark.parametrize("size", ["", "_gpu"])
 def test_density_spans_the_plain_image_and_more_than_the_recipe(size: str) -> None:
     found = read(f"density{size}")
-    points = {(found.config(arm).augment.mosaic_prob, found.config(arm).augment.mixup_prob) for arm in found.arms}
+    points = {
+        (found.config(arm).augment.mosaic_prob, found.config(arm).augment.mixup_prob)
+        for arm in found.arms
+    }
     assert points == {(mosaic, mixup) for mosaic in (0.0, 0.5, 1.0) for mixup in (0.0, 0.5)}
     assert not asks_dense(found.config(found.baseline))
 
 
 LENGTHS: dict[str, Callable[[Schedule], int]] = {
-    "warm-up": lambda built: built.dense_start, "dense": lambda built: built.dense_end - built.dense_start,
-    "clean tail": lambda built: built.epochs - built.clean_start}
+    "warm-up": lambda built: built.dense_start,
+    "dense": lambda built: built.dense_end - built.dense_start,
+    "clean tail": lambda built: built.epochs - built.clean_start,
+}
 
 
 @pytest.mark.parametrize("size", ["", "_gpu"])
@@ -153,15 +181,23 @@ def test_half_epochs_are_half(size: str) -> None:
         whole, half = found.config(f"{kind}, E"), found.config(f"{kind}, E/2")
         assert half.train.epochs * 2 == whole.train.epochs
         assert set(configs.diff(whole, half)) == {"train.epochs"}
-        assert whole == configs.override(preset(found.preset, {**found.base, "train.epochs": whole.train.epochs}), changes)
+        assert whole == configs.override(
+            preset(found.preset, {**found.base, "train.epochs": whole.train.epochs}), changes
+        )
 
 
 @pytest.mark.parametrize("size", ["", "_gpu"])
 def test_one_to_many_gets_its_positives_in_three_ways(size: str) -> None:
     found = read(f"one_to_many{size}")
-    ways = {arm: (found.config(arm).match.kind, asks_dense(found.config(arm))) for arm in found.arms}
-    assert ways == {"one-to-one": ("hungarian", False), "Dense O2O": ("hungarian", True), "SimOTA": ("simota", False),
-                    "4 query groups": ("groups(4)", False)}
+    ways = {
+        arm: (found.config(arm).match.kind, asks_dense(found.config(arm))) for arm in found.arms
+    }
+    assert ways == {
+        "one-to-one": ("hungarian", False),
+        "Dense O2O": ("hungarian", True),
+        "SimOTA": ("simota", False),
+        "4 query groups": ("groups(4)", False),
+    }
     assert {found.config(arm).loss for arm in found.arms} == {found.config(found.baseline).loss}
 
 
@@ -170,7 +206,11 @@ def test_what_two_grids_ask_for_is_trained_once() -> None:
     for size in ("", "_gpu"):
         one, other = read(f"components{size}"), read(f"half_epochs{size}")
         assert one.config("baseline") == other.config("baseline, E")
-        assert one.config("+ both") == other.config("DEIM, E") == read(f"schedule{size}").config("recipe")
+        assert (
+            one.config("+ both")
+            == other.config("DEIM, E")
+            == read(f"schedule{size}").config("recipe")
+        )
         assert one.config("+ MAL") == read(f"one_to_many{size}").config("one-to-one")
 
 
@@ -183,4 +223,6 @@ def test_the_gpu_size_scales_batch_and_learning_rate() -> None:
         assert config.optim.lr == pytest.approx(recipe.optim.lr * shrink)
         assert config.optim.backbone_lr == pytest.approx(recipe.optim.backbone_lr * shrink)
         memory_steps = 1 / (1 - config.ema.decay)
-        assert 0.05 < memory_steps / plan(config).steps < 0.15  # the recipe's on COCO: 10,000 of 147,000
+        assert (
+            0.05 < memory_steps / plan(config).steps < 0.15
+        )  # the recipe's on COCO: 10,000 of 147,000

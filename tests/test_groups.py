@@ -1,4 +1,6 @@
-"""Query groups: one group at inference and as if alone in training, isolation, matching and losses apart, weights in and out."""
+"""Query groups: one group at inference and as if alone in training, isolation, matching and losses
+apart, weights in and out.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,12 @@ from deim_lab import criterion, matcher
 from deim_lab.config import Config, LossConfig, MatchConfig
 from deim_lab.detector.detector import Detector, build_detector
 from deim_lab.detector.queries import isolate_groups
-from deim_lab.detector.weights import load_detector, load_official, official_state_dict, save_weights
+from deim_lab.detector.weights import (
+    load_detector,
+    load_official,
+    official_state_dict,
+    save_weights,
+)
 from deim_lab.errors import ConfigError
 from deim_lab.presets import preset
 from deim_lab.structures import DecoderOutput, DetectorOutput, Targets
@@ -53,7 +60,9 @@ def trained(model: Detector) -> DetectorOutput:
     return output
 
 
-def test_inference_is_that_of_one_group_with_the_same_weights(models: tuple[Detector, Detector]) -> None:
+def test_inference_is_that_of_one_group_with_the_same_weights(
+    models: tuple[Detector, Detector],
+) -> None:
     one, many = models
     report = many.load_state_dict(one.state_dict(), strict=False)
     assert report.missing_keys == ["decoder.group_embed.weight"]
@@ -72,47 +81,77 @@ def test_one_seed_gives_one_initialisation_and_the_price_is_k_minus_one_vectors(
         states.append(build_detector(config, 3).state_dict())
     one, many = states
     assert all(torch.equal(one[name], many[name]) for name in one)
-    assert sum(v.numel() for v in many.values()) - sum(v.numel() for v in one.values()) == (K - 1) * GROUPED.model.decoder_dim
+    assert (
+        sum(v.numel() for v in many.values()) - sum(v.numel() for v in one.values())
+        == (K - 1) * GROUPED.model.decoder_dim
+    )
 
 
-def test_the_first_group_and_the_denoising_train_as_if_alone(models: tuple[Detector, Detector]) -> None:
+def test_the_first_group_and_the_denoising_train_as_if_alone(
+    models: tuple[Detector, Detector],
+) -> None:
     alone, grouped = (trained(model) for model in models)
     assert grouped.matching.groups == K
     assert grouped.matching.logits.shape[2] == K * Q
     assert alone.denoising is not None
     assert grouped.denoising is not None
-    for here, there, first in ((alone.matching, grouped.matching, Q), (alone.denoising, grouped.denoising, None)):
+    for here, there, first in (
+        (alone.matching, grouped.matching, Q),
+        (alone.denoising, grouped.denoising, None),
+    ):
         for name in ("logits", "boxes_cxcywh", "corners"):
-            torch.testing.assert_close(getattr(here, name), getattr(there, name)[:, :, :first], atol=2e-5, rtol=1e-4)
+            torch.testing.assert_close(
+                getattr(here, name), getattr(there, name)[:, :, :first], atol=2e-5, rtol=1e-4
+            )
     assert torch.equal(grouped.prediction.logits, grouped.matching.logits[-1, :, :Q])
-    assert not torch.allclose(grouped.matching.logits[-1, :, :Q], grouped.matching.logits[-1, :, Q:2 * Q], atol=1e-3), "groups differ"
+    assert not torch.allclose(
+        grouped.matching.logits[-1, :, :Q], grouped.matching.logits[-1, :, Q : 2 * Q], atol=1e-3
+    ), "groups differ"
 
 
 def test_groups_do_not_see_one_another(models: tuple[Detector, Detector]) -> None:
     output = trained(models[1])
     weight = models[1].decoder.group_embed.weight
     for group in range(K):
-        mine = output.matching.logits[-1, :, group * Q:(group + 1) * Q].square().sum()
+        mine = output.matching.logits[-1, :, group * Q : (group + 1) * Q].square().sum()
         (gradient,) = torch.autograd.grad(mine, weight, retain_graph=True)
         assert gradient.abs().sum(-1).gt(0).tolist() == [row == group - 1 for row in range(K - 1)]
 
 
 def test_the_mask_of_groups() -> None:
-    denoising = torch.tensor([[False, True, False], [True, False, False], [True, True, False]])  # two denoising queries, one query
+    denoising = torch.tensor(
+        [[False, True, False], [True, False, False], [True, True, False]]
+    )  # two denoising queries, one query
     mask = isolate_groups(denoising, 1, 3, device=torch.device("cpu"))
-    assert mask.int().tolist() == [[0, 1, 0, 1, 1], [1, 0, 0, 1, 1], [1, 1, 0, 1, 1], [1, 1, 1, 0, 1], [1, 1, 1, 1, 0]]
-    assert isolate_groups(None, 2, 2, device=torch.device("cpu")).int().tolist() == [[0, 0, 1, 1]] * 2 + [[1, 1, 0, 0]] * 2
+    assert mask.int().tolist() == [
+        [0, 1, 0, 1, 1],
+        [1, 0, 0, 1, 1],
+        [1, 1, 0, 1, 1],
+        [1, 1, 1, 0, 1],
+        [1, 1, 1, 1, 0],
+    ]
+    assert (
+        isolate_groups(None, 2, 2, device=torch.device("cpu")).int().tolist()
+        == [[0, 0, 1, 1]] * 2 + [[1, 1, 0, 0]] * 2
+    )
 
 
 def test_each_group_is_matched_apart() -> None:
     generator = torch.Generator().manual_seed(0)
-    wanted = Targets.from_lists([0.2 + 0.5 * torch.rand(n, 4, generator=generator) for n in (3, 0, 5)],
-                                [torch.randint(4, (n,), generator=generator) for n in (3, 0, 5)])
-    logits, boxes = torch.randn(2, 3, 4 * 6, 4, generator=generator), 0.2 + 0.5 * torch.rand(2, 3, 4 * 6, 4, generator=generator)
+    wanted = Targets.from_lists(
+        [0.2 + 0.5 * torch.rand(n, 4, generator=generator) for n in (3, 0, 5)],
+        [torch.randint(4, (n,), generator=generator) for n in (3, 0, 5)],
+    )
+    logits, boxes = (
+        torch.randn(2, 3, 4 * 6, 4, generator=generator),
+        0.2 + 0.5 * torch.rand(2, 3, 4 * 6, 4, generator=generator),
+    )
     found = matcher.match(logits, boxes, wanted, groups=4)
     assert len(found) == 2 * 4 * 8
     assert found.level is not None
-    assert list(zip(found.level, found.image, found.query)) == sorted(zip(found.level, found.image, found.query))
+    assert list(zip(found.level, found.image, found.query)) == sorted(
+        zip(found.level, found.image, found.query)
+    )
     for level in range(2):
         for group in range(4):
             of_group = slice(6 * group, 6 * group + 6)
@@ -124,7 +163,9 @@ def test_each_group_is_matched_apart() -> None:
 
 
 def test_equal_groups_lose_what_one_group_loses(models: tuple[Detector, Detector]) -> None:
-    """With no embedding all groups are one another's copies; every term is a mean over groups, so none changes."""
+    """With no embedding all groups are one another's copies; every term is a mean over groups, so
+    none changes.
+    """
     one, many = models
     torch.nn.init.zeros_(many.decoder.group_embed.weight)
     for go_union in (True, False):
@@ -138,14 +179,26 @@ def test_equal_groups_lose_what_one_group_loses(models: tuple[Detector, Detector
 
 def test_more_targets_than_queries_of_a_group() -> None:
     generator = torch.Generator().manual_seed(0)
-    wanted = Targets.from_lists([0.2 + 0.5 * torch.rand(9, 4, generator=generator)], [torch.zeros(9, dtype=torch.int64)])
-    level = DecoderOutput(("encoder", "layer_0"), torch.randn(2, 1, 2 * 5, 3), 0.2 + 0.5 * torch.rand(2, 1, 2 * 5, 4), groups=2)
-    table = criterion.compute(DetectorOutput(level), wanted, loss=LossConfig(), match=MatchConfig(kind="groups(2)"))
+    wanted = Targets.from_lists(
+        [0.2 + 0.5 * torch.rand(9, 4, generator=generator)], [torch.zeros(9, dtype=torch.int64)]
+    )
+    level = DecoderOutput(
+        ("encoder", "layer_0"),
+        torch.randn(2, 1, 2 * 5, 3),
+        0.2 + 0.5 * torch.rand(2, 1, 2 * 5, 4),
+        groups=2,
+    )
+    table = criterion.compute(
+        DetectorOutput(level), wanted, loss=LossConfig(), match=MatchConfig(kind="groups(2)")
+    )
     assert table.positives_per_image == 10
     assert table.unmatched_targets == 9 - len(set(table.matches.of_level(1).target.tolist()))
 
 
-@pytest.mark.parametrize(("built", "asked"), [("hungarian", f"groups({K})"), (f"groups({K})", "hungarian"), (f"groups({K})", "groups(2)")])
+@pytest.mark.parametrize(
+    ("built", "asked"),
+    [("hungarian", f"groups({K})"), (f"groups({K})", "hungarian"), (f"groups({K})", "groups(2)")],
+)
 def test_a_detector_of_another_number_of_groups_is_refused(built: str, asked: str) -> None:
     output = trained(build_detector(preset("smoke", {"match.kind": built}), 3))
     with pytest.raises(ConfigError, match=r"query groups"):
@@ -168,7 +221,9 @@ def test_every_level_without_training(models: tuple[Detector, Detector]) -> None
         model.deploy().every_level(images())
 
 
-def test_official_layout_and_files_of_a_model_with_groups(models: tuple[Detector, Detector], tmp_path: Path) -> None:
+def test_official_layout_and_files_of_a_model_with_groups(
+    models: tuple[Detector, Detector], tmp_path: Path
+) -> None:
     one, many = models
     assert list(official_state_dict(many)) == list(official_state_dict(one))
     report = load_official(many, official_state_dict(one))

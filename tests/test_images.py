@@ -1,4 +1,6 @@
-"""Picture files of every kind come out as the RGB that a viewer shows; damaged ones as a named error."""
+"""Picture files of every kind come out as the RGB that a viewer shows; damaged ones as a named
+error.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ def test_alpha_is_composited_on_black(tmp_path: Path) -> None:
     assert got[:, 0, 1].tolist() == [0, 0, 0]
     assert got[:, 0, 2].tolist() == [40, 20, 10]
     la = np.array([[[200, 255], [200, 0]]], dtype=np.uint8)
-    assert decode(save(tmp_path, Image.fromarray(la, "LA"), "b.png"))[:, 0].tolist() == [[200, 0]] * 3
+    assert (
+        decode(save(tmp_path, Image.fromarray(la, "LA"), "b.png"))[:, 0].tolist() == [[200, 0]] * 3
+    )
 
 
 def test_palette_with_and_without_transparency(tmp_path: Path) -> None:
@@ -57,11 +61,16 @@ def test_palette_with_and_without_transparency(tmp_path: Path) -> None:
     image.putpalette([10, 20, 30, 40, 50, 60])
     image.putpixel((1, 0), 1)
     assert decode(save(tmp_path, image, "a.png"))[:, 0].T.tolist() == [[10, 20, 30], [40, 50, 60]]
-    assert decode(save(tmp_path, image, "b.png", transparency=1))[:, 0].T.tolist() == [[10, 20, 30], [0, 0, 0]]
+    assert decode(save(tmp_path, image, "b.png", transparency=1))[:, 0].T.tolist() == [
+        [10, 20, 30],
+        [0, 0, 0],
+    ]
 
 
 def test_cmyk_becomes_rgb(tmp_path: Path) -> None:
-    path = save(tmp_path, Image.new("RGB", (16, 16), (255, 0, 0)).convert("CMYK"), "a.jpg", quality=100)
+    path = save(
+        tmp_path, Image.new("RGB", (16, 16), (255, 0, 0)).convert("CMYK"), "a.jpg", quality=100
+    )
     assert decode(path).float().mean((1, 2)).tolist() == pytest.approx([255, 0, 0], abs=4)
 
 

@@ -1,4 +1,6 @@
-"""Parameters and FLOPs equal the reference; times have a structure (what they are is the machine's business, not a test's)."""
+"""Parameters and FLOPs equal the reference; times have a structure (what they are is the machine's
+business, not a test's).
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ from deim_lab.latency import FORMS, in_form, machine, measure, precisions
 from deim_lab.presets import PRESETS
 from deim_lab.structures import Prediction
 
-SIZES: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "reference" / "model_sizes.json").read_text())
+SIZES: dict[str, dict[str, Any]] = json.loads(
+    (Path(__file__).parent / "reference" / "model_sizes.json").read_text()
+)
 
 
 @pytest.fixture(scope="module")
@@ -63,15 +67,21 @@ class Known(nn.Module):
 def test_the_count_is_that_of_paper() -> None:
     model = Known()
     macs = 8 * 3 * 9 * 64 + 8 * 9 * 16 + 16 * 8 * 5
-    others = 8 * 64 + 2 * 8 * 16 + 8 * 16 + (5 + 1) * 16 * 5  # bias; batch norm; ReLU; layer norm and softmax
+    others = (
+        8 * 64 + 2 * 8 * 16 + 8 * 16 + (5 + 1) * 16 * 5
+    )  # bias; batch norm; ReLU; layer norm and softmax
     found = count(model, (8, 8))
-    assert found == Cost(sum(item.numel() for item in model.parameters()), (2 * macs + others) / 1e9, macs / 1e9)
+    assert found == Cost(
+        sum(item.numel() for item in model.parameters()), (2 * macs + others) / 1e9, macs / 1e9
+    )
     assert model.training  # it was left as it was
     assert model.conv.weight.device.type == "cpu"
     assert count(model, (8, 16)).gmacs == pytest.approx(2 * found.gmacs)
 
 
-def test_the_deploy_form_is_smaller_and_half_the_size_a_quarter_of_the_work(smoke: Detector) -> None:
+def test_the_deploy_form_is_smaller_and_half_the_size_a_quarter_of_the_work(
+    smoke: Detector,
+) -> None:
     whole, deployed = count(smoke, (128, 128)), count(smoke.deploy(), (128, 128))
     assert deployed.parameters < whole.parameters
     assert deployed.gflops < whole.gflops
@@ -79,11 +89,19 @@ def test_the_deploy_form_is_smaller_and_half_the_size_a_quarter_of_the_work(smok
     assert next(smoke.parameters()).device.type == "cpu"
 
 
-def test_a_measurement_has_a_median_inside_its_spread_and_says_what_it_is_of(smoke: Detector) -> None:
+def test_a_measurement_has_a_median_inside_its_spread_and_says_what_it_is_of(
+    smoke: Detector,
+) -> None:
     found = measure(smoke, batch=2, size=(64, 96), repeats=4, warmup=1, with_postprocess=True)
     assert 0 < found.low_ms <= found.median_ms <= found.high_ms
     assert found.images_per_second == pytest.approx(2000 / found.median_ms)
-    assert (found.batch, found.size, found.precision, found.postprocess, found.repeats) == (2, (64, 96), "fp32", True, 4)
+    assert (found.batch, found.size, found.precision, found.postprocess, found.repeats) == (
+        2,
+        (64, 96),
+        "fp32",
+        True,
+        4,
+    )
     assert found.device == machine("cpu")["device"]
     with pytest.raises(FrozenInstanceError):
         found.median_ms = 0.0  # type: ignore[misc]
@@ -111,9 +129,17 @@ def test_warm_up_passes_come_before_the_timed_ones_and_the_precision_is_computed
         assert model.seen == [((3, 3, 32, 64), dtype, False, False)] * 7
 
 
-def test_the_median_and_the_quantiles_are_those_of_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_median_and_the_quantiles_are_those_of_the_clock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     durations = [float(value) for value in (5, 1, 2, 100, 3)]
-    ticks = iter([tick for number, value in enumerate(durations) for tick in (1000.0 * number, 1000.0 * number + value)])
+    ticks = iter(
+        [
+            tick
+            for number, value in enumerate(durations)
+            for tick in (1000.0 * number, 1000.0 * number + value)
+        ]
+    )
     monkeypatch.setattr(latency.time, "perf_counter", lambda: next(ticks))
     found = measure(Watched(), size=(32, 32), repeats=5, warmup=0)
     assert found.median_ms == 3000.0

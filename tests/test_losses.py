@@ -1,4 +1,6 @@
-"""Loss terms: parity with the official values and gradients, and the properties that the paper's argument rests on."""
+"""Loss terms: parity with the official values and gradients, and the properties that the paper's
+argument rests on.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,15 @@ from deim_lab.boxes import cxcywh_to_xyxy, paired_iou
 REFERENCE = Path(__file__).parent / "reference"
 CASES = json.loads((REFERENCE / "losses.json").read_text())
 ARRAYS = np.load(REFERENCE / "losses.npz")
-PRECISIONS = [pytest.param(torch.float64, 1e-9, id="float64"), pytest.param(torch.float32, 1e-5, id="float32")]
-CLASSIFICATION: dict[str, Callable[..., Tensor]] = {"focal": losses.focal, "vfl": losses.vfl, "mal": losses.mal}
+PRECISIONS = [
+    pytest.param(torch.float64, 1e-9, id="float64"),
+    pytest.param(torch.float32, 1e-5, id="float32"),
+]
+CLASSIFICATION: dict[str, Callable[..., Tensor]] = {
+    "focal": losses.focal,
+    "vfl": losses.vfl,
+    "mal": losses.mal,
+}
 NUM_TARGETS = 7
 
 
@@ -50,7 +59,9 @@ def assert_gradient(found: Tensor | None, name: str, dtype: torch.dtype) -> None
     assert found is not None
     expected = torch.from_numpy(ARRAYS[name]).double()  # rounded to float32 in the file
     tolerance = 1e-6 if dtype == torch.float64 else 2e-5
-    assert float((found.double() - expected).abs().max()) <= tolerance * max(1.0, float(expected.abs().max()))
+    assert float((found.double() - expected).abs().max()) <= tolerance * max(
+        1.0, float(expected.abs().max())
+    )
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS)
@@ -61,8 +72,13 @@ def test_classification_parity(case: dict[str, Any], dtype: torch.dtype, toleran
     label = torch.from_numpy(ARRAYS["tgt_labels"])[target_row]
     target, iou = torch.zeros_like(logits), torch.zeros_like(logits)
     target[image, query, label] = 1
-    iou[image, query, label] = array(case["values"], dtype) if "values" in case else matched_iou(dtype)
-    options = {"gamma": case["params"]["gamma"], "alpha": case["params"].get("mal_alpha" if case["loss"] == "mal" else "alpha")}
+    iou[image, query, label] = (
+        array(case["values"], dtype) if "values" in case else matched_iou(dtype)
+    )
+    options = {
+        "gamma": case["params"]["gamma"],
+        "alpha": case["params"].get("mal_alpha" if case["loss"] == "mal" else "alpha"),
+    }
     value = CLASSIFICATION[case["loss"]](logits, target, iou, **options).sum() / case["num_boxes"]
     assert value.item() == pytest.approx(case["value_fp64"], rel=tolerance)
     if "grad_l2" in case:
@@ -75,15 +91,23 @@ def test_box_parity(dtype: torch.dtype, tolerance: float) -> None:
     image, query, target_row = pairs()
     boxes = array("pred_boxes", dtype).requires_grad_()
     wanted = array("tgt_boxes", dtype)[target_row]
-    plain_l1, plain_giou, weighted_giou, weighted_l1 = (case["value_fp64"] for case in CASES["boxes"])
+    plain_l1, plain_giou, weighted_giou, weighted_l1 = (
+        case["value_fp64"] for case in CASES["boxes"]
+    )
     l1 = losses.l1(boxes[image, query], wanted)
     assert (l1.sum() / NUM_TARGETS).item() == pytest.approx(plain_l1, rel=tolerance)
     assert plain_l1 == weighted_l1  # the weight does not touch L1
-    assert_gradient(torch.autograd.grad(l1.sum() / NUM_TARGETS, boxes)[0], "loss_bbox.grad_pred_boxes", dtype)
+    assert_gradient(
+        torch.autograd.grad(l1.sum() / NUM_TARGETS, boxes)[0], "loss_bbox.grad_pred_boxes", dtype
+    )
     giou = losses.giou(cxcywh_to_xyxy(boxes[image, query]), cxcywh_to_xyxy(wanted))
     assert (giou.sum() / NUM_TARGETS).item() == pytest.approx(plain_giou, rel=tolerance)
-    assert ((giou * array("boxes_weight", dtype)).sum() / NUM_TARGETS).item() == pytest.approx(weighted_giou, rel=tolerance)
-    assert_gradient(torch.autograd.grad(giou.sum() / NUM_TARGETS, boxes)[0], "loss_giou.grad_pred_boxes", dtype)
+    assert ((giou * array("boxes_weight", dtype)).sum() / NUM_TARGETS).item() == pytest.approx(
+        weighted_giou, rel=tolerance
+    )
+    assert_gradient(
+        torch.autograd.grad(giou.sum() / NUM_TARGETS, boxes)[0], "loss_giou.grad_pred_boxes", dtype
+    )
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS)
@@ -91,27 +115,48 @@ def test_box_parity(dtype: torch.dtype, tolerance: float) -> None:
 def test_fgl_parity(case: str, dtype: torch.dtype, tolerance: float) -> None:
     image, query, _ = pairs()
     corners = array("pred_corners", dtype).requires_grad_()
-    bins = [array(f"{case}.fgl_{name}", dtype).reshape(NUM_TARGETS, 4) for name in ("target", "weight_right", "weight_left")]
+    bins = [
+        array(f"{case}.fgl_{name}", dtype).reshape(NUM_TARGETS, 4)
+        for name in ("target", "weight_right", "weight_left")
+    ]
     edges = losses.fgl(corners[image, query].reshape(NUM_TARGETS, 4, -1), *bins)
     value = (edges * matched_iou(dtype)[:, None]).sum() / NUM_TARGETS
-    expected = next(item for item in CASES["local"] if item["case"] == case and item["loss"] == "loss_fgl")
+    expected = next(
+        item for item in CASES["local"] if item["case"] == case and item["loss"] == "loss_fgl"
+    )
     assert value.item() == pytest.approx(expected["value_fp64"], rel=tolerance)
     value.backward()
     assert_gradient(corners.grad, f"{case}.loss_fgl.grad_pred_corners", dtype)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-7), (torch.float32, 1e-5)], ids=["float64", "float32"])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [(torch.float64, 1e-7), (torch.float32, 1e-5)],
+    ids=["float64", "float32"],
+)
 def test_ddf_parity(dtype: torch.dtype, tolerance: float) -> None:
     image, query, _ = pairs()
-    student, teacher = array("pred_corners", dtype).requires_grad_(), array("teacher_corners", dtype).requires_grad_()
-    edges = losses.ddf(student.unflatten(-1, (4, -1)), teacher.unflatten(-1, (4, -1)), temperature=5.0)
+    student, teacher = (
+        array("pred_corners", dtype).requires_grad_(),
+        array("teacher_corners", dtype).requires_grad_(),
+    )
+    edges = losses.ddf(
+        student.unflatten(-1, (4, -1)), teacher.unflatten(-1, (4, -1)), temperature=5.0
+    )
     weight = array("teacher_logits", dtype).sigmoid().amax(-1)
     weight[image, query] = matched_iou(dtype)
     matched = torch.zeros(edges.shape[:2], dtype=torch.bool)
     matched[image, query] = True
-    expected = next(item for item in CASES["local"] if item["case"] == "rs4" and item["loss"] == "loss_ddf")
-    value = losses.decoupled_mean(edges * weight[..., None], matched[..., None].expand_as(edges), matched_share=expected["num_pos"],
-                                  unmatched_share=expected["num_neg"], dims=(0, 1, 2))
+    expected = next(
+        item for item in CASES["local"] if item["case"] == "rs4" and item["loss"] == "loss_ddf"
+    )
+    value = losses.decoupled_mean(
+        edges * weight[..., None],
+        matched[..., None].expand_as(edges),
+        matched_share=expected["num_pos"],
+        unmatched_share=expected["num_neg"],
+        dims=(0, 1, 2),
+    )
     assert value.item() == pytest.approx(expected["value_fp64"], rel=tolerance)
     value.backward()
     assert teacher.grad is None
@@ -124,7 +169,9 @@ def test_ddf_of_equals_is_zero() -> None:
 
 
 def curve(loss: Callable[..., Tensor], iou: float, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores in (0, 1), and the loss and its gradient with respect to the logit there, of a positive matched at ``iou``."""
+    """Scores in (0, 1), and the loss and its gradient with respect to the logit there, of a
+    positive matched at ``iou``.
+    """
     score = torch.linspace(0.0005, 0.9995, 2000, dtype=torch.float64)
     logits = score.logit().requires_grad_()
     values = loss(logits, torch.ones_like(score), torch.full_like(score, iou), **options)
@@ -156,7 +203,9 @@ def test_mal_at_gamma_one_is_its_closed_form() -> None:
     target = (torch.rand(50, 8, generator=generator) < 0.2).double()
     iou = torch.rand(50, 8, generator=generator, dtype=torch.float64) * target
     p = logits.sigmoid()
-    closed = target * -(iou * p.log() + (1 - iou) * (1 - p).log()) + (1 - target) * -p * (1 - p).log()
+    closed = (
+        target * -(iou * p.log() + (1 - iou) * (1 - p).log()) + (1 - target) * -p * (1 - p).log()
+    )
     torch.testing.assert_close(losses.mal(logits, target, iou, gamma=1.0), closed)
 
 
@@ -164,7 +213,9 @@ def test_vfl_and_mal_agree_on_a_perfect_match_and_on_negatives_of_equal_weight()
     logits = torch.linspace(-6, 6, 25)
     ones, zeros = torch.ones_like(logits), torch.zeros_like(logits)
     torch.testing.assert_close(losses.vfl(logits, ones, ones), losses.mal(logits, ones, ones))
-    torch.testing.assert_close(losses.vfl(logits, zeros, zeros, alpha=1.0), losses.mal(logits, zeros, zeros, gamma=2.0))
+    torch.testing.assert_close(
+        losses.vfl(logits, zeros, zeros, alpha=1.0), losses.mal(logits, zeros, zeros, gamma=2.0)
+    )
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.5, 2.0])

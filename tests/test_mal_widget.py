@@ -1,4 +1,6 @@
-"""MAL against VFL under one's fingers: the widget's numbers, its thousand moves, notebook 02 executed, in JupyterLab and as an app."""
+"""MAL against VFL under one's fingers: the widget's numbers, its thousand moves, notebook 02
+executed, in JupyterLab and as an app.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ from deim_lab.data import coco
 from deim_lab.runs import Run
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "02_mal_vs_vfl.ipynb"
-NUMBERS = re.compile(r"At score 0\.1 and IoU ([\d.]+), MAL's gradient is (-?[\d.]+|inf) times VFL's")
+NUMBERS = re.compile(
+    r"At score 0\.1 and IoU ([\d.]+), MAL's gradient is (-?[\d.]+|inf) times VFL's"
+)
 
 Json = Any
 
@@ -39,7 +43,10 @@ def panel_at(**setting: float) -> widgets.Panel:
 
 
 def rows_of(panel: widgets.Panel) -> dict[str, list[str]]:
-    cells = [re.findall(r"<td>(.*?)</td>", row) for row in re.findall(r"<tr>(<td>.*?)</tr>", panel.readout.value)]
+    cells = [
+        re.findall(r"<td>(.*?)</td>", row)
+        for row in re.findall(r"<tr>(<td>.*?)</tr>", panel.readout.value)
+    ]
     return {row[0]: row[1:] for row in cells}
 
 
@@ -49,8 +56,14 @@ def text_of(panel: widgets.Panel) -> str:
 
 def test_the_numbers_follow_the_sliders() -> None:
     panel = panel_at(gamma=1.5, iou=0.05)
-    assert NUMBERS.search(text_of(panel)).groups() == ("0.05", f"{(0.1 - 0.05**1.5) / (0.05 * 0.05):.2f}")  # type: ignore[union-attr]
-    assert rows_of(panel) == {"VFL": ["0.050", "0.0025", f"{0.75 * 0.1**3:.4f}"], "MAL": ["0.011", f"{0.1 - 0.05**1.5:.4f}", f"{0.1**2.5:.4f}"]}
+    assert NUMBERS.search(text_of(panel)).groups() == (
+        "0.05",
+        f"{(0.1 - 0.05**1.5) / (0.05 * 0.05):.2f}",
+    )  # type: ignore[union-attr]
+    assert rows_of(panel) == {
+        "VFL": ["0.050", "0.0025", f"{0.75 * 0.1**3:.4f}"],
+        "MAL": ["0.011", f"{0.1 - 0.05**1.5:.4f}", f"{0.1**2.5:.4f}"],
+    }
     panel.sliders["gamma"].value = 2.0
     panel.sliders["iou"].value = 0.3
     assert NUMBERS.search(text_of(panel)).groups() == ("0.30", f"{0.01 / (0.3 * -0.2):.2f}")  # type: ignore[union-attr]
@@ -63,13 +76,22 @@ def test_the_numbers_follow_the_sliders() -> None:
 
 def test_alpha_moves_the_negatives_of_mal_alone() -> None:
     panel = panel_at()
-    lines = [{line.get_label(): line for line in ax.lines if len(line.get_xdata()) > 2} for ax in panel.figure.axes]
-    before = [{name: np.asarray(line.get_ydata()).copy() for name, line in panel_lines.items()} for panel_lines in lines]
+    lines = [
+        {line.get_label(): line for line in ax.lines if len(line.get_xdata()) > 2}
+        for ax in panel.figure.axes
+    ]
+    before = [
+        {name: np.asarray(line.get_ydata()).copy() for name, line in panel_lines.items()}
+        for panel_lines in lines
+    ]
     panel.sliders["alpha"].value = 0.4
     for place, panel_lines in enumerate(lines):
         for name, line in panel_lines.items():
             factor = 0.4 if place >= 2 and name == "MAL" else 1.0
-            assert np.asarray(line.get_ydata()) == pytest.approx(factor * before[place][name]), (place, name)
+            assert np.asarray(line.get_ydata()) == pytest.approx(factor * before[place][name]), (
+                place,
+                name,
+            )
 
 
 def test_a_switch_adds_and_removes_a_loss() -> None:
@@ -84,7 +106,12 @@ def test_a_switch_adds_and_removes_a_loss() -> None:
     for switch in panel.switches.values():
         switch.value = False  # nothing left to show, nothing raised
     assert rows_of(panel) == {}
-    assert not [line for ax in panel.figure.axes for line in ax.lines if line.get_visible() and line.get_label() in ("VFL", "MAL", "focal")]
+    assert not [
+        line
+        for ax in panel.figure.axes
+        for line in ax.lines
+        if line.get_visible() and line.get_label() in ("VFL", "MAL", "focal")
+    ]
 
 
 def test_the_twin_shows_the_same_setting() -> None:
@@ -92,7 +119,11 @@ def test_the_twin_shows_the_same_setting() -> None:
     assert isinstance(twin, Figure)
     panel = panel_at(gamma=2.0, iou=0.3, alpha=0.5)
     for still, live in zip(twin.axes, panel.figure.axes, strict=True):
-        drawn = {line.get_label(): np.asarray(line.get_ydata()) for line in live.lines if line.get_visible()}
+        drawn = {
+            line.get_label(): np.asarray(line.get_ydata())
+            for line in live.lines
+            if line.get_visible()
+        }
         for line in still.lines:
             if line.get_label() in ("VFL", "MAL"):
                 assert np.asarray(line.get_ydata()) == pytest.approx(drawn[line.get_label()])
@@ -107,7 +138,9 @@ def _resident_mib() -> float:
 
 @pytest.mark.slow
 def test_a_thousand_moves_of_everything_leak_nothing() -> None:
-    """Sliders and switches in turn: memory stays, figures and artists stay, and a move is quick (the median, on a machine that may be busy)."""
+    """Sliders and switches in turn: memory stays, figures and artists stay, and a move is quick
+    (the median, on a machine that may be busy).
+    """
     panel = panel_at()
     sliders, switches = list(panel.sliders.values()), list(panel.switches.values())
 
@@ -131,14 +164,18 @@ def test_a_thousand_moves_of_everything_leak_nothing() -> None:
     assert _figures() == counted
     assert len(panel.figure.findobj(Artist)) == artists
     assert _resident_mib() - memory < 20
-    assert statistics.median(seconds) < 0.3  # benchmarks/slider_latency.py holds the limit of 0.1 s on a machine of one's own
+    assert (
+        statistics.median(seconds) < 0.3
+    )  # benchmarks/slider_latency.py holds the limit of 0.1 s on a machine of one's own
 
 
 def _figures() -> int:
     return sum(issubclass(type(item), Figure) for item in gc.get_objects())
 
 
-# --- notebook 02 -------------------------------------------------------------------------------------------------------------------------
+# --- notebook 02
+# -------------------------------------------------------------------------------------------------------------------------
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -148,20 +185,49 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     truth = json.loads(val_set.annotations_path.read_text())["annotations"]
     for kind, shift in (("mal", 0.3), ("vfl", 0.6)):
         config = presets.preset("smoke", {"loss.classification": kind})
-        run = Run.start(root, config, seed=0, data={"name": train_set.name, "fingerprint": coco.joint_fingerprint(train_set, val_set)},
-                        overrides=configs.diff(presets.preset("smoke"), config))
+        run = Run.start(
+            root,
+            config,
+            seed=0,
+            data={
+                "name": train_set.name,
+                "fingerprint": coco.joint_fingerprint(train_set, val_set),
+            },
+            overrides=configs.diff(presets.preset("smoke"), config),
+        )
         for epoch in (0, 1):
-            run.log("train", epoch=epoch, step=10 * epoch, matched_iou_histogram=[float(20 - bin + 30 * epoch * bin) for bin in range(20)])
-            run.log("val", epoch=epoch, step=10 * epoch, AP=0.1 + epoch / 10, AP50=0.2, best_f1=0.6, best_f1_threshold=shift)
-            run.save_detections("best", [  # the second epoch's AP is the higher one
-                {key: item[key] for key in ("image_id", "category_id", "bbox")} | {"score": shift + 0.001 * (number % 300) * (epoch + 1) / 2}
-                for number, item in enumerate(truth) if number % (3 - epoch)])
+            run.log(
+                "train",
+                epoch=epoch,
+                step=10 * epoch,
+                matched_iou_histogram=[float(20 - bin + 30 * epoch * bin) for bin in range(20)],
+            )
+            run.log(
+                "val",
+                epoch=epoch,
+                step=10 * epoch,
+                AP=0.1 + epoch / 10,
+                AP50=0.2,
+                best_f1=0.6,
+                best_f1_threshold=shift,
+            )
+            run.save_detections(
+                "best",
+                [  # the second epoch's AP is the higher one
+                    {key: item[key] for key in ("image_id", "category_id", "bbox")}
+                    | {"score": shift + 0.001 * (number % 300) * (epoch + 1) / 2}
+                    for number, item in enumerate(truth)
+                    if number % (3 - epoch)
+                ],
+            )
         run.finish()
     return root
 
 
 @pytest.fixture(scope="module")
-def kernel(own_kernel: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def kernel(
+    own_kernel: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
     """A kernel of this interpreter, and no front end in the environment."""
     with own_kernel(tmp_path_factory.mktemp("jupyter")):
         yield
@@ -170,10 +236,23 @@ def kernel(own_kernel: Callable[..., Any], tmp_path_factory: pytest.TempPathFact
 def executed(target: Path, **parameters: Json) -> tuple[str, int, list[str]]:
     """Printed text, number of pictures and kinds of outputs of notebook 02."""
     papermill = pytest.importorskip("papermill")
-    papermill.execute_notebook(str(NOTEBOOK), str(target), parameters=parameters, cwd=str(target.parent), kernel_name="python3", progress_bar=False,
-                               log_output=False)
-    outputs = [output for cell in json.loads(target.read_text())["cells"] for output in cell.get("outputs", [])]
-    said = "".join("".join(output["text"]) for output in outputs if output["output_type"] == "stream")
+    papermill.execute_notebook(
+        str(NOTEBOOK),
+        str(target),
+        parameters=parameters,
+        cwd=str(target.parent),
+        kernel_name="python3",
+        progress_bar=False,
+        log_output=False,
+    )
+    outputs = [
+        output
+        for cell in json.loads(target.read_text())["cells"]
+        for output in cell.get("outputs", [])
+    ]
+    said = "".join(
+        "".join(output["text"]) for output in outputs if output["output_type"] == "stream"
+    )
     kinds = [kind for output in outputs for kind in output.get("data", {})]
     assert target.stat().st_size < 1_200_000
     return said, kinds.count("image/png"), kinds
@@ -187,8 +266,19 @@ def test_notebook_without_runs_says_so_and_goes_on(tmp_path: Path, kernel: None)
     assert "γ = 1.5" in said
     assert pictures == 8
     assert not [kind for kind in kinds if "widget" in kind or "plotly" in kind]
-    saved = {path.stem for path in (tmp_path / "none" / "figures" / "02_mal_vs_vfl_cpu_demo").glob("*.csv")}
-    assert {"paper_panels", "overview", "gradient_ratio", "minima", "gamma", "surface_gradient", "surface_loss"} <= saved
+    saved = {
+        path.stem
+        for path in (tmp_path / "none" / "figures" / "02_mal_vs_vfl_cpu_demo").glob("*.csv")
+    }
+    assert {
+        "paper_panels",
+        "overview",
+        "gradient_ratio",
+        "minima",
+        "gamma",
+        "surface_gradient",
+        "surface_loss",
+    } <= saved
 
 
 @pytest.mark.slow
@@ -196,8 +286,13 @@ def test_notebook_without_runs_says_so_and_goes_on(tmp_path: Path, kernel: None)
 def test_notebook_with_two_runs(trained: Path, tmp_path: Path, kernel: None, named: bool) -> None:
     folders = sorted(str(path.parent) for path in trained.glob("*/run.json"))
     assert len(folders) == 2
-    said, pictures, _ = executed(tmp_path / "02.ipynb", runs_dir=str(trained), runs=folders if named else None, preset="smoke",
-                                 overrides={"loss.gamma": 2.0})
+    said, pictures, _ = executed(
+        tmp_path / "02.ipynb",
+        runs_dir=str(trained),
+        runs=folders if named else None,
+        preset="smoke",
+        overrides={"loss.gamma": 2.0},
+    )
     assert "trained with mal" in said
     assert "trained with vfl" in said
     assert "(γ = 2)" in said
@@ -218,7 +313,10 @@ def notebook(tmp_path: Path) -> Path:
 
 def moved_by_keyboard(page: Any, panel: Any) -> None:
     """Move γ and IoU of the panel by keyboard; its picture and its numbers have to follow."""
-    picture, readout = panel.locator("img.widget-image").first, panel.locator(".widget-html-content", has_text="MAL's gradient").first
+    picture, readout = (
+        panel.locator("img.widget-image").first,
+        panel.locator(".widget-html-content", has_text="MAL's gradient").first,
+    )
     picture.wait_for()
     readout.wait_for()
     _wait_for_text(page, readout, "times VFL's")  # what isn't laid out yet has no inner text
@@ -232,38 +330,61 @@ def moved_by_keyboard(page: Any, panel: Any) -> None:
         page.keyboard.press("ArrowRight")  # γ from 1.5 to 2.0
     _wait_for_text(page, readout, f"{(0.1 - 0.05**2) / (0.05 * 0.05):.2f} times")
     _wait_for_text(page, readout, "0.003")  # 0.05² = 0.0025
-    page.wait_for_function("([element, old]) => element.src !== old", arg=[picture.element_handle(), before])
+    page.wait_for_function(
+        "([element, old]) => element.src !== old", arg=[picture.element_handle(), before]
+    )
     between = picture.get_attribute("src")
     panel.locator(".noUi-handle").nth(1).focus()
     page.keyboard.press("End")  # IoU 1
     _wait_for_text(page, readout, "IoU 1.00, MAL's gradient is 1.00 times")
-    page.wait_for_function("([element, old]) => element.src !== old", arg=[picture.element_handle(), between])
+    page.wait_for_function(
+        "([element, old]) => element.src !== old", arg=[picture.element_handle(), between]
+    )
     assert picture.evaluate("element => element.naturalWidth") > 700
     assert "model not found" not in page.content().lower()
 
 
 def _wait_for_text(page: Any, where: Any, text: str) -> None:
-    page.wait_for_function("([element, text]) => element.innerText.includes(text)", arg=[where.element_handle(), text])
+    page.wait_for_function(
+        "([element, text]) => element.innerText.includes(text)", arg=[where.element_handle(), text]
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.browser
 def test_in_jupyterlab(open_in_lab: Callable[[Path], Any], notebook: Path, tmp_path: Path) -> None:
     page = open_in_lab(notebook)
-    page.wait_for_selector(".jp-OutputArea-output .widget-slider", state="attached", timeout=240_000)
+    page.wait_for_selector(
+        ".jp-OutputArea-output .widget-slider", state="attached", timeout=240_000
+    )
     panel = page.locator(".jp-OutputArea-output:has(.widget-slider)").first
     panel.scroll_into_view_if_needed()
     moved_by_keyboard(page, panel)
-    assert page.locator(".jp-Notebook .jp-RenderedText[data-mime-type='application/vnd.jupyter.error']").count() == 0
+    assert (
+        page.locator(
+            ".jp-Notebook .jp-RenderedText[data-mime-type='application/vnd.jupyter.error']"
+        ).count()
+        == 0
+    )
     page.screenshot(path=tmp_path / "lab.png")
 
 
 @pytest.mark.slow
 @pytest.mark.browser
-def test_as_an_app(serve: Callable[..., str], tab: Any, notebook: Path, tmp_path: Path, absent: Callable[[str], None]) -> None:
+def test_as_an_app(
+    serve: Callable[..., str],
+    tab: Any,
+    notebook: Path,
+    tmp_path: Path,
+    absent: Callable[[str], None],
+) -> None:
     if importlib.util.find_spec("voila") is None:
         absent("voila is not installed: the extra app has it")
-    address = serve([sys.executable, "-m", "voila", "--no-browser", "--Voila.ip=127.0.0.1", str(notebook)], notebook.parent, "/voila/static/voila.js")
+    address = serve(
+        [sys.executable, "-m", "voila", "--no-browser", "--Voila.ip=127.0.0.1", str(notebook)],
+        notebook.parent,
+        "/voila/static/voila.js",
+    )
     tab.set_default_timeout(240_000)
     tab.goto(address, wait_until="domcontentloaded")
     tab.wait_for_selector(".widget-slider", state="attached")
@@ -275,7 +396,9 @@ def test_as_an_app(serve: Callable[..., str], tab: Any, notebook: Path, tmp_path
     tab.screenshot(path=tmp_path / "app.png", full_page=True)
 
 
-def test_the_browser_is_demanded_where_ci_says_so(monkeypatch: pytest.MonkeyPatch, absent: Callable[[str], None]) -> None:
+def test_the_browser_is_demanded_where_ci_says_so(
+    monkeypatch: pytest.MonkeyPatch, absent: Callable[[str], None]
+) -> None:
     monkeypatch.delenv("DEIM_LAB_REQUIRE_BROWSER", raising=False)
     with pytest.raises(pytest.skip.Exception):
         absent("no browser")

@@ -23,18 +23,31 @@ SIGMOID_CASES = [tag for tag, case in CASES["matcher"]["matcher"].items() if cas
 
 def case_inputs(tag: str) -> tuple[torch.Tensor, torch.Tensor, Targets]:
     counts = ARRAYS[f"{tag}.tgt_counts"].tolist()
-    targets = Targets.from_lists(torch.from_numpy(ARRAYS[f"{tag}.tgt_boxes"]).split(counts),
-                                 torch.from_numpy(ARRAYS[f"{tag}.tgt_labels"]).split(counts))
-    return torch.from_numpy(ARRAYS[f"{tag}.pred_logits"]), torch.from_numpy(ARRAYS[f"{tag}.pred_boxes"]), targets
+    targets = Targets.from_lists(
+        torch.from_numpy(ARRAYS[f"{tag}.tgt_boxes"]).split(counts),
+        torch.from_numpy(ARRAYS[f"{tag}.tgt_labels"]).split(counts),
+    )
+    return (
+        torch.from_numpy(ARRAYS[f"{tag}.pred_logits"]),
+        torch.from_numpy(ARRAYS[f"{tag}.pred_boxes"]),
+        targets,
+    )
 
 
-def random_inputs(counts: list[int], queries: int = 9, classes: int = 4, levels: int | None = None,
-                  seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, Targets]:
+def random_inputs(
+    counts: list[int], queries: int = 9, classes: int = 4, levels: int | None = None, seed: int = 0
+) -> tuple[torch.Tensor, torch.Tensor, Targets]:
     generator = torch.Generator().manual_seed(seed)
     lead = (len(counts), queries) if levels is None else (levels, len(counts), queries)
-    targets = Targets.from_lists([0.2 + 0.5 * torch.rand(n, 4, generator=generator) for n in counts],
-                                 [torch.randint(classes, (n,), generator=generator) for n in counts])
-    return torch.randn(*lead, classes, generator=generator), 0.2 + 0.5 * torch.rand(*lead, 4, generator=generator), targets
+    targets = Targets.from_lists(
+        [0.2 + 0.5 * torch.rand(n, 4, generator=generator) for n in counts],
+        [torch.randint(classes, (n,), generator=generator) for n in counts],
+    )
+    return (
+        torch.randn(*lead, classes, generator=generator),
+        0.2 + 0.5 * torch.rand(*lead, 4, generator=generator),
+        targets,
+    )
 
 
 @pytest.mark.parametrize("tag", SIGMOID_CASES)
@@ -45,11 +58,13 @@ def test_parity(tag: str) -> None:
     start = targets.offsets
     for image, count in enumerate(targets.counts.tolist()):
         expected = ARRAYS[f"{tag}.cost.{image}"]
-        mine = cost[start[image]:start[image] + count].T
+        mine = cost[start[image] : start[image] + count].T
         np.testing.assert_allclose(mine.numpy(), expected, atol=1e-4, rtol=0)
         here = matches.image == image
         assert matches.query[here].tolist() == ARRAYS[f"{tag}.row.{image}"].tolist()
-        assert (matches.target[here] - start[image]).tolist() == ARRAYS[f"{tag}.col.{image}"].tolist()
+        assert (matches.target[here] - start[image]).tolist() == ARRAYS[
+            f"{tag}.col.{image}"
+        ].tolist()
     assert matches.level is None
 
 
@@ -69,7 +84,10 @@ def test_the_assignment_is_one_to_one_and_the_cheapest() -> None:
     cost = matcher.costs(logits, boxes, targets)
     assert sorted(matches.target.tolist()) == [0, 1, 2]
     assert len(set(matches.query.tolist())) == 3
-    cheapest = min(sum(float(cost[t, q]) for t, q in enumerate(choice)) for choice in itertools.permutations(range(5), 3))
+    cheapest = min(
+        sum(float(cost[t, q]) for t, q in enumerate(choice))
+        for choice in itertools.permutations(range(5), 3)
+    )
     assert float(cost[matches.target, matches.query].sum()) == pytest.approx(cheapest)
 
 
@@ -99,7 +117,9 @@ def test_images_without_targets(counts: list[int]) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_non_finite_predictions_are_counted_and_still_matched(value: float, caplog: pytest.LogCaptureFixture) -> None:
+def test_non_finite_predictions_are_counted_and_still_matched(
+    value: float, caplog: pytest.LogCaptureFixture
+) -> None:
     logits, boxes, targets = random_inputs([4, 3])
     boxes[0, 2] = value
     with caplog.at_level(logging.WARNING, logger="deim_lab"):
@@ -111,7 +131,9 @@ def test_non_finite_predictions_are_counted_and_still_matched(value: float, capl
 def test_half_precision_is_matched_in_single() -> None:
     logits, boxes, targets = random_inputs([3, 4])
     half = matcher.costs(logits.bfloat16(), boxes.bfloat16(), targets)
-    torch.testing.assert_close(half, matcher.costs(logits.bfloat16().float(), boxes.bfloat16().float(), targets))
+    torch.testing.assert_close(
+        half, matcher.costs(logits.bfloat16().float(), boxes.bfloat16().float(), targets)
+    )
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = matcher.match(logits, boxes, targets)
     outside = matcher.match(logits, boxes, targets)
@@ -128,16 +150,29 @@ def test_a_small_and_a_turned_box_cost_finitely() -> None:
 @pytest.mark.parametrize("case", CASES["go_union"], ids=lambda case: str(case["case"]))
 def test_union_parity(case: dict) -> None:
     offsets = np.concatenate([[0], np.cumsum(case["counts"])])
-    rows = [(level, image, query, column + offsets[image]) for level, layer in enumerate(case["layers"])
-            for image, (queries, columns) in enumerate(layer) for query, column in zip(queries, columns)]
+    rows = [
+        (level, image, query, column + offsets[image])
+        for level, layer in enumerate(case["layers"])
+        for image, (queries, columns) in enumerate(layer)
+        for query, column in zip(queries, columns)
+    ]
     level, image, query, target = torch.tensor(rows, dtype=torch.int64).reshape(-1, 4).T
     found = matcher.union(Matches(image, query, target, level))
     mine = {(int(b), int(q)): int(t) for b, q, t in zip(found.image, found.query, found.target)}
-    expected = {(image, query): column + offsets[image] for image, (queries, columns) in enumerate(case["union"])
-                for query, column in zip(queries, columns)}
+    expected = {
+        (image, query): column + offsets[image]
+        for image, (queries, columns) in enumerate(case["union"])
+        for query, column in zip(queries, columns)
+    }
     assert len(found) == len(mine)
     assert mine.keys() == expected.keys()
     often = Counter((int(b), int(q), int(t)) for b, q, t in zip(image, query, target))
-    for key, chosen in mine.items():  # case 1 has a tie that the official unstable sort resolved otherwise
-        tied = not case["equals_stable_rule"] and often[*key, chosen] == often[*key, int(expected[key])]
+    for (
+        key,
+        chosen,
+    ) in mine.items():  # case 1 has a tie that the official unstable sort resolved otherwise
+        tied = (
+            not case["equals_stable_rule"]
+            and often[*key, chosen] == often[*key, int(expected[key])]
+        )
         assert chosen == expected[key] or tied

@@ -1,4 +1,6 @@
-"""The notebooks run from top to bottom with the smoke preset, leave figures, and read well without a kernel."""
+"""The notebooks run from top to bottom with the smoke preset, leave figures, and read well without
+a kernel.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +24,22 @@ COMMON = ("preset", "overrides", "data", "seed", "device", "runs_dir")
 NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
 TRAINS = "03_train"
 # Pictures in an executed copy, at least; else one.
-FIGURES = {"01_dense_o2o": 7, "02_mal_vs_vfl": 10, "03_train": 4, "04_matching": 6, "05_ablation": 5, "06_paper_figures": 3}
+FIGURES = {
+    "01_dense_o2o": 7,
+    "02_mal_vs_vfl": 10,
+    "03_train": 4,
+    "04_matching": 6,
+    "05_ablation": 5,
+    "06_paper_figures": 3,
+}
 
 Json = Any
 OwnKernel = Callable[[Path], AbstractContextManager[None]]
 
 
 class Executed:
-    """Each notebook as papermill leaves it, in a folder of runs of its own; executed when it is first asked for, once for all test processes.
+    """Each notebook as papermill leaves it, in a folder of runs of its own; executed when it is
+    first asked for, once for all test processes.
 
     03 comes first: the run that it trains lies in the others' folders too.
     """
@@ -57,17 +67,33 @@ class Executed:
                     outcome.write_text(traceback.format_exc())
                     raise
                 outcome.write_text("")
-        assert not outcome.read_text(), f"{name} failed where it was executed: {outcome.read_text()}"
+        assert not outcome.read_text(), (
+            f"{name} failed where it was executed: {outcome.read_text()}"
+        )
         return folder
 
 
 def execute(name: str, runs_dir: Path, own_kernel: OwnKernel) -> None:
-    """A notebook with the smoke preset, in a kernel of this very interpreter, as nothing watches."""
+    """A notebook with the smoke preset, in a kernel of this very interpreter, as nothing
+    watches.
+    """
     papermill = pytest.importorskip("papermill")
     with own_kernel(runs_dir.parent / f"{name}-jupyter"):
-        parameters = {"preset": "smoke", "overrides": {"data.batch_size": 8}, "device": "cpu", "runs_dir": str(runs_dir)}
-        papermill.execute_notebook(str(NOTEBOOKS / f"{name}.ipynb"), str(runs_dir / f"{name}.ipynb"), parameters=parameters, cwd=str(runs_dir),
-                                   kernel_name="python3", progress_bar=False, log_output=False)
+        parameters = {
+            "preset": "smoke",
+            "overrides": {"data.batch_size": 8},
+            "device": "cpu",
+            "runs_dir": str(runs_dir),
+        }
+        papermill.execute_notebook(
+            str(NOTEBOOKS / f"{name}.ipynb"),
+            str(runs_dir / f"{name}.ipynb"),
+            parameters=parameters,
+            cwd=str(runs_dir),
+            kernel_name="python3",
+            progress_bar=False,
+            log_output=False,
+        )
 
 
 @pytest.fixture(scope="module")
@@ -85,19 +111,29 @@ def outputs(notebook: dict[str, Json]) -> Iterator[dict[str, Json]]:
 
 
 def pictures(notebook: dict[str, Json]) -> list[bytes]:
-    return [base64.b64decode("".join(part)) for output in outputs(notebook) for kind, part in output.get("data", {}).items()
-            if kind in ("image/png", "image/jpeg")]
+    return [
+        base64.b64decode("".join(part))
+        for output in outputs(notebook)
+        for kind, part in output.get("data", {}).items()
+        if kind in ("image/png", "image/jpeg")
+    ]
 
 
 def text(notebook: dict[str, Json]) -> str:
-    return "".join("".join(output["text"]) for output in outputs(notebook) if output["output_type"] == "stream" and output["name"] == "stdout")
+    return "".join(
+        "".join(output["text"])
+        for output in outputs(notebook)
+        if output["output_type"] == "stream" and output["name"] == "stdout"
+    )
 
 
 @pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
 def test_parameters_are_the_common_ones_and_plain_json(path: Path) -> None:
     notebook = json.loads(path.read_text())
     assert (notebook["nbformat"], notebook["nbformat_minor"] >= 5) == (4, True)
-    tagged = [cell for cell in notebook["cells"] if "parameters" in cell["metadata"].get("tags", [])]
+    tagged = [
+        cell for cell in notebook["cells"] if "parameters" in cell["metadata"].get("tags", [])
+    ]
     assert len(tagged) == 1
     values: dict[str, Json] = {}
     exec("".join(tagged[0]["source"]), {}, values)
@@ -108,7 +144,9 @@ def test_parameters_are_the_common_ones_and_plain_json(path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_an_executed_notebook_shows_its_figures_and_stays_small(executed: Executed, name: str) -> None:
+def test_an_executed_notebook_shows_its_figures_and_stays_small(
+    executed: Executed, name: str
+) -> None:
     found = pictures(executed[name])
     assert len(found) >= FIGURES.get(name, 1)
     assert len(set(found)) == len(found), "two figures of the notebook are the same"
@@ -120,7 +158,9 @@ def test_an_executed_notebook_shows_its_figures_and_stays_small(executed: Execut
 @pytest.mark.parametrize("name", NAMES)
 def test_an_executed_notebook_holds_no_dead_widget(executed: Executed, name: str) -> None:
     kinds = {kind for output in outputs(executed[name]) for kind in output.get("data", {})}
-    assert not [kind for kind in kinds if "widget-view" in kind or "plotly" in kind or "javascript" in kind]
+    assert not [
+        kind for kind in kinds if "widget-view" in kind or "plotly" in kind or "javascript" in kind
+    ]
     assert "plotly" not in json.dumps(executed[name]["metadata"])
     assert "widgets" not in executed[name]["metadata"]
 
@@ -130,9 +170,13 @@ def test_an_executed_notebook_holds_no_dead_widget(executed: Executed, name: str
 def test_a_converted_notebook_reads_without_a_kernel(executed: Executed, name: str) -> None:
     nbconvert = pytest.importorskip("nbconvert")
     nbformat = pytest.importorskip("nbformat")
-    page, _ = nbconvert.HTMLExporter().from_notebook_node(nbformat.reads(json.dumps(executed[name]), as_version=4))
+    page, _ = nbconvert.HTMLExporter().from_notebook_node(
+        nbformat.reads(json.dumps(executed[name]), as_version=4)
+    )
     assert "model not found" not in page.lower()
-    assert len(re.findall(r"<img[^>]+src=\"data:image/(?:png|jpeg);base64", page)) >= FIGURES.get(name, 1)
+    assert len(re.findall(r"<img[^>]+src=\"data:image/(?:png|jpeg);base64", page)) >= FIGURES.get(
+        name, 1
+    )
 
 
 @pytest.mark.slow
@@ -140,7 +184,9 @@ def test_01_says_what_it_measured(executed: Executed) -> None:
     said = text(executed["01_dense_o2o"])
     ratio = re.search(r"both [\d.]+ \(([\d.]+) times\)", said)
     assert ratio is not None, said
-    assert 5 < float(ratio.group(1)) < 9  # four tiles and two images, less what the affine map loses
+    assert (
+        5 < float(ratio.group(1)) < 9
+    )  # four tiles and two images, less what the affine map loses
     assert "smoke" in re.search(r"matched: (.*)", said).group(1)  # type: ignore[union-attr]  # the run that 03 trained
     line = r"(plain|dense): ([\d.]+) targets an image; matched at the last level ([\d.]+), in the union of all \d levels ([\d.]+)"
     counted = re.findall(line, said)
@@ -149,8 +195,21 @@ def test_01_says_what_it_measured(executed: Executed) -> None:
         assert matched == targets  # one to one
         assert float(union) >= float(matched)
     saved = executed.runs_dir("01_dense_o2o") / "figures" / "01_dense_o2o_embedded_smoke"
-    for stem in ("density_always_on", "density_recipe", "images_plain", "images_dense", "positives", "schedule", "density_at_settings"):
-        assert {path.suffix for path in saved.glob(f"{stem}.*")} == {".png", ".svg", ".pdf", ".csv"}, stem
+    for stem in (
+        "density_always_on",
+        "density_recipe",
+        "images_plain",
+        "images_dense",
+        "positives",
+        "schedule",
+        "density_at_settings",
+    ):
+        assert {path.suffix for path in saved.glob(f"{stem}.*")} == {
+            ".png",
+            ".svg",
+            ".pdf",
+            ".csv",
+        }, stem
 
 
 @pytest.mark.slow
@@ -159,7 +218,9 @@ def test_03_trains_and_leaves_its_figures_in_the_run(executed: Executed) -> None
 
     run = runs.all_runs(executed.runs_dir(TRAINS), status="done")[0]
     table = run.metrics()
-    assert {"curves.png", "matched_iou.csv", "detections.pdf", "schedule.svg"} <= {path.name for path in (run.folder / "figures").iterdir()}
+    assert {"curves.png", "matched_iou.csv", "detections.pdf", "schedule.svg"} <= {
+        path.name for path in (run.folder / "figures").iterdir()
+    }
     said = text(executed[TRAINS])
     last = table[table["kind"] == "val"].iloc[-1]
     assert f"AP {last['AP']:.3f}, AP50 {last['AP50']:.3f} at the end" in said
@@ -185,13 +246,24 @@ def test_03_again_trains_nothing(executed: Executed) -> None:
 @pytest.mark.slow
 def test_05_makes_its_arms_and_says_no_more_than_two_seeds_bear(executed: Executed) -> None:
     said = text(executed["05_ablation"])
-    assert "deim-lab sweep grids/components.yaml" in said  # what would make more than this small show
-    assert re.search(r"DEIM: AP [\d.]+ ± [\d.]+, [+-][\d.]+ against plain \[.*\] \(2 seeds, paired\)", said), said
+    assert (
+        "deim-lab sweep grids/components.yaml" in said
+    )  # what would make more than this small show
+    assert re.search(
+        r"DEIM: AP [\d.]+ ± [\d.]+, [+-][\d.]+ against plain \[.*\] \(2 seeds, paired\)", said
+    ), said
     assert "With 2 seeds the spread itself is a rough guess" in said
     saved = executed.runs_dir("05_ablation") / "figures" / "ablation_embedded_smoke"
     for stem in ("differences", "curves", "epochs_to_reach", "density", "price"):
-        assert {path.suffix for path in saved.glob(f"{stem}.*")} == {".png", ".svg", ".pdf", ".csv"}, stem
-    assert (saved / "verdict.txt").read_text().splitlines() == [line for line in said[said.index("plain (the baseline)"):].splitlines() if line]
+        assert {path.suffix for path in saved.glob(f"{stem}.*")} == {
+            ".png",
+            ".svg",
+            ".pdf",
+            ".csv",
+        }, stem
+    assert (saved / "verdict.txt").read_text().splitlines() == [
+        line for line in said[said.index("plain (the baseline)") :].splitlines() if line
+    ]
     assert "| DEIM" in (saved / "arms.md").read_text()
     assert r"\toprule" in (saved / "arms.tex").read_text()
 
@@ -205,8 +277,16 @@ def test_06_keeps_reported_and_measured_apart(executed: Executed) -> None:
     assert "| embedded" in own
     assert "smoke" in own
     tables = {path.name for path in folder.iterdir()}
-    assert {f"{stem}.{kind}" for stem in ("main_table", "components", "own_runs") for kind in ("md", "tex")} <= tables
-    assert {f"{stem}.{kind}" for stem in ("main", "components", "own_runs") for kind in ("svg", "pdf", "png", "csv")} <= tables
+    assert {
+        f"{stem}.{kind}"
+        for stem in ("main_table", "components", "own_runs")
+        for kind in ("md", "tex")
+    } <= tables
+    assert {
+        f"{stem}.{kind}"
+        for stem in ("main", "components", "own_runs")
+        for kind in ("svg", "pdf", "png", "csv")
+    } <= tables
     drawn = (folder / "main.csv").read_text()
     assert "reported" in drawn
     assert "measured" not in drawn
@@ -221,4 +301,9 @@ def test_07_counts_every_preset_and_times_one(executed: Executed) -> None:
     assert all(f"| {name} " in table for name in PRESETS)
     assert "smoke" in (folder / "times.md").read_text()
     assert "presets, " in text(executed["07_models"])
-    assert {path.suffix for path in folder.glob("ap_against_latency.*")} == {".png", ".svg", ".pdf", ".csv"}
+    assert {path.suffix for path in folder.glob("ap_against_latency.*")} == {
+        ".png",
+        ".svg",
+        ".pdf",
+        ".csv",
+    }

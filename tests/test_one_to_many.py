@@ -1,4 +1,6 @@
-"""SimOTA: a case worked by hand, the definition in plain loops, the awkward batches, and the losses on top of it."""
+"""SimOTA: a case worked by hand, the definition in plain loops, the awkward batches, and the losses
+on top of it.
+"""
 
 from __future__ import annotations
 
@@ -37,21 +39,32 @@ def pairs(matches: Matches) -> list[tuple[int, int]]:
     return list(zip(matches.query.tolist(), matches.target.tolist(), strict=True))
 
 
-def random_case(counts: list[int], queries: int = 12, classes: int = 3, levels: int = 2, seed: int = 0) -> tuple[Tensor, Tensor, Targets]:
+def random_case(
+    counts: list[int], queries: int = 12, classes: int = 3, levels: int = 2, seed: int = 0
+) -> tuple[Tensor, Tensor, Targets]:
     """Queries scattered around the targets, so that they overlap, compete and miss."""
     generator = torch.Generator().manual_seed(seed)
-    targets = Targets.from_lists([0.3 + 0.4 * torch.rand(n, 4, generator=generator) * torch.tensor([1, 1, 0.7, 0.7]) for n in counts],
-                                 [torch.randint(classes, (n,), generator=generator) for n in counts])
+    targets = Targets.from_lists(
+        [
+            0.3 + 0.4 * torch.rand(n, 4, generator=generator) * torch.tensor([1, 1, 0.7, 0.7])
+            for n in counts
+        ],
+        [torch.randint(classes, (n,), generator=generator) for n in counts],
+    )
     boxes = 0.25 + 0.5 * torch.rand(levels, len(counts), queries, 4, generator=generator)
-    return 2 * torch.randn(levels, len(counts), queries, classes, generator=generator), boxes, targets
+    return (
+        2 * torch.randn(levels, len(counts), queries, classes, generator=generator),
+        boxes,
+        targets,
+    )
 
 
 def test_two_targets_side_by_side_by_hand() -> None:
     """Two squares of side 0.2; all scores 0.5, so only the boxes decide.
 
-    Target A at 0.25 has IoU 1 with q0 (0.25), 0.18 / 0.22 with q1 (0.27), 0.12 / 0.28 with q2 (0.33): 2.25, so it claims 2, q0 and q1.
-    Target B at 0.45 has IoU 1 with q3 (0.45), 0.18 / 0.22 with q4 (0.47), 0.08 / 0.32 with q2: 2.07, so it claims 2, q3 and q4.
-    q5 is far from both.
+    Target A at 0.25 has IoU 1 with q0 (0.25), 0.18 / 0.22 with q1 (0.27), 0.12 / 0.28 with q2
+    (0.33): 2.25, so it claims 2, q0 and q1. Target B at 0.45 has IoU 1 with q3 (0.45), 0.18 / 0.22
+    with q4 (0.47), 0.08 / 0.32 with q2: 2.07, so it claims 2, q3 and q4. q5 is far from both.
     """
     targets = Targets.from_lists([row_of_boxes(0.25, 0.45)], [torch.tensor([0, 1])])
     boxes = row_of_boxes(0.25, 0.27, 0.33, 0.45, 0.47, 0.9)[None]
@@ -59,8 +72,11 @@ def test_two_targets_side_by_side_by_hand() -> None:
     cost, iou = one_to_many.costs(logits, boxes, targets)
     np.testing.assert_allclose(iou[0].numpy(), [1, 0.18 / 0.22, 0.12 / 0.28, 0, 0, 0], atol=1e-6)
     flat = 2 * math.log(2)  # cross-entropy of two scores of 0.5
-    np.testing.assert_allclose(cost[0, :2].numpy(), [flat, flat - 3 * math.log(0.18 / 0.22)], atol=1e-5)
-    # q2 lies inside A (0.08 from its centre, less than 0.1) but not near it (2.5 / 40 = 0.0625); q5 in or near nobody.
+    np.testing.assert_allclose(
+        cost[0, :2].numpy(), [flat, flat - 3 * math.log(0.18 / 0.22)], atol=1e-5
+    )
+    # q2 lies inside A (0.08 from its centre, less than 0.1) but not near it (2.5 / 40 = 0.0625); q5
+    # in or near nobody.
     assert float(cost[0, 2]) == pytest.approx(flat - 3 * math.log(0.12 / 0.28) + 1e4, abs=1e-2)
     assert float(cost[0, 5]) == pytest.approx(flat - 3 * math.log(1e-8) + 2e4, abs=1e-2)
     assert pairs(one_to_many.simota(logits, boxes, targets)) == [(0, 0), (1, 0), (3, 1), (4, 1)]
@@ -71,8 +87,9 @@ def test_two_targets_side_by_side_by_hand() -> None:
 def test_a_contested_query_goes_to_the_cheaper_target(favour: float, winner: int) -> None:
     """A at 0.45 and B at 0.5 both claim q1 (0.48): IoU 0.17 / 0.23 with A, 0.18 / 0.22 with B.
 
-    A: 1 + 0.74 + 0.6 = 2.34, claims q0, q1. B: 1 + 0.82 + 0.6 = 2.42, claims q2, q1. −3 log IoU is 0.91 for A and 0.60 for B: it goes to B,
-    unless its score for A's class (logit 2) makes A cheaper by 2.
+    A: 1 + 0.74 + 0.6 = 2.34, claims q0, q1. B: 1 + 0.82 + 0.6 = 2.42, claims q2, q1. −3 log IoU is
+    0.91 for A and 0.60 for B: it goes to B, unless its score for A's class (logit 2) makes A
+    cheaper by 2.
     """
     targets = Targets.from_lists([row_of_boxes(0.45, 0.5)], [torch.tensor([0, 1])])
     logits = torch.zeros(1, 3, 2)
@@ -85,17 +102,34 @@ def test_of_all_targets_the_cheapest_wins_also_one_that_did_not_claim() -> None:
     targets = Targets.from_lists([row_of_boxes(0.2, 0.5, 0.8)], [torch.tensor([0, 0, 0])])
     claimed = torch.tensor([[[True, True], [True, False], [False, False]]])
     cost = torch.tensor([[[3.0, 1.0], [2.0, 0.5], [1.0, 0.1]]])
-    assert one_to_many._settle(claimed, cost, targets)[0].tolist() == [[False, True], [False, False], [True, False]]
+    assert one_to_many._settle(claimed, cost, targets)[0].tolist() == [
+        [False, True],
+        [False, False],
+        [True, False],
+    ]
 
 
-def test_a_target_far_from_all_queries_still_claims_one_and_equal_targets_leave_one_without() -> None:
+def test_a_target_far_from_all_queries_still_claims_one_and_equal_targets_leave_one_without() -> (
+    None
+):
     targets = Targets.from_lists([row_of_boxes(0.9, size=0.05)], [torch.tensor([0])])
-    assert len(one_to_many.simota(torch.zeros(1, 4, 2), row_of_boxes(0.1, 0.2, 0.3, 0.4)[None], targets)) == 1
+    assert (
+        len(
+            one_to_many.simota(
+                torch.zeros(1, 4, 2), row_of_boxes(0.1, 0.2, 0.3, 0.4)[None], targets
+            )
+        )
+        == 1
+    )
     twins = Targets.from_lists([row_of_boxes(0.5, 0.5)], [torch.tensor([0, 0])])
-    assert pairs(one_to_many.simota(torch.zeros(1, 1, 2), row_of_boxes(0.5)[None], twins)) == [(0, 0)]
+    assert pairs(one_to_many.simota(torch.zeros(1, 1, 2), row_of_boxes(0.5)[None], twins)) == [
+        (0, 0)
+    ]
 
 
-def in_plain_loops(logits: Tensor, boxes: Tensor, targets: Targets, candidates: int, radius: float) -> set[tuple[int, int, int]]:
+def in_plain_loops(
+    logits: Tensor, boxes: Tensor, targets: Targets, candidates: int, radius: float
+) -> set[tuple[int, int, int]]:
     """The definition, one image, target and query at a time."""
     found: set[tuple[int, int, int]] = set()
     for image in range(targets.batch_size):
@@ -109,7 +143,10 @@ def in_plain_loops(logits: Tensor, boxes: Tensor, targets: Targets, candidates: 
         iou = pairwise_iou(cxcywh_to_xyxy(wanted), cxcywh_to_xyxy(boxes[image])) * fair
         one_hot = torch.nn.functional.one_hot(targets.labels[rows], logits.shape[-1]).float()
         entropy = torch.nn.functional.binary_cross_entropy_with_logits(
-            logits[image][None].expand(len(rows), -1, -1), one_hot[:, None].expand(-1, logits.shape[1], -1), reduction="none").sum(-1)
+            logits[image][None].expand(len(rows), -1, -1),
+            one_hot[:, None].expand(-1, logits.shape[1], -1),
+            reduction="none",
+        ).sum(-1)
         raw = pairwise_iou(cxcywh_to_xyxy(wanted), cxcywh_to_xyxy(boxes[image]))
         cost = entropy - 3 * (raw + 1e-8).log() + 1e4 * (~(inside & near)) + 1e4 * (~fair)
         claims: dict[int, list[int]] = {}
@@ -129,9 +166,12 @@ def test_equals_the_definition_in_plain_loops(seed: int) -> None:
     found = one_to_many.simota(logits, boxes, targets, candidates=7, radius=6.0)
     for level in range(2):
         mine = found.of_level(level)
-        assert len(mine) == len(set(zip(mine.image.tolist(), mine.query.tolist(), strict=True))), "a query has one target"
-        assert (set(zip(mine.image.tolist(), mine.query.tolist(), mine.target.tolist(), strict=True))
-                == in_plain_loops(logits[level], boxes[level], targets, 7, 6.0))
+        assert len(mine) == len(set(zip(mine.image.tolist(), mine.query.tolist(), strict=True))), (
+            "a query has one target"
+        )
+        assert set(
+            zip(mine.image.tolist(), mine.query.tolist(), mine.target.tolist(), strict=True)
+        ) == in_plain_loops(logits[level], boxes[level], targets, 7, 6.0)
     assert found.level is not None
     keys = list(zip(found.level.tolist(), found.image.tolist(), found.query.tolist(), strict=True))
     assert keys == sorted(keys)
@@ -144,7 +184,9 @@ def test_without_a_level_axis_and_in_half_precision() -> None:
     assert alone.level is None
     assert pairs(alone) == pairs(together)
     rounded = one_to_many.simota(logits.bfloat16(), boxes.bfloat16(), targets)
-    assert pairs(rounded) == pairs(one_to_many.simota(logits.bfloat16().float(), boxes.bfloat16().float(), targets))
+    assert pairs(rounded) == pairs(
+        one_to_many.simota(logits.bfloat16().float(), boxes.bfloat16().float(), targets)
+    )
 
 
 @pytest.mark.parametrize("counts", [[0, 0], [0, 2]])
@@ -154,7 +196,9 @@ def test_images_without_targets(counts: list[int]) -> None:
     assert found.target.dtype == torch.int64
 
 
-def test_predictions_that_are_not_finite_are_counted_and_come_last(caplog: pytest.LogCaptureFixture) -> None:
+def test_predictions_that_are_not_finite_are_counted_and_come_last(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     logits, boxes, targets = random_case([2], levels=1)
     boxes[0, 0, 3] = float("nan")
     with caplog.at_level(logging.WARNING, logger="deim_lab"):
@@ -163,14 +207,17 @@ def test_predictions_that_are_not_finite_are_counted_and_come_last(caplog: pytes
     assert 3 not in found.query.tolist()
 
 
-# --- the losses on top -------------------------------------------------------------------------------------------------------------
+# --- the losses on top
+# -------------------------------------------------------------------------------------------------------------
 
 
 def output_of(logits: Tensor, boxes: Tensor, layers: int = 2) -> DetectorOutput:
     levels = ("encoder", "pre", *(f"layer_{i}" for i in range(layers)))
     generator = torch.Generator().manual_seed(0)
     corners = torch.randn(layers, *logits.shape[1:3], 132, generator=generator).requires_grad_()
-    matching = DecoderOutput(levels, logits.requires_grad_(), boxes.requires_grad_(), corners, boxes[-1].detach())
+    matching = DecoderOutput(
+        levels, logits.requires_grad_(), boxes.requires_grad_(), corners, boxes[-1].detach()
+    )
     return DetectorOutput(matching, up=torch.tensor([0.5]), reg_scale=torch.tensor([4.0]))
 
 
@@ -187,8 +234,12 @@ def test_class_and_box_sums_are_divided_by_the_positives() -> None:
         target[place] = 1.0
         iou[place] = paired_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(wanted)).detach()
         values = table.as_dict()
-        assert values[f"class/{name}"] == pytest.approx(float(losses.mal(logits[level], target, iou).sum().detach()) / len(matches), rel=1e-5)
-        assert values[f"l1/{name}"] == pytest.approx(5 * float(losses.l1(predicted, wanted).sum().detach()) / len(matches), rel=1e-5)
+        assert values[f"class/{name}"] == pytest.approx(
+            float(losses.mal(logits[level], target, iou).sum().detach()) / len(matches), rel=1e-5
+        )
+        assert values[f"l1/{name}"] == pytest.approx(
+            5 * float(losses.l1(predicted, wanted).sum().detach()) / len(matches), rel=1e-5
+        )
     last = table.matches.of_level(3)
     assert table.positives_per_image == len(last) / 2
     assert table.positives_per_image > 5, "more than one query a target"
@@ -198,8 +249,12 @@ def test_class_and_box_sums_are_divided_by_the_positives() -> None:
 
 def test_a_target_whose_queries_went_to_others_is_counted() -> None:
     twins = Targets.from_lists([row_of_boxes(0.5, 0.5)], [torch.tensor([0, 0])])
-    table = criterion.compute(output_of(torch.zeros(4, 1, 1, 2), row_of_boxes(0.5).expand(4, 1, 1, 4).clone()), twins, loss=LossConfig(),
-                              match=SIMOTA)
+    table = criterion.compute(
+        output_of(torch.zeros(4, 1, 1, 2), row_of_boxes(0.5).expand(4, 1, 1, 4).clone()),
+        twins,
+        loss=LossConfig(),
+        match=SIMOTA,
+    )
     assert table.unmatched_targets == 1
 
 
@@ -208,19 +263,27 @@ def test_the_union_keeps_each_querys_most_frequent_target() -> None:
     matches = one_to_many.simota(logits, boxes, targets)
     union = matcher.union(matches)
     assert matches.level is not None
-    for image, query, target in zip(union.image.tolist(), union.query.tolist(), union.target.tolist(), strict=True):
+    for image, query, target in zip(
+        union.image.tolist(), union.query.tolist(), union.target.tolist(), strict=True
+    ):
         here = (matches.image == image) & (matches.query == query)
         counts = torch.bincount(matches.target[here], minlength=len(targets))
         assert counts[target] == counts.max()
     table = criterion.compute(output_of(logits, boxes), targets, loss=LossConfig(), match=SIMOTA)
     predicted = boxes[3, union.image, union.query]
-    expected = 5 * float(losses.l1(predicted, targets.boxes_cxcywh[union.target]).sum().detach()) / len(union)
+    expected = (
+        5
+        * float(losses.l1(predicted, targets.boxes_cxcywh[union.target]).sum().detach())
+        / len(union)
+    )
     assert table.as_dict()["l1/layer_1"] == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("go_union", [True, False])
 @pytest.mark.parametrize("counts", [[0, 0], [0, 1], [3, 4], [20, 2]])
-def test_any_batch_has_the_same_terms_all_finite_and_all_outputs_in_the_graph(counts: list[int], go_union: bool) -> None:
+def test_any_batch_has_the_same_terms_all_finite_and_all_outputs_in_the_graph(
+    counts: list[int], go_union: bool
+) -> None:
     logits, boxes, targets = random_case(counts, levels=4)
     output = output_of(logits, boxes)
     table = criterion.compute(output, targets, loss=LossConfig(go_union=go_union), match=SIMOTA)
@@ -231,13 +294,20 @@ def test_any_batch_has_the_same_terms_all_finite_and_all_outputs_in_the_graph(co
     assert (output.matching.logits.grad.abs().sum((1, 2, 3)) > 0).all()
 
 
-# --- configuration and training ----------------------------------------------------------------------------------------------------
+# --- configuration and training
+# ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("kind", "said"),
-    [("simoto", "'simota'"), ("groups", r"groups\(k\)"), ("groups(1)", "one group is 'hungarian'"), ("groups(21)", r"\[2, 20\]"),
-     ("groups(2.5)", r"groups\(4\)"), ("group(4)", r"did you mean 'groups\(4\)'")],
+    [
+        ("simoto", "'simota'"),
+        ("groups", r"groups\(k\)"),
+        ("groups(1)", "one group is 'hungarian'"),
+        ("groups(21)", r"\[2, 20\]"),
+        ("groups(2.5)", r"groups\(4\)"),
+        ("group(4)", r"did you mean 'groups\(4\)'"),
+    ],
 )
 def test_kinds_that_are_not_known(kind: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said) as error:
@@ -245,7 +315,14 @@ def test_kinds_that_are_not_known(kind: str, said: str) -> None:
     assert repr(kind) in str(error.value)
 
 
-@pytest.mark.parametrize("overrides", [{"match.simota_candidates": 0}, {"match.simota_radius": 0.0}, {"match.simota_iou_weight": -1.0}])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"match.simota_candidates": 0},
+        {"match.simota_radius": 0.0},
+        {"match.simota_iou_weight": -1.0},
+    ],
+)
 def test_knobs_out_of_range(overrides: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(overrides))):
         preset("smoke", overrides)
@@ -253,15 +330,29 @@ def test_knobs_out_of_range(overrides: dict[str, Any]) -> None:
 
 def test_keeping_checkpoints_is_no_part_of_the_identity_and_matching_is() -> None:
     base = preset("smoke")
-    assert configs.fingerprint(base) == configs.fingerprint(preset("smoke", {"train.keep_checkpoints": "all"}))
-    assert configs.fingerprint(base) != configs.fingerprint(preset("smoke", {"match.kind": "simota"}))
+    assert configs.fingerprint(base) == configs.fingerprint(
+        preset("smoke", {"train.keep_checkpoints": "all"})
+    )
+    assert configs.fingerprint(base) != configs.fingerprint(
+        preset("smoke", {"match.kind": "simota"})
+    )
     assert replace(base.match, kind="groups(12)").groups == 12
     assert base.match.groups == 1
 
 
-FAST = {"data.batch_size": 4, "data.input_size": 64, "model.num_queries": 20, "model.num_denoising": 8, "train.epochs": 2,
-        "train.log_every": 1, "train.threads": 1, "train.checkpoint_steps": 1, "train.eval_every": 2, "augment.mosaic_prob": 0.0,
-        "augment.mixup_prob": 0.0}
+FAST = {
+    "data.batch_size": 4,
+    "data.input_size": 64,
+    "model.num_queries": 20,
+    "model.num_denoising": 8,
+    "train.epochs": 2,
+    "train.log_every": 1,
+    "train.threads": 1,
+    "train.checkpoint_steps": 1,
+    "train.eval_every": 2,
+    "augment.mosaic_prob": 0.0,
+    "augment.mixup_prob": 0.0,
+}
 
 
 class CutError(Exception):
@@ -270,11 +361,19 @@ class CutError(Exception):
 
 @pytest.fixture(scope="session")
 def small_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return synthetic.make(tmp_path_factory.mktemp("data") / "set", train_images=12, val_images=4, size_px=(64, 64), seed=3)
+    return synthetic.make(
+        tmp_path_factory.mktemp("data") / "set",
+        train_images=12,
+        val_images=4,
+        size_px=(64, 64),
+        seed=3,
+    )
 
 
 @pytest.mark.parametrize("kind", ["simota", "groups(3)"])
-def test_a_run_trains_and_resumes_to_the_last_bit(kind: str, small_set: Path, tmp_path: Path) -> None:
+def test_a_run_trains_and_resumes_to_the_last_bit(
+    kind: str, small_set: Path, tmp_path: Path
+) -> None:
     config = preset("smoke", FAST | {"match.kind": kind, "train.keep_checkpoints": "all"})
 
     def cut(event: dict[str, Any]) -> None:
@@ -294,6 +393,10 @@ def test_a_run_trains_and_resumes_to_the_last_bit(kind: str, small_set: Path, tm
     assert all(torch.equal(value, found[name]) for name, value in expected.items())
     rows = whole.metrics(["train"])
     per_target = rows["positives_per_image"] / rows["targets_per_image"]
-    assert np.allclose(per_target, 3) if kind == "groups(3)" else ((per_target > 0.5) & (per_target < 10)).all()
+    assert (
+        np.allclose(per_target, 3)
+        if kind == "groups(3)"
+        else ((per_target > 0.5) & (per_target < 10)).all()
+    )
     kept = sorted(path.name for path in (whole.folder / "checkpoints").glob("epoch_*.pt"))
     assert kept == ["epoch_0000.pt", "epoch_0001.pt"]

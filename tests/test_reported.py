@@ -1,4 +1,6 @@
-"""Published numbers: those that are asked for are there, each has a source, and a damaged file is named."""
+"""Published numbers: those that are asked for are there, each has a source, and a damaged file is
+named.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +13,30 @@ from deim_lab.errors import ConfigError, DataError
 from deim_lab.presets import PRESETS
 
 MAIN = {  # model: epochs, AP, AP50, latency in ms
-    "YOLOv10-X": (500, 54.4, 71.3, 10.74), "YOLO11-X": (500, 54.1, 70.8, 10.52), "D-FINE-L": (72, 54.0, 71.6, 8.07),
-    "DEIM-D-FINE-L": (50, 54.7, 72.4, 8.07), "D-FINE-X": (72, 55.8, 73.7, 12.89), "DEIM-D-FINE-X": (50, 56.5, 74.0, 12.89),
+    "YOLOv10-X": (500, 54.4, 71.3, 10.74),
+    "YOLO11-X": (500, 54.1, 70.8, 10.52),
+    "D-FINE-L": (72, 54.0, 71.6, 8.07),
+    "DEIM-D-FINE-L": (50, 54.7, 72.4, 8.07),
+    "D-FINE-X": (72, 55.8, 73.7, 12.89),
+    "DEIM-D-FINE-X": (50, 56.5, 74.0, 12.89),
 }
 
 
 def test_the_main_table_is_the_papers() -> None:
-    assert {row.model: (row.epochs, row.ap_percent, row.ap50_percent, row.latency_ms) for row in reported.rows("main")} == MAIN
+    assert {
+        row.model: (row.epochs, row.ap_percent, row.ap50_percent, row.latency_ms)
+        for row in reported.rows("main")
+    } == MAIN
 
 
 def test_the_ablation_adds_up() -> None:
     base, dense, mal, both = reported.gains()
-    assert (base.ap_percent, dense.gain_points, mal.gain_points, both.ap_percent) == (54.0, 0.4, 0.3, 54.7)
+    assert (base.ap_percent, dense.gain_points, mal.gain_points, both.ap_percent) == (
+        54.0,
+        0.4,
+        0.3,
+        54.7,
+    )
     assert base.ap_percent + dense.gain_points + mal.gain_points == pytest.approx(both.ap_percent)
     assert "second-hand" in dense.note
     assert "second-hand" in mal.note
@@ -44,7 +58,11 @@ def test_the_zoo_agrees_with_the_main_table_and_names_presets() -> None:
     assert len(zoo) == len(reported.rows("zoo")) == 28
     for row in reported.rows("main"):
         if row.preset is not None:
-            assert (zoo[row.model].preset, zoo[row.model].ap_percent, zoo[row.model].latency_ms) == (row.preset, row.ap_percent, row.latency_ms)
+            assert (
+                zoo[row.model].preset,
+                zoo[row.model].ap_percent,
+                zoo[row.model].latency_ms,
+            ) == (row.preset, row.ap_percent, row.latency_ms)
     named = {row.preset for row in zoo.values()} - {None}
     official = {name for name in PRESETS if name.startswith(("deim", "dfine", "rtdetrv2"))}
     assert official <= named
@@ -67,15 +85,18 @@ def test_an_unknown_table_is_named() -> None:
 HEAD = "arm,ap_percent,gain_points,source,note\n"
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    ("arm,ap\nx,1\n", "expected .'arm', 'ap_percent'"),
-    (HEAD + "x,fifty,,README,\n", "line 2, ap_percent: 'fifty' is no number"),
-    (HEAD + "x,nan,,README,\n", "nan is not a positive number"),
-    (HEAD + "x,-1,,README,\n", "-1 is not a positive number"),
-    (HEAD + "x,54,,,\n", "line 2 has no source"),
-    (HEAD + "x,54\n", "line 2: 5 cells"),
-    (HEAD + "x,54,,README,note,more\n", "line 2: 5 cells"),
-])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("arm,ap\nx,1\n", "expected .'arm', 'ap_percent'"),
+        (HEAD + "x,fifty,,README,\n", "line 2, ap_percent: 'fifty' is no number"),
+        (HEAD + "x,nan,,README,\n", "nan is not a positive number"),
+        (HEAD + "x,-1,,README,\n", "-1 is not a positive number"),
+        (HEAD + "x,54,,,\n", "line 2 has no source"),
+        (HEAD + "x,54\n", "line 2: 5 cells"),
+        (HEAD + "x,54,,README,note,more\n", "line 2: 5 cells"),
+    ],
+)
 def test_a_damaged_file_is_named(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "ablation.csv"
     path.write_text(content)

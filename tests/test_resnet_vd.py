@@ -15,7 +15,9 @@ from deim_lab.detector.layers import FrozenBatchNorm2d
 from deim_lab.detector.resnet_vd import VARIANTS, ResNetVd
 from deim_lab.errors import ConfigError
 
-CONFIG = ModelConfig(family="rtdetrv2", backbone="resnet18_vd", backbone_stages=(1, 2, 3), decoder_points=(4, 4, 4))
+CONFIG = ModelConfig(
+    family="rtdetrv2", backbone="resnet18_vd", backbone_stages=(1, 2, 3), decoder_points=(4, 4, 4)
+)
 
 
 def noise(height: int, width: int, batch: int = 1) -> Tensor:
@@ -38,9 +40,13 @@ def test_channels_and_strides_are_those_of_the_maps(name: str) -> None:
     with torch.no_grad():
         maps = backbone(noise(64, 96))
     assert backbone.strides == (8, 16, 32)
-    assert [tuple(item.shape) for item in maps] == [(1, channels, 64 // stride, 96 // stride)
-                                                    for channels, stride in zip(backbone.channels, backbone.strides, strict=True)]
-    assert backbone.channels == ((512, 1024, 2048) if VARIANTS[name].bottleneck else (128, 256, 512))
+    assert [tuple(item.shape) for item in maps] == [
+        (1, channels, 64 // stride, 96 // stride)
+        for channels, stride in zip(backbone.channels, backbone.strides, strict=True)
+    ]
+    assert backbone.channels == (
+        (512, 1024, 2048) if VARIANTS[name].bottleneck else (128, 256, 512)
+    )
 
 
 @pytest.mark.parametrize("stages", [(0,), (2, 3), (0, 1, 2, 3)])
@@ -58,23 +64,35 @@ def test_the_stages_asked_for_are_returned(stages: tuple[int, ...]) -> None:
 def test_resnet50_vd_computes_what_timm_computes() -> None:
     """timm's resnet50d is the same network under other names, in the same order."""
     timm = pytest.importorskip("timm")
-    theirs = timm.create_model("resnet50d", features_only=True, out_indices=(2, 3, 4), pretrained=False).eval()
+    theirs = timm.create_model(
+        "resnet50d", features_only=True, out_indices=(2, 3, 4), pretrained=False
+    ).eval()
     randomise(theirs)
     mine = ResNetVd("resnet50_vd", (1, 2, 3)).eval()
     mine.load_state_dict(dict(zip(mine.state_dict(), theirs.state_dict().values(), strict=True)))
     with torch.no_grad():
         found, wanted = mine(noise(72, 88)), theirs(noise(72, 88))  # odd maps on the way
     for ours, expected in zip(found, wanted, strict=True):
-        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+        torch.testing.assert_close(
+            ours, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max())
+        )
 
 
 def test_frozen_norms_and_stem() -> None:
     backbone = build_backbone(replace(CONFIG, freeze_backbone_norm=True, freeze_stem=True)).train()
     randomise(backbone)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules())
-    before = [module.running_mean.clone() for module in backbone.modules() if isinstance(module, FrozenBatchNorm2d)]
+    before = [
+        module.running_mean.clone()
+        for module in backbone.modules()
+        if isinstance(module, FrozenBatchNorm2d)
+    ]
     sum(item.sum() for item in backbone(noise(64, 64, batch=2))).backward()
-    after = [module.running_mean for module in backbone.modules() if isinstance(module, FrozenBatchNorm2d)]
+    after = [
+        module.running_mean
+        for module in backbone.modules()
+        if isinstance(module, FrozenBatchNorm2d)
+    ]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     without = {name for name, parameter in backbone.named_parameters() if parameter.grad is None}
     assert without == {f"conv1.conv1_{index}.conv.weight" for index in (1, 2, 3)}
@@ -96,13 +114,16 @@ def test_backbones_are_built_by_name() -> None:
     assert {*VARIANTS, "hgnetv2_b0", "hgnetv2_tiny"} <= set(known_backbones())
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"backbone": "resnet50vd"}, "did you mean 'resnet50_vd'"),
-    ({"backbone": "hgnetv2-b4"}, "did you mean 'hgnetv2_b4'"),
-    ({"backbone_stages": (2, 3, 4)}, "resnet18_vd has the stages 0 to 3"),
-    ({"backbone_stages": (0, 1, 3)}, "follow each other"),
-    ({"backbone_stages": (3, 2, 1)}, "increasing order"),
-])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"backbone": "resnet50vd"}, "did you mean 'resnet50_vd'"),
+        ({"backbone": "hgnetv2-b4"}, "did you mean 'hgnetv2_b4'"),
+        ({"backbone_stages": (2, 3, 4)}, "resnet18_vd has the stages 0 to 3"),
+        ({"backbone_stages": (0, 1, 3)}, "follow each other"),
+        ({"backbone_stages": (3, 2, 1)}, "increasing order"),
+    ],
+)
 def test_what_can_not_be_built(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build_backbone(replace(CONFIG, **changes))

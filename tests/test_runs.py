@@ -1,4 +1,6 @@
-"""Run folders: what is written comes back, a kill at any moment leaves something readable, many runs make one tidy table."""
+"""Run folders: what is written comes back, a kill at any moment leaves something readable, many
+runs make one tidy table.
+"""
 
 from __future__ import annotations
 
@@ -24,14 +26,22 @@ DATA = {"name": "toy", "fingerprint": "d" * 64, "images": 3}
 
 
 def start(folder: Path, overrides: dict | None = None, *, seed: int = 0, **options: object) -> Run:
-    return Run.start(folder, preset("smoke", overrides), seed=seed, data=DATA, overrides=overrides, **options)
+    return Run.start(
+        folder, preset("smoke", overrides), seed=seed, data=DATA, overrides=overrides, **options
+    )
 
 
 def finished(folder: Path, overrides: dict | None = None, *, seed: int = 0, ap: float = 0.5) -> Run:
     run = start(folder, overrides, seed=seed)
     for epoch in range(2):
-        run.log("train", epoch=epoch, step=10 * (epoch + 1), targets_per_image=3.0 + epoch, loss={"total": 2.0, "mal": {"layer_0": 1.0}},
-                matched_iou_histogram=[1, 2, 3])
+        run.log(
+            "train",
+            epoch=epoch,
+            step=10 * (epoch + 1),
+            targets_per_image=3.0 + epoch,
+            loss={"total": 2.0, "mal": {"layer_0": 1.0}},
+            matched_iou_histogram=[1, 2, 3],
+        )
         run.log("val", epoch=epoch, step=10 * (epoch + 1), AP=ap * (epoch + 1) / 2, AP50=ap)
     run.finish()
     return run
@@ -40,18 +50,36 @@ def finished(folder: Path, overrides: dict | None = None, *, seed: int = 0, ap: 
 def test_a_new_run_has_everything_of_the_schema(tmp_path: Path) -> None:
     run = start(tmp_path, {"loss.gamma": 2.0, "data.input_size": [96, 128]}, seed=3, device="cpu")
     config = preset("smoke", {"loss.gamma": 2.0, "data.input_size": [96, 128]})
-    assert {item.name for item in run.folder.iterdir()} >= {"config.json", "run.json", "metrics.jsonl", *runs.SUBFOLDERS}
+    assert {item.name for item in run.folder.iterdir()} >= {
+        "config.json",
+        "run.json",
+        "metrics.jsonl",
+        *runs.SUBFOLDERS,
+    }
     assert run.folder.name.endswith(f"_smoke_gamma-2.0+input-size-96-128_s3_{fingerprint(config)}")
     info = json.loads((run.folder / "run.json").read_text())
     assert info == run.info
-    assert (info["status"], info["seed"], info["device"], info["error"], info["finished"]) == ("running", 3, "cpu", None, None)
+    assert (info["status"], info["seed"], info["device"], info["error"], info["finished"]) == (
+        "running",
+        3,
+        "cpu",
+        None,
+        None,
+    )
     assert info["overrides"] == {"loss.gamma": 2.0, "data.input_size": [96, 128]}
     assert info["data"] == DATA
-    assert info["versions"]["torch"] == torch.__version__.partition("+")[0] or info["versions"]["torch"] == torch.__version__
+    assert (
+        info["versions"]["torch"] == torch.__version__.partition("+")[0]
+        or info["versions"]["torch"] == torch.__version__
+    )
     assert all(info["versions"][name] for name in ("python", "torchvision", "deim_lab"))
     assert run.config == config
     assert Run.open(run.folder).config == config
-    assert run.identity == {"fingerprint": fingerprint(config), "seed": 3, "data_fingerprint": "d" * 64}
+    assert run.identity == {
+        "fingerprint": fingerprint(config),
+        "seed": 3,
+        "data_fingerprint": "d" * 64,
+    }
 
 
 def test_names_say_what_differs_and_never_clash(tmp_path: Path) -> None:
@@ -66,12 +94,38 @@ def test_names_say_what_differs_and_never_clash(tmp_path: Path) -> None:
 
 def test_events_come_back_as_plain_values(tmp_path: Path) -> None:
     run = start(tmp_path)
-    run.log("train", epoch=0, step=1, tensor=torch.tensor([1.5, 2.5]), scalar=torch.tensor(3), array=np.arange(2), number=np.float32(0.5),
-            nan=math.nan, inf=-math.inf, path=Path("a"), nested={"x": {1: (1, math.nan)}}, none=None, flag=True)
+    run.log(
+        "train",
+        epoch=0,
+        step=1,
+        tensor=torch.tensor([1.5, 2.5]),
+        scalar=torch.tensor(3),
+        array=np.arange(2),
+        number=np.float32(0.5),
+        nan=math.nan,
+        inf=-math.inf,
+        path=Path("a"),
+        nested={"x": {1: (1, math.nan)}},
+        none=None,
+        flag=True,
+    )
     event = next(run.events())
     assert event.pop("time") > 1e9
-    assert event == {"kind": "train", "epoch": 0, "step": 1, "tensor": [1.5, 2.5], "scalar": 3, "array": [0, 1], "number": 0.5, "nan": None,
-                     "inf": None, "path": "a", "nested": {"x": {"1": [1, None]}}, "none": None, "flag": True}
+    assert event == {
+        "kind": "train",
+        "epoch": 0,
+        "step": 1,
+        "tensor": [1.5, 2.5],
+        "scalar": 3,
+        "array": [0, 1],
+        "number": 0.5,
+        "nan": None,
+        "inf": None,
+        "path": "a",
+        "nested": {"x": {"1": [1, None]}},
+        "none": None,
+        "flag": True,
+    }
 
 
 def test_each_event_is_on_disk_at_once(tmp_path: Path) -> None:
@@ -106,7 +160,10 @@ def test_a_torn_last_line_is_left_out_by_readers_and_cut_off_on_reopening(tmp_pa
     run.log("train", epoch=0, step=1)
     run.fail(RuntimeError())
     log = run.folder / "metrics.jsonl"
-    for torn in ('{"kind": "train", "ep', '{"kind": "val", "epoch": 0, "step": 9}'):  # also one that only lacks its newline
+    for torn in (
+        '{"kind": "train", "ep',
+        '{"kind": "val", "epoch": 0, "step": 9}',
+    ):  # also one that only lacks its newline
         log.write_text(log.read_text() + torn)
         assert [event["step"] for event in Run.open(run.folder).events()] == [1]
     reopened = Run.open(run.folder).reopen()
@@ -130,8 +187,12 @@ def test_metrics_flatten_and_keep_the_later_of_repeated_events(tmp_path: Path) -
     run = start(tmp_path)
     run.log("event", epoch=0, step=0, event="start")
     run.log("event", epoch=0, step=0, event="resumed")
-    run.log("train", epoch=0, step=5, loss={"total": 1.0, "mal": {"layer_0": 2.0}}, histogram=[1, 2])
-    run.log("train", epoch=0, step=5, loss={"total": 9.0, "mal": {"layer_0": 2.0}}, histogram=[3, 4])
+    run.log(
+        "train", epoch=0, step=5, loss={"total": 1.0, "mal": {"layer_0": 2.0}}, histogram=[1, 2]
+    )
+    run.log(
+        "train", epoch=0, step=5, loss={"total": 9.0, "mal": {"layer_0": 2.0}}, histogram=[3, 4]
+    )
     run.log("val", epoch=0, step=5, AP=0.25)
     frame = run.metrics()
     assert list(frame.columns[:4]) == ["kind", "epoch", "step", "time"]
@@ -144,17 +205,23 @@ def test_metrics_flatten_and_keep_the_later_of_repeated_events(tmp_path: Path) -
 
 def test_a_second_writer_is_refused_until_the_first_one_ends(tmp_path: Path) -> None:
     run = start(tmp_path)
-    code = "import sys; from deim_lab.runs import Run; Run.open(sys.argv[1]).reopen(); print('opened')"
+    code = (
+        "import sys; from deim_lab.runs import Run; Run.open(sys.argv[1]).reopen(); print('opened')"
+    )
 
     def other() -> subprocess.CompletedProcess:
-        return subprocess.run([sys.executable, "-c", code, str(run.folder)], capture_output=True, text=True)
+        return subprocess.run(
+            [sys.executable, "-c", code, str(run.folder)], capture_output=True, text=True
+        )
 
     assert "is being written by another process" in other().stderr
     assert list(run.events()) == []  # reading doesn't let go of the lock
     assert other().returncode != 0
     run.fail(RuntimeError("cut"))
     assert other().stdout.strip() == "opened"
-    assert Run.open(run.folder).reopen().status == "running"  # that process was gone without closing: the lock went with it
+    assert (
+        Run.open(run.folder).reopen().status == "running"
+    )  # that process was gone without closing: the lock went with it
 
 
 def test_find_prefers_a_finished_run_and_tells_experiments_apart(tmp_path: Path) -> None:
@@ -177,12 +244,14 @@ def test_table_is_tidy_and_has_a_column_for_every_overridden_key(tmp_path: Path)
     start(tmp_path).log("val", epoch=0, step=0, AP=1.0)
     frame = runs.table(tmp_path)
     assert len(frame) == 8
-    assert tuple(frame.columns[:len(runs.BASE_COLUMNS)]) == runs.BASE_COLUMNS
+    assert tuple(frame.columns[: len(runs.BASE_COLUMNS)]) == runs.BASE_COLUMNS
     a, b = (frame[frame["run"] == run.folder.name] for run in (first, second))
     assert len(a) == len(b) == 4
     assert a["loss.gamma"].tolist() == [2.0] * 4
     assert b["loss.gamma"].isna().all()  # None: the recipe's own
-    assert a["augment.mosaic_prob"].tolist() == [0.5] * 4  # not overridden there: read from its config
+    assert (
+        a["augment.mosaic_prob"].tolist() == [0.5] * 4
+    )  # not overridden there: read from its config
     assert b["augment.mosaic_prob"].tolist() == [0.0] * 4
     assert a["data.input_size"].tolist() == [(96, 128)] * 4
     assert b["data.input_size"].tolist() == [(96, 96)] * 4
@@ -194,7 +263,9 @@ def test_table_is_tidy_and_has_a_column_for_every_overridden_key(tmp_path: Path)
     assert set(frame["status"]) == {"done"}
     assert set(runs.table(tmp_path, status=None)["status"]) == {"done", "running"}
     assert runs.table(tmp_path, status="running")["AP"].tolist() == [1.0]
-    assert isinstance(frame.groupby(["loss.gamma", "data.input_size"], dropna=False)["AP"].max(), pd.Series)
+    assert isinstance(
+        frame.groupby(["loss.gamma", "data.input_size"], dropna=False)["AP"].max(), pd.Series
+    )
 
 
 def test_empty_and_absent_folders_of_runs(tmp_path: Path) -> None:
@@ -212,11 +283,23 @@ def test_empty_and_absent_folders_of_runs(tmp_path: Path) -> None:
         Run.open(tmp_path / "runs" / "x")
 
 
-@pytest.mark.parametrize(("name", "content"), [
-    ("run.json", "{"), ("run.json", "[]"), ("run.json", "{}"), ("run.json", None), ("config.json", "{"), ("config.json", None),
-    ("metrics.jsonl", 'no json\n{"kind": "val"}\n'), ("metrics.jsonl", "7\n"), ("metrics.jsonl", None)])
-def test_a_damaged_run_is_skipped_by_name_and_the_others_are_read(tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str,
-                                                                  content: str | None) -> None:
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("run.json", "{"),
+        ("run.json", "[]"),
+        ("run.json", "{}"),
+        ("run.json", None),
+        ("config.json", "{"),
+        ("config.json", None),
+        ("metrics.jsonl", 'no json\n{"kind": "val"}\n'),
+        ("metrics.jsonl", "7\n"),
+        ("metrics.jsonl", None),
+    ],
+)
+def test_a_damaged_run_is_skipped_by_name_and_the_others_are_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, content: str | None
+) -> None:
     damaged, whole = finished(tmp_path), finished(tmp_path, seed=1)
     if content is None:
         (damaged.folder / name).unlink()

@@ -16,23 +16,48 @@ from deim_lab.presets import PRESETS, preset
 from deim_lab.schedule import Phase, Schedule
 
 REFERENCE = json.loads((Path(__file__).parent / "reference" / "schedules.json").read_text())
-OFFICIAL = {"deim_l": "deim_dfine_l", "deim_m": "deim_dfine_m", "deim_s": "deim_dfine_s", "deim_n": "deim_dfine_n", "dfine_l": "dfine_l",
-            "deim_rtdetrv2_r18": "deim_rtdetrv2_r18", "deim_rtdetrv2_r50": "deim_rtdetrv2_r50"}
+OFFICIAL = {
+    "deim_l": "deim_dfine_l",
+    "deim_m": "deim_dfine_m",
+    "deim_s": "deim_dfine_s",
+    "deim_n": "deim_dfine_n",
+    "dfine_l": "dfine_l",
+    "deim_rtdetrv2_r18": "deim_rtdetrv2_r18",
+    "deim_rtdetrv2_r50": "deim_rtdetrv2_r50",
+}
 
 
 @pytest.mark.parametrize("case", REFERENCE["flat_cosine"], ids=lambda case: case["tag"])
 def test_learning_rate_is_the_official_flat_cosine(case: dict) -> None:
-    built = Schedule(epochs=case["total_epochs"], steps_per_epoch=case["iter_per_epoch"], dense_start=0, dense_end=case["flat_epochs"],
-                     clean_start=case["total_epochs"] - case["no_aug_epochs"], lr_warmup_steps=case["warmup_iter"],
-                     lr_final_ratio=case["lr_gamma"])
+    built = Schedule(
+        epochs=case["total_epochs"],
+        steps_per_epoch=case["iter_per_epoch"],
+        dense_start=0,
+        dense_end=case["flat_epochs"],
+        clean_start=case["total_epochs"] - case["no_aug_epochs"],
+        lr_warmup_steps=case["warmup_iter"],
+        lr_final_ratio=case["lr_gamma"],
+    )
     for step, expected in zip(case["iters"], case["lr"], strict=True):
-        if expected == "ZeroDivisionError":  # no warm-up at step 0: the full rate, where the official code fails
+        if (
+            expected == "ZeroDivisionError"
+        ):  # no warm-up at step 0: the full rate, where the official code fails
             expected = case["base_lr"]
-        assert case["base_lr"] * built.lr_factor(step) == pytest.approx(expected, rel=1e-9, abs=1e-15), step
+        assert case["base_lr"] * built.lr_factor(step) == pytest.approx(
+            expected, rel=1e-9, abs=1e-15
+        ), step
 
 
-@pytest.mark.parametrize(("tag", "name"), [("deim_l", "deim_dfine_l"), ("deim_m", "deim_dfine_m"), ("deim_s", "deim_dfine_s"),
-                                         ("deim_rtdetrv2_r18", "deim_rtdetrv2_r18"), ("deim_rtdetrv2_r50", "deim_rtdetrv2_r50")])
+@pytest.mark.parametrize(
+    ("tag", "name"),
+    [
+        ("deim_l", "deim_dfine_l"),
+        ("deim_m", "deim_dfine_m"),
+        ("deim_s", "deim_dfine_s"),
+        ("deim_rtdetrv2_r18", "deim_rtdetrv2_r18"),
+        ("deim_rtdetrv2_r50", "deim_rtdetrv2_r50"),
+    ],
+)
 def test_preset_follows_the_official_learning_rate(tag: str, name: str) -> None:
     case = next(item for item in REFERENCE["flat_cosine"] if item["tag"] == tag)
     built = schedule.build(preset(name), case["iter_per_epoch"])
@@ -54,11 +79,15 @@ def test_phases_change_at_the_official_epochs(tag: str, name: str) -> None:
     assert built.epochs == case["epochs"]
     runs = [(next(epochs), phase) for phase, epochs in groupby(range(built.epochs), built.phase)]
     assert [first for first, _ in runs] == [run["first_epoch"] for run in case["runs"]]
-    assert [phase for _, phase in runs] == [_phase_of(run, last=run is case["runs"][-1]) for run in case["runs"]]
+    assert [phase for _, phase in runs] == [
+        _phase_of(run, last=run is case["runs"][-1]) for run in case["runs"]
+    ]
 
 
 def _phase_of(run: dict, *, last: bool) -> Phase:
-    """The phase in which the official pipeline runs these operations. Warm-up and clean tail run the same: their place tells them apart."""
+    """The phase in which the official pipeline runs these operations. Warm-up and clean tail run
+    the same: their place tells them apart.
+    """
     if "Mosaic" in run["state"]["coin_low"]["ops"]:
         return Phase.DENSE
     if "RandomIoUCrop" in run["state"]["coin_low"]["ops"]:
@@ -81,14 +110,19 @@ def test_short_runs_are_rescaled(name: str, epochs: int, steps: int) -> None:
     factors = [built.lr_factor(step) for step in range(epochs * steps + 1)]
     assert all(math.isfinite(factor) and 0 <= factor <= 1 for factor in factors)
     assert max(factors[:-1]) == pytest.approx(1.0)
-    after = factors[built.lr_warmup_steps:]
-    assert all(later <= earlier + 1e-12 for earlier, later in pairwise(after)), "only falls after the warm-up"
+    after = factors[built.lr_warmup_steps :]
+    assert all(later <= earlier + 1e-12 for earlier, later in pairwise(after)), (
+        "only falls after the warm-up"
+    )
 
 
 def test_each_change_is_noticed_once_by_its_key() -> None:
     built = schedule.build(override(preset("deim_dfine_s"), {"train.epochs": 12}), 50)
     assert [notice.split()[0] for notice in built.notices] == [
-        "schedule.warmup_epochs", "schedule.clean_epochs", "schedule.lr_warmup_steps"]
+        "schedule.warmup_epochs",
+        "schedule.clean_epochs",
+        "schedule.lr_warmup_steps",
+    ]
     assert "4 → 1" in built.notices[0]
     assert "12 → 2" in built.notices[1]
     assert "2000 → 60" in built.notices[2]
@@ -105,11 +139,16 @@ def test_unscaled_keeps_the_numbers_and_says_what_is_never_reached() -> None:
 
 def test_unscaled_numbers_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"do not fit into train\.epochs 6"):
-        schedule.build(override(preset("deim_dfine_l"), {"train.epochs": 6, "schedule.unscaled": True}), 10)
+        schedule.build(
+            override(preset("deim_dfine_l"), {"train.epochs": 6, "schedule.unscaled": True}), 10
+        )
 
 
 def test_no_dense_phase_where_none_is_asked_for() -> None:
-    for overrides in ({"augment.mosaic_prob": 0.0, "augment.mixup_prob": 0.0, "train.epochs": 1}, {"schedule.dense_share": 0.0}):
+    for overrides in (
+        {"augment.mosaic_prob": 0.0, "augment.mixup_prob": 0.0, "train.epochs": 1},
+        {"schedule.dense_share": 0.0},
+    ):
         built = schedule.build(override(preset("deim_dfine_s"), overrides), 10)
         assert Phase.DENSE not in {built.phase(epoch) for epoch in range(built.epochs)}
 

@@ -1,4 +1,6 @@
-"""Result files of any detector: their numbers, the usual mistakes named, and the command with its table, files and figure."""
+"""Result files of any detector: their numbers, the usual mistakes named, and the command with its
+table, files and figure.
+"""
 
 from __future__ import annotations
 
@@ -29,18 +31,41 @@ def truth(images: int = 12, boxes: int = 4) -> dict[str, Json]:
         for _ in range(boxes):
             w, h = draw.uniform(10, 120), draw.uniform(10, 90)
             x, y = draw.uniform(0, WIDTH - w), draw.uniform(0, HEIGHT - h)
-            annotations.append({"id": len(annotations) + 1, "image_id": image, "category_id": int(draw.choice([1, 5])), "bbox": [x, y, w, h],
-                                "area": w * h, "iscrowd": 0})
-    return {"images": [{"id": image, "width": WIDTH, "height": HEIGHT, "file_name": f"{image}.png"} for image in range(1, images + 1)],
-            "categories": [{"id": 1, "name": "cat"}, {"id": 5, "name": "dog"}], "annotations": annotations}
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image,
+                    "category_id": int(draw.choice([1, 5])),
+                    "bbox": [x, y, w, h],
+                    "area": w * h,
+                    "iscrowd": 0,
+                }
+            )
+    return {
+        "images": [
+            {"id": image, "width": WIDTH, "height": HEIGHT, "file_name": f"{image}.png"}
+            for image in range(1, images + 1)
+        ],
+        "categories": [{"id": 1, "name": "cat"}, {"id": 5, "name": "dog"}],
+        "annotations": annotations,
+    }
 
 
 def found(content: dict[str, Json], noise_px: float, seed: int = 0) -> list[dict[str, Json]]:
     """The boxes moved a little, with scores."""
     draw = np.random.default_rng(seed)
-    return [{"image_id": item["image_id"], "category_id": item["category_id"], "score": float(draw.uniform(0.2, 0.9)),
-             "bbox": [float(value) for value in np.asarray(item["bbox"]) + draw.uniform(-noise_px, noise_px, 4)]}
-            for item in content["annotations"]]
+    return [
+        {
+            "image_id": item["image_id"],
+            "category_id": item["category_id"],
+            "score": float(draw.uniform(0.2, 0.9)),
+            "bbox": [
+                float(value)
+                for value in np.asarray(item["bbox"]) + draw.uniform(-noise_px, noise_px, 4)
+            ],
+        }
+        for item in content["annotations"]
+    ]
 
 
 @pytest.fixture
@@ -56,29 +81,44 @@ def test_numbers_are_those_of_the_evaluator(files: dict[str, Path]) -> None:
     good, rough = score_files(files["gt"], {"A": files["good"], "B": files["rough"]})
     for item, name in ((good, "good"), (rough, "rough")):
         assert item.metrics == coco_metrics(files["gt"], files[name])
-        assert (item.f1.f1, item.f1.threshold) == (best_f1(files["gt"], files[name]).f1, best_f1(files["gt"], files[name]).threshold)
+        assert (item.f1.f1, item.f1.threshold) == (
+            best_f1(files["gt"], files[name]).f1,
+            best_f1(files["gt"], files[name]).threshold,
+        )
         assert item.per_class["AP"].mean() == pytest.approx(item.metrics["AP"])
         assert item.warnings == ()
         assert (item.detections, item.images, item.images_with_detections) == (48, 12, 12)
     frame = table([good, rough])
     assert frame["model"].tolist() == ["A", "B"]
-    assert frame["AP"].tolist() == pytest.approx([100 * good.metrics["AP"], 100 * rough.metrics["AP"]])
+    assert frame["AP"].tolist() == pytest.approx(
+        [100 * good.metrics["AP"], 100 * rough.metrics["AP"]]
+    )
     assert frame["AP"][0] > frame["AP"][1]
     assert "AP reported" not in frame  # no COCO val2017
 
 
-def test_a_published_model_stands_beside_its_reported_ap_on_coco_val2017_only(files: dict[str, Path]) -> None:
+def test_a_published_model_stands_beside_its_reported_ap_on_coco_val2017_only(
+    files: dict[str, Path],
+) -> None:
     (item,) = score_files(files["gt"], {"YOLOv10-X": files["good"]})
     assert scoring.reported_ap_percent(item) is None
-    classes = pd.DataFrame([{"category_id": number, "name": name, "boxes": 2} for number, name in COCO80])
+    classes = pd.DataFrame(
+        [{"category_id": number, "name": name, "boxes": 2} for number, name in COCO80]
+    )
     on_coco = scoring.Scored(**{**vars(item), "images": 5000, "per_class": classes})
     assert scoring.reported_ap_percent(on_coco) == 54.4
     assert table([on_coco])["AP reported"].tolist() == [54.4]
-    assert scoring.reported_ap_percent(scoring.Scored(**{**vars(on_coco), "name": "deim_dfine_n"})) == 43.0
-    assert scoring.reported_ap_percent(scoring.Scored(**{**vars(on_coco), "name": "my own"})) is None
+    assert (
+        scoring.reported_ap_percent(scoring.Scored(**{**vars(on_coco), "name": "deim_dfine_n"}))
+        == 43.0
+    )
+    assert (
+        scoring.reported_ap_percent(scoring.Scored(**{**vars(on_coco), "name": "my own"})) is None
+    )
 
 
-# --- what is refused, and what it looks like -------------------------------------------------------------------------------------------
+# --- what is refused, and what it looks like
+# -------------------------------------------------------------------------------------------
 
 ROW = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 30, 40], "score": 0.5}
 
@@ -87,20 +127,35 @@ def without(key: str) -> dict[str, Json]:
     return {name: value for name, value in ROW.items() if name != key}
 
 
-@pytest.mark.parametrize(("rows", "message"), [
-    ([ROW, {**without("score"), "scores": 0.5}], r"row 1 has no 'score' \(did you mean 'scores'\?\); it has 'image_id'"),
-    ([without("bbox")], "row 0 has no 'bbox'"),
-    ([ROW, 3], "row 1 is '3', no object"),
-    ([{**ROW, "image_id": 99}], "1 of 1 rows are of images that .*gt.json doesn't list, the first row 0 with image_id 99 .*1 … 12, 12 in all"),
-    ([{**ROW, "image_id": "1"}], "Ids are numbers there, '1' is a text"),
-    ([ROW, {**ROW, "category_id": 0}], "are of categories that .*category_id 0 .*not class indices from 0"),
-    ([{**ROW, "bbox": [1, 2, 3]}], r"row 0: bbox \[1, 2, 3\] is not \[x, y, width, height\]"),
-    ([{**ROW, "score": None}], "row 0: score None is not a finite number"),
-    ({"annotations": [ROW]}, "an object with 'annotations': a result file is a list"),
-    ({"images": [], "annotations": []}, "a COCO ground truth, no result"),
-    (3, "is a int: a result file is a list"),
-])
-def test_bad_rows_are_refused_by_name(files: dict[str, Path], tmp_path: Path, rows: Json, message: str) -> None:
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (
+            [ROW, {**without("score"), "scores": 0.5}],
+            r"row 1 has no 'score' \(did you mean 'scores'\?\); it has 'image_id'",
+        ),
+        ([without("bbox")], "row 0 has no 'bbox'"),
+        ([ROW, 3], "row 1 is '3', no object"),
+        (
+            [{**ROW, "image_id": 99}],
+            "1 of 1 rows are of images that .*gt.json doesn't list, the first row 0 with image_id "
+            "99 .*1 … 12, 12 in all",
+        ),
+        ([{**ROW, "image_id": "1"}], "Ids are numbers there, '1' is a text"),
+        (
+            [ROW, {**ROW, "category_id": 0}],
+            "are of categories that .*category_id 0 .*not class indices from 0",
+        ),
+        ([{**ROW, "bbox": [1, 2, 3]}], r"row 0: bbox \[1, 2, 3\] is not \[x, y, width, height\]"),
+        ([{**ROW, "score": None}], "row 0: score None is not a finite number"),
+        ({"annotations": [ROW]}, "an object with 'annotations': a result file is a list"),
+        ({"images": [], "annotations": []}, "a COCO ground truth, no result"),
+        (3, "is a int: a result file is a list"),
+    ],
+)
+def test_bad_rows_are_refused_by_name(
+    files: dict[str, Path], tmp_path: Path, rows: Json, message: str
+) -> None:
     bad = tmp_path / "bad.json"
     bad.write_text(json.dumps(rows))
     with pytest.raises(DataError, match=message) as caught:
@@ -108,14 +163,19 @@ def test_bad_rows_are_refused_by_name(files: dict[str, Path], tmp_path: Path, ro
     assert "bad.json" in str(caught.value)
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    ("[]", "is a list, which is what a result file is; the ground truth .* comes first"),
-    ('{"images": [], "annotations": []}', "no list 'categories'"),
-    ('{"images": [], "annotations": [], "categories": []}', "has no annotation"),
-    ("{", "is no readable JSON"),
-    ("\x00\xff", "is no readable JSON|not"),
-])
-def test_a_wrong_ground_truth_is_refused_by_name(files: dict[str, Path], tmp_path: Path, content: str, message: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", "is a list, which is what a result file is; the ground truth .* comes first"),
+        ('{"images": [], "annotations": []}', "no list 'categories'"),
+        ('{"images": [], "annotations": [], "categories": []}', "has no annotation"),
+        ("{", "is no readable JSON"),
+        ("\x00\xff", "is no readable JSON|not"),
+    ],
+)
+def test_a_wrong_ground_truth_is_refused_by_name(
+    files: dict[str, Path], tmp_path: Path, content: str, message: str
+) -> None:
     wrong = tmp_path / "wrong.json"
     wrong.write_text(content)
     with pytest.raises(DataError, match=message):
@@ -127,19 +187,26 @@ def test_an_absent_file_is_named_with_the_nearest(files: dict[str, Path], tmp_pa
         score_files(files["gt"], {"x": tmp_path / "goood.json"})
 
 
-# --- what is scored, with a warning ----------------------------------------------------------------------------------------------------
+# --- what is scored, with a warning
+# ----------------------------------------------------------------------------------------------------
+
 
 def changed(content: dict[str, Json], box: Any) -> list[dict[str, Json]]:
-    return [{**row, "bbox": [float(value) for value in box(*row["bbox"])]} for row in found(content, 0)]
+    return [
+        {**row, "bbox": [float(value) for value in box(*row["bbox"])]} for row in found(content, 0)
+    ]
 
 
-@pytest.mark.parametrize(("box", "said"), [
-    (lambda x, y, w, h: (x / WIDTH, y / HEIGHT, w / WIDTH, h / HEIGHT), "normalised"),
-    (lambda x, y, w, h: (x, y, x + w, y + h), "look like corners"),
-    (lambda x, y, w, h: (x + w / 2, y + h / 2, w, h), "look like centre and size"),
-    (lambda x, y, w, h: (3 * x, 3 * y, 3 * w, 3 * h), "not of a resized one"),
-    (lambda x, y, w, h: (x, y, -w, h), "no width or height"),
-])
+@pytest.mark.parametrize(
+    ("box", "said"),
+    [
+        (lambda x, y, w, h: (x / WIDTH, y / HEIGHT, w / WIDTH, h / HEIGHT), "normalised"),
+        (lambda x, y, w, h: (x, y, x + w, y + h), "look like corners"),
+        (lambda x, y, w, h: (x + w / 2, y + h / 2, w, h), "look like centre and size"),
+        (lambda x, y, w, h: (3 * x, 3 * y, 3 * w, 3 * h), "not of a resized one"),
+        (lambda x, y, w, h: (x, y, -w, h), "no width or height"),
+    ],
+)
 def test_boxes_of_another_format_are_scored_and_warned_of(box: Any, said: str) -> None:
     content = truth()
     assert any(said in warning for warning in suspicions(content, changed(content, box)))
@@ -148,7 +215,9 @@ def test_boxes_of_another_format_are_scored_and_warned_of(box: Any, said: str) -
 def test_good_boxes_and_images_of_unknown_size_raise_no_suspicion() -> None:
     content = truth()
     assert suspicions(content, changed(content, lambda *box: box)) == ()
-    assert suspicions(content, changed(content, lambda x, y, w, h: (x - 3, y, w + 5, h))) == ()  # not clipped
+    assert (
+        suspicions(content, changed(content, lambda x, y, w, h: (x - 3, y, w + 5, h))) == ()
+    )  # not clipped
     bare = {**content, "images": [{"id": item["id"]} for item in content["images"]]}
     assert suspicions(bare, changed(content, lambda x, y, w, h: (x, y, x + w, y + h))) == ()
 
@@ -157,7 +226,10 @@ def test_scores_coverage_and_counts_are_looked_at() -> None:
     content = truth()
     rows = found(content, 1)
     assert suspicions(content, rows) == ()
-    assert "not in [0, 1]" in suspicions(content, [{**row, "score": 100 * row["score"]} for row in rows])[0]
+    assert (
+        "not in [0, 1]"
+        in suspicions(content, [{**row, "score": 100 * row["score"]} for row in rows])[0]
+    )
     assert "no order" in suspicions(content, [{**row, "score": 1.0} for row in rows])[0]
     assert "only 2 of the 12 images" in suspicions(content, rows[:8])[0]
     assert suspicions(content, []) == ("it has no detection at all",)
@@ -165,24 +237,39 @@ def test_scores_coverage_and_counts_are_looked_at() -> None:
 
 def test_more_than_a_hundred_of_a_class_in_an_image_is_said() -> None:
     content = truth()
-    rows = [*found(content, 1), *({**ROW, "image_id": 3, "score": 0.1 + 0.001 * number} for number in range(120))]
+    rows = [
+        *found(content, 1),
+        *({**ROW, "image_id": 3, "score": 0.1 + 0.001 * number} for number in range(120)),
+    ]
     (warning,) = suspicions(content, rows)
     assert "COCO counts the 100 best" in warning
 
 
-# --- names -----------------------------------------------------------------------------------------------------------------------------
+# --- names
+# -----------------------------------------------------------------------------------------------------------------------------
+
 
 def test_names_of_files(tmp_path: Path) -> None:
     odd = tmp_path / "a=b.json"
     odd.write_text("[]")
-    assert names_of(["x/one.json", "Two=x/two.json", str(odd)]) == {"one": Path("x/one.json"), "Two": Path("x/two.json"), "a=b": odd}
+    assert names_of(["x/one.json", "Two=x/two.json", str(odd)]) == {
+        "one": Path("x/one.json"),
+        "Two": Path("x/two.json"),
+        "a=b": odd,
+    }
     assert list(names_of(["x/best.json", "y/best.json"])) == ["x/best", "y/best"]
-    for twice in (["A=one.json", "A=two.json"], ["x/best.json", "x/best.json"], ["one=x.json", "one.json"]):
+    for twice in (
+        ["A=one.json", "A=two.json"],
+        ["x/best.json", "x/best.json"],
+        ["one=x.json", "one.json"],
+    ):
         with pytest.raises(ConfigError, match="name them, NAME=FILE"):
             names_of(twice)
 
 
-# --- the command -----------------------------------------------------------------------------------------------------------------------
+# --- the command
+# -----------------------------------------------------------------------------------------------------------------------
+
 
 @pytest.fixture
 def _quiet_root(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,18 +277,41 @@ def _quiet_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_quiet_root")
-def test_the_command_compares_and_writes_everything(files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_compares_and_writes_everything(
+    files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
     percent = tmp_path / "percent.json"
-    percent.write_text(json.dumps([{**row, "score": 100 * row["score"]} for row in json.loads(files["good"].read_text())]))
-    words = ["score", str(files["gt"]), f"Good={files['good']}", str(files["rough"]), str(percent), "--out", str(out)]
+    percent.write_text(
+        json.dumps(
+            [{**row, "score": 100 * row["score"]} for row in json.loads(files["good"].read_text())]
+        )
+    )
+    words = [
+        "score",
+        str(files["gt"]),
+        f"Good={files['good']}",
+        str(files["rough"]),
+        str(percent),
+        "--out",
+        str(out),
+    ]
     assert cli.main(words) == 0
     told = capsys.readouterr().out
     lines = told.splitlines()
-    assert [line.split("|")[1].strip() for line in lines[:5]] == ["model", "-" * len(lines[1].split("|")[1]), "Good", "rough", "percent"]
+    assert [line.split("|")[1].strip() for line in lines[:5]] == [
+        "model",
+        "-" * len(lines[1].split("|")[1]),
+        "Good",
+        "rough",
+        "percent",
+    ]
     assert "**" in lines[2]
     assert "note on percent: scores lie in" in told
-    assert {path.name for path in out.iterdir()} == {"per_class.csv", *(f"scores.{kind}" for kind in ("json", "csv", "md", "png", "svg", "pdf"))}
+    assert {path.name for path in out.iterdir()} == {
+        "per_class.csv",
+        *(f"scores.{kind}" for kind in ("json", "csv", "md", "png", "svg", "pdf")),
+    }
     values = json.loads((out / "scores.json").read_text())["detectors"]
     assert [item["name"] for item in values] == ["Good", "rough", "percent"]
     assert values[0]["metrics"] == coco_metrics(files["gt"], files["good"])
@@ -214,7 +324,9 @@ def test_the_command_compares_and_writes_everything(files: dict[str, Path], tmp_
 
 
 @pytest.mark.usefixtures("_quiet_root")
-def test_one_file_has_nothing_to_be_best_of_and_bad_input_is_one_line(files: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_file_has_nothing_to_be_best_of_and_bad_input_is_one_line(
+    files: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(["score", str(files["gt"]), str(files["good"])]) == 0
     assert "**" not in capsys.readouterr().out
     assert cli.main(["score", str(files["good"]), str(files["gt"])]) == 2
@@ -232,9 +344,21 @@ def test_the_figure_shows_the_table_and_the_best_thresholds(files: dict[str, Pat
     frame = table(scored)
     fig = figures.scores.comparison(frame, {item.name: item.f1 for item in scored}, data="toy")
     left, right = fig.axes
-    assert [text.get_text() for text in left.get_yticklabels()] == ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR100"]
+    assert [text.get_text() for text in left.get_yticklabels()] == [
+        "AP",
+        "AP50",
+        "AP75",
+        "APs",
+        "APm",
+        "APl",
+        "AR100",
+    ]
     assert {float(line.get_xdata()[0]) for line in left.lines[:2]} == set(frame["AP"])
-    dots = {(float(line.get_xdata()[0]), float(line.get_ydata()[0])) for line in right.lines if line.get_marker() == "o"}
+    dots = {
+        (float(line.get_xdata()[0]), float(line.get_ydata()[0]))
+        for line in right.lines
+        if line.get_marker() == "o"
+    }
     assert dots == {(item.f1.threshold, item.f1.f1) for item in scored}
     with pytest.raises(ValueError, match="more than a figure can tell apart"):
         figures.scores.comparison(pd.concat([frame] * 8), {}, data="toy")

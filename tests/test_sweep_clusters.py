@@ -1,4 +1,6 @@
-"""Grids past one process: a real Ray cluster of two workers, submitit's local executor, and Slurm's commands played by a script."""
+"""Grids past one process: a real Ray cluster of two workers, submitit's local executor, and Slurm's
+commands played by a script.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +25,17 @@ from deim_lab.sweep.on_ray import RayExecutor
 from deim_lab.sweep.on_slurm import SlurmExecutor
 from deim_lab.sweep.spec import RunRecord, RunSpec
 
-pytestmark = [pytest.mark.cluster,
-              pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for left processes in /proc")]
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.skipif(
+        not Path("/proc/self/environ").exists(), reason="looks for left processes in /proc"
+    ),
+]
 # Found, not imported: the executor sets variables that Ray reads when it is imported.
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="the extra 'ray' is not installed")
-needs_submitit = pytest.mark.skipif(find_spec("submitit") is None, reason="the extra 'slurm' is not installed")
+needs_submitit = pytest.mark.skipif(
+    find_spec("submitit") is None, reason="the extra 'slurm' is not installed"
+)
 
 # What a run does, by its "mood"; ``life`` counts how often it was started.
 WORK = """\
@@ -54,7 +62,9 @@ time.sleep(seconds)
 
 @pytest.fixture
 def left_behind(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[int]]]:
-    """Process ids of what this test started, in whatever way, and still runs; there must be none in the end."""
+    """Process ids of what this test started, in whatever way, and still runs; there must be none in
+    the end.
+    """
     mark = f"DEIM_LAB_TEST={uuid.uuid4().hex}"
     monkeypatch.setenv(*mark.split("="))
 
@@ -82,23 +92,63 @@ def specs(tmp_path: Path) -> Callable[..., list[RunSpec]]:
     runs_dir = tmp_path / "runs"
     runs_dir.mkdir()
     notebook = tmp_path / "small.ipynb"
-    cells = [("seed, runs_dir, mood, seconds, data = 0, '', 'well', 0.0, 'embedded'", ["parameters"]), (WORK, [])]
-    notebook.write_text(json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [
-        {"cell_type": "code", "id": f"c{index}", "execution_count": None, "outputs": [], "metadata": {"tags": tags}, "source": source}
-        for index, (source, tags) in enumerate(cells)]}))
+    cells = [
+        ("seed, runs_dir, mood, seconds, data = 0, '', 'well', 0.0, 'embedded'", ["parameters"]),
+        (WORK, []),
+    ]
+    notebook.write_text(
+        json.dumps(
+            {
+                "nbformat": 4,
+                "nbformat_minor": 5,
+                "metadata": {},
+                "cells": [
+                    {
+                        "cell_type": "code",
+                        "id": f"c{index}",
+                        "execution_count": None,
+                        "outputs": [],
+                        "metadata": {"tags": tags},
+                        "source": source,
+                    }
+                    for index, (source, tags) in enumerate(cells)
+                ],
+            }
+        )
+    )
 
     def make(*moods: str, seconds: float = 0.0, **parameters: Any) -> list[RunSpec]:
-        return [RunSpec(index=index, arm=mood, seed=index, notebook=str(notebook), overrides={}, fingerprint="f", data_fingerprint="d",
-                        parameters={"seed": index, "runs_dir": str(runs_dir), "mood": mood, "seconds": seconds, **parameters},
-                        runs_dir=str(runs_dir), executed=str(runs_dir / "sweeps" / "t" / f"{index}.ipynb"))
-                for index, mood in enumerate(moods)]
+        return [
+            RunSpec(
+                index=index,
+                arm=mood,
+                seed=index,
+                notebook=str(notebook),
+                overrides={},
+                fingerprint="f",
+                data_fingerprint="d",
+                parameters={
+                    "seed": index,
+                    "runs_dir": str(runs_dir),
+                    "mood": mood,
+                    "seconds": seconds,
+                    **parameters,
+                },
+                runs_dir=str(runs_dir),
+                executed=str(runs_dir / "sweeps" / "t" / f"{index}.ipynb"),
+            )
+            for index, mood in enumerate(moods)
+        ]
 
     return make
 
 
 def diary(spec: RunSpec) -> list[dict[str, Any]]:
     """A line for each time that the run's notebook was started."""
-    return [json.loads(line) for line in (Path(spec.runs_dir) / f"diary-{spec.seed}.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)
+        for line in (Path(spec.runs_dir) / f"diary-{spec.seed}.jsonl").read_text().splitlines()
+    ]
 
 
 def by_arm(records: list[RunRecord]) -> dict[str, RunRecord]:
@@ -107,13 +157,22 @@ def by_arm(records: list[RunRecord]) -> dict[str, RunRecord]:
 
 
 def check_moods(records: list[RunRecord]) -> None:
-    """One record for each of the moods "well", "worker killed once", "raises" and "worker killed always"."""
+    """One record for each of the moods "well", "worker killed once", "raises" and "worker killed
+    always".
+    """
     found = by_arm(records)
     assert {arm: (record.status, record.attempts) for arm, record in found.items()} == {
-        "well": ("done", 1), "worker killed once": ("done", 2), "raises": ("failed", 1), "worker killed always": ("failed", 2)}
+        "well": ("done", 1),
+        "worker killed once": ("done", 2),
+        "raises": ("failed", 1),
+        "worker killed always": ("failed", 2),
+    }
     assert found["raises"].error is not None
     assert found["worker killed always"].error is not None
-    assert (found["raises"].error["type"], found["raises"].error["message"]) == ("ValueError", "no such thing")
+    assert (found["raises"].error["type"], found["raises"].error["message"]) == (
+        "ValueError",
+        "no such thing",
+    )
     assert found["worker killed always"].error["type"] == "WorkerDiedError"
     assert found["well"].error is None
     assert Path(found["well"].notebook or "").is_file()
@@ -121,7 +180,9 @@ def check_moods(records: list[RunRecord]) -> None:
 
 @contextlib.contextmanager
 def unless_too_busy() -> Iterator[None]:
-    """Skip where Ray's agents don't come up in the 15 seconds that Ray gives them; fail where CI says that they must."""
+    """Skip where Ray's agents don't come up in the 15 seconds that Ray gives them; fail where CI
+    says that they must.
+    """
     try:
         yield
     except ConfigError as error:
@@ -139,7 +200,11 @@ def listening_addresses(pids: list[int]) -> set[str]:
     found = set()
     for pid in pids:
         try:
-            found |= {item.laddr.ip for item in psutil.Process(pid).net_connections("inet") if item.status == psutil.CONN_LISTEN}
+            found |= {
+                item.laddr.ip
+                for item in psutil.Process(pid).net_connections("inet")
+                if item.status == psutil.CONN_LISTEN
+            }
         except psutil.Error:
             continue
     return found
@@ -147,7 +212,9 @@ def listening_addresses(pids: list[int]) -> set[str]:
 
 @pytest.mark.slow
 @needs_ray
-def test_ray_gives_every_record_on_the_loopback_alone(specs: Callable[..., list[RunSpec]], left_behind: Callable[[], list[int]]) -> None:
+def test_ray_gives_every_record_on_the_loopback_alone(
+    specs: Callable[..., list[RunSpec]], left_behind: Callable[[], list[int]]
+) -> None:
     records, addresses = [], set()
     with unless_too_busy():
         for record in RayExecutor(workers=2).execute(specs(*MOODS)):
@@ -161,7 +228,9 @@ def test_ray_gives_every_record_on_the_loopback_alone(specs: Callable[..., list[
 
 @pytest.mark.slow
 @needs_ray
-def test_closing_the_iterator_of_ray_stops_everything(specs: Callable[..., list[RunSpec]], left_behind: Callable[[], list[int]]) -> None:
+def test_closing_the_iterator_of_ray_stops_everything(
+    specs: Callable[..., list[RunSpec]], left_behind: Callable[[], list[int]]
+) -> None:
     runs = RayExecutor(workers=2).execute(specs("sleeps", "well", "sleeps"))
     with unless_too_busy():
         assert next(runs).arm == "well"
@@ -182,14 +251,18 @@ sys.stdin.read()
 
 
 @pytest.fixture
-def ray_head(left_behind: Callable[[], list[int]], monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def ray_head(
+    left_behind: Callable[[], list[int]], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
     """Address of a cluster that stands before the sweep and is said to have one GPU."""
     if find_spec("ray") is None:
         pytest.skip("the extra 'ray' is not installed")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    with subprocess.Popen([sys.executable, "-c", HEAD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as head:
+    with subprocess.Popen(
+        [sys.executable, "-c", HEAD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as head:
         assert head.stdout is not None
         address = next((line.split()[1] for line in head.stdout if line.startswith("AT ")), None)
         with unless_too_busy():
@@ -211,11 +284,22 @@ for _ in range(2):  # the second time the cluster is still there
 
 
 @pytest.mark.slow
-def test_ray_at_an_address_shares_a_gpu_and_is_left_on(ray_head: str, specs: Callable[..., list[RunSpec]]) -> None:
+def test_ray_at_an_address_shares_a_gpu_and_is_left_on(
+    ray_head: str, specs: Callable[..., list[RunSpec]]
+) -> None:
     runs = specs("one", "two", "three", seconds=3.0)
-    sweep = subprocess.run([sys.executable, "-c", SWEEP, ray_head], input=json.dumps([vars(spec) for spec in runs]), capture_output=True, text=True,
-                           check=True)
-    rounds = [json.loads(line.partition(" ")[2]) for line in sweep.stdout.splitlines() if line.startswith("RECORDS ")]
+    sweep = subprocess.run(
+        [sys.executable, "-c", SWEEP, ray_head],
+        input=json.dumps([vars(spec) for spec in runs]),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    rounds = [
+        json.loads(line.partition(" ")[2])
+        for line in sweep.stdout.splitlines()
+        if line.startswith("RECORDS ")
+    ]
     assert [[record["status"] for record in records] for records in rounds] == [["done"] * 3] * 2
     assert all(record["where"].endswith(" gpu 0") for records in rounds for record in records)
     assert {line["gpus"] for spec in runs for line in diary(spec)} == {"0"}
@@ -224,7 +308,11 @@ def test_ray_at_an_address_shares_a_gpu_and_is_left_on(ray_head: str, specs: Cal
 
 
 @needs_ray
-def test_no_ray_at_the_address(left_behind: Callable[[], list[int]], monkeypatch: pytest.MonkeyPatch, specs: Callable[..., list[RunSpec]]) -> None:
+def test_no_ray_at_the_address(
+    left_behind: Callable[[], list[int]],
+    monkeypatch: pytest.MonkeyPatch,
+    specs: Callable[..., list[RunSpec]],
+) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(ConfigError, match="no Ray cluster answers at 'auto'"):
         next(RayExecutor(address="auto").execute(specs("well")))
@@ -240,7 +328,9 @@ class _FakeRay:
         self.gpus = gpus
 
     def nodes(self) -> list[dict[str, Any]]:
-        return [{"Alive": True, "Resources": {"GPU": count} if count else {}} for count in self.gpus]
+        return [
+            {"Alive": True, "Resources": {"GPU": count} if count else {}} for count in self.gpus
+        ]
 
 
 def test_more_gpus_than_there_are(caplog: pytest.LogCaptureFixture) -> None:
@@ -252,12 +342,18 @@ def test_more_gpus_than_there_are(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @needs_submitit
-def test_submitit_gives_every_record(specs: Callable[..., list[RunSpec]], left_behind: Callable[[], list[int]], tmp_path: Path) -> None:
+def test_submitit_gives_every_record(
+    specs: Callable[..., list[RunSpec]], left_behind: Callable[[], list[int]], tmp_path: Path
+) -> None:
     executor = SlurmExecutor(folder=tmp_path / "jobs", workers=2, cluster="local")
     most, records = 0, []
     for record in executor.execute(specs(*MOODS)):
         records.append(record)
-        tasks = [pid for pid in left_behind() if b"submitit.core._submit" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        tasks = [
+            pid
+            for pid in left_behind()
+            if b"submitit.core._submit" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
         most = max(most, len(tasks))
     check_moods(records)
     assert most <= 2  # submitit's local executor starts whatever it is given
@@ -265,25 +361,31 @@ def test_submitit_gives_every_record(specs: Callable[..., list[RunSpec]], left_b
 
 
 @needs_submitit
-def test_a_preempted_job_goes_on(specs: Callable[..., list[RunSpec]], left_behind: Callable[[], list[int]], tmp_path: Path) -> None:
-    spec, = specs("preempted once")
-    record, = SlurmExecutor(folder=tmp_path / "jobs", cluster="local").execute([spec])
+def test_a_preempted_job_goes_on(
+    specs: Callable[..., list[RunSpec]], left_behind: Callable[[], list[int]], tmp_path: Path
+) -> None:
+    (spec,) = specs("preempted once")
+    (record,) = SlurmExecutor(folder=tmp_path / "jobs", cluster="local").execute([spec])
     assert record.status == "done"
     assert [line["life"] for line in diary(spec)] == [1, 2]
 
 
 @needs_submitit
-def test_closing_the_iterator_of_submitit_stops_everything(specs: Callable[..., list[RunSpec]], left_behind: Callable[[], list[int]],
-                                                           tmp_path: Path) -> None:
-    runs = SlurmExecutor(folder=tmp_path / "jobs", workers=2, cluster="local").execute(specs("sleeps", "well", "sleeps"))
+def test_closing_the_iterator_of_submitit_stops_everything(
+    specs: Callable[..., list[RunSpec]], left_behind: Callable[[], list[int]], tmp_path: Path
+) -> None:
+    runs = SlurmExecutor(folder=tmp_path / "jobs", workers=2, cluster="local").execute(
+        specs("sleeps", "well", "sleeps")
+    )
     assert next(runs).arm == "well"
     began = time.monotonic()
     runs.close()  # type: ignore[attr-defined]
     assert time.monotonic() - began < 30
 
 
-# Slurm's commands as one script: an array's tasks in order, as many at once as its limit says, in processes of their own.
-# A cancelled task that waits never begins; one that runs is killed with all that it started.
+# Slurm's commands as one script: an array's tasks in order, as many at once as its limit says, in
+# processes of their own. A cancelled task that waits never begins; one that runs is killed with all
+# that it started.
 SLURM = """\
 import json, os, pathlib, psutil, re, subprocess, sys, time
 home = pathlib.Path(os.environ["FAKE_SLURM"])
@@ -346,7 +448,9 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (home / "bin" / name).symlink_to(script)
     monkeypatch.setenv("PATH", f"{home / 'bin'}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("FAKE_SLURM", str(home))
-    (home / "first").write_text(str(time.monotonic_ns() // 1_000_000))  # submitit remembers the jobs of a process by their numbers
+    (home / "first").write_text(
+        str(time.monotonic_ns() // 1_000_000)
+    )  # submitit remembers the jobs of a process by their numbers
     monkeypatch.setattr("deim_lab.sweep.on_slurm.POLL_SECONDS", {"slurm": 0.2, "local": 0.2})
     monkeypatch.setattr("deim_lab.sweep.on_slurm.ASK_SECONDS", 2.0)
     monkeypatch.setattr("submitit.core.core.Job._results_timeout_s", 1)
@@ -354,21 +458,47 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.slow
-def test_slurm_takes_one_job_array_with_a_limit(slurm: Path, specs: Callable[..., list[RunSpec]], left_behind: Callable[[], list[int]],
-                                                tmp_path: Path) -> None:
-    executor = SlurmExecutor(folder=tmp_path / "jobs", workers=2, partition="gpus", minutes=90, gpus_per_run=1, memory_gib=24, cpus_per_run=6,
-                             options=(("account", "vision"),))
+def test_slurm_takes_one_job_array_with_a_limit(
+    slurm: Path,
+    specs: Callable[..., list[RunSpec]],
+    left_behind: Callable[[], list[int]],
+    tmp_path: Path,
+) -> None:
+    executor = SlurmExecutor(
+        folder=tmp_path / "jobs",
+        workers=2,
+        partition="gpus",
+        minutes=90,
+        gpus_per_run=1,
+        memory_gib=24,
+        cpus_per_run=6,
+        options=(("account", "vision"),),
+    )
     check_moods(list(executor.execute(specs(*MOODS))))
     first, *later = sorted(slurm.glob("script-*"))
-    for line in ("array=0-3%2", "partition=gpus", "time=90", "gpus-per-node=1", "mem=24GB", "cpus-per-task=6", "account=vision"):
+    for line in (
+        "array=0-3%2",
+        "partition=gpus",
+        "time=90",
+        "gpus-per-node=1",
+        "mem=24GB",
+        "cpus-per-task=6",
+        "account=vision",
+    ):
         assert f"#SBATCH --{line}\n" in first.read_text()
     assert len(later) == 2  # the two whose worker was killed
     assert all("--array" not in script.read_text() for script in later)
 
 
-def test_closing_the_iterator_of_slurm_cancels_the_jobs(slurm: Path, specs: Callable[..., list[RunSpec]], left_behind: Callable[[], list[int]],
-                                                        tmp_path: Path) -> None:
-    runs = SlurmExecutor(folder=tmp_path / "jobs", workers=2).execute(specs("sleeps", "well", "sleeps"))
+def test_closing_the_iterator_of_slurm_cancels_the_jobs(
+    slurm: Path,
+    specs: Callable[..., list[RunSpec]],
+    left_behind: Callable[[], list[int]],
+    tmp_path: Path,
+) -> None:
+    runs = SlurmExecutor(folder=tmp_path / "jobs", workers=2).execute(
+        specs("sleeps", "well", "sleeps")
+    )
     assert next(runs).arm == "well"
     runs.close()  # type: ignore[attr-defined]
     calls = [json.loads(line) for line in (slurm / "calls.jsonl").read_text().splitlines()]
@@ -376,7 +506,9 @@ def test_closing_the_iterator_of_slurm_cancels_the_jobs(slurm: Path, specs: Call
     assert sorted(call[1] for call in calls if call[0] == "scancel") == [f"{first}_0", f"{first}_2"]
 
 
-def test_without_slurm_or_the_extras(specs: Callable[..., list[RunSpec]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_slurm_or_the_extras(
+    specs: Callable[..., list[RunSpec]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match="sbatch is not on this machine"):
         next(SlurmExecutor(folder=tmp_path).execute(specs("well")))
@@ -388,30 +520,35 @@ def test_without_slurm_or_the_extras(specs: Callable[..., list[RunSpec]], monkey
         next(RayExecutor().execute(specs("well")))
 
 
-@pytest.mark.parametrize(("kind", "values", "message"), [
-    (RayExecutor, {"workers": 0}, "workers 0 is below 1"),
-    (RayExecutor, {"gpus_per_run": 1.5}, "a fraction of one GPU"),
-    (RayExecutor, {"gpus_per_run": -1}, "gpus_per_run -1"),
-    (SlurmExecutor, {"folder": "x", "minutes": 0}, "minutes 0 is below 1"),
-    (SlurmExecutor, {"folder": "x", "memory_gib": 0.5}, "memory_gib 0.5 is below 1"),
-    (SlurmExecutor, {"folder": "x", "gpus_per_run": 0.5}, "whole GPUs only"),
-    (SlurmExecutor, {"folder": "x", "gpus_per_run": 1, "cluster": "local"}, "the same GPUs"),
-    (SlurmExecutor, {"folder": "x", "cluster": "moon"}, "cluster 'moon' is unknown"),
-])
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        (RayExecutor, {"workers": 0}, "workers 0 is below 1"),
+        (RayExecutor, {"gpus_per_run": 1.5}, "a fraction of one GPU"),
+        (RayExecutor, {"gpus_per_run": -1}, "gpus_per_run -1"),
+        (SlurmExecutor, {"folder": "x", "minutes": 0}, "minutes 0 is below 1"),
+        (SlurmExecutor, {"folder": "x", "memory_gib": 0.5}, "memory_gib 0.5 is below 1"),
+        (SlurmExecutor, {"folder": "x", "gpus_per_run": 0.5}, "whole GPUs only"),
+        (SlurmExecutor, {"folder": "x", "gpus_per_run": 1, "cluster": "local"}, "the same GPUs"),
+        (SlurmExecutor, {"folder": "x", "cluster": "moon"}, "cluster 'moon' is unknown"),
+    ],
+)
 def test_values_out_of_range(kind: type[Any], values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         kind(**values)
 
 
-def test_a_node_that_does_not_share_the_files(specs: Callable[..., list[RunSpec]], tmp_path: Path) -> None:
-    spec, = specs("well")
+def test_a_node_that_does_not_share_the_files(
+    specs: Callable[..., list[RunSpec]], tmp_path: Path
+) -> None:
+    (spec,) = specs("well")
     for change in ({"notebook": "/elsewhere/a.ipynb"}, {"runs_dir": "/elsewhere/runs"}):
         record = shared.run_on_node(RunSpec(**{**vars(spec), **change}))
         assert record.status == "failed"
         assert record.error is not None
         assert "/elsewhere" in record.error["message"]
         assert "share" in record.error["message"]
-    absent, = specs("well", data="/elsewhere/set")
+    (absent,) = specs("well", data="/elsewhere/set")
     record = shared.run_on_node(absent)
     assert record.error is not None
     assert "/elsewhere/set" in record.error["message"]
@@ -419,4 +556,6 @@ def test_a_node_that_does_not_share_the_files(specs: Callable[..., list[RunSpec]
     done = RunRecord(index=0, arm="well", seed=0, status="done", run="a_run", where="node7")
     assert shared.arrived(spec, done, lost=0).status == "failed"
     (Path(spec.runs_dir) / "a_run").mkdir()
-    assert shared.arrived(spec, done, lost=1) == RunRecord(index=0, arm="well", seed=0, status="done", run="a_run", where="node7", attempts=2)
+    assert shared.arrived(spec, done, lost=1) == RunRecord(
+        index=0, arm="well", seed=0, status="done", run="a_run", where="node7", attempts=2
+    )

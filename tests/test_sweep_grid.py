@@ -1,4 +1,6 @@
-"""Reading and checking a grid: types are kept, and whatever is wrong is said before torch is even imported."""
+"""Reading and checking a grid: types are kept, and whatever is wrong is said before torch is even
+imported.
+"""
 
 from __future__ import annotations
 
@@ -31,23 +33,62 @@ def a_grid(**values: Json) -> dict[str, Json]:
 
 
 def a_notebook(folder: Path, source: str | None, *, name: str = "small.ipynb") -> str:
-    cells = [] if source is None else [
-        {"cell_type": "code", "id": "a", "metadata": {"tags": ["parameters"]}, "source": source, "outputs": [], "execution_count": None}]
+    cells = (
+        []
+        if source is None
+        else [
+            {
+                "cell_type": "code",
+                "id": "a",
+                "metadata": {"tags": ["parameters"]},
+                "source": source,
+                "outputs": [],
+                "execution_count": None,
+            }
+        ]
+    )
     path = folder / name
-    path.write_text(json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
+    path.write_text(
+        json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
+    )
     return str(path)
 
 
 OWN = "preset = ''\noverrides = {}\ndata = ''\nseed = 0\nruns_dir = ''\n"
 
 
-@pytest.mark.parametrize(("written", "value"), [
-    ("1e-3", 1e-3), ("1E5", 1e5), ("-2", -2), ("+.5", 0.5), ("5.", 5.0), ("0", 0), ("1.0", 1.0),
-    ("None", None), ("null", None), ("~", None), ("", None), ('"null"', "null"),
-    ("true", True), ("False", False), ("no", "no"), ("on", "on"), ("y", "y"), ("'true'", "true"),
-    ('"1"', "1"), ("010", "010"), ("0x10", "0x10"), ("1_000", "1_000"), ("1:30", "1:30"), ("2026-01-01", "2026-01-01"),
-    ("[640, 384]", [640, 384]), ("groups(4)", "groups(4)"), ("{a: [1, '1']}", {"a": [1, "1"]}),
-])
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ("1e-3", 1e-3),
+        ("1E5", 1e5),
+        ("-2", -2),
+        ("+.5", 0.5),
+        ("5.", 5.0),
+        ("0", 0),
+        ("1.0", 1.0),
+        ("None", None),
+        ("null", None),
+        ("~", None),
+        ("", None),
+        ('"null"', "null"),
+        ("true", True),
+        ("False", False),
+        ("no", "no"),
+        ("on", "on"),
+        ("y", "y"),
+        ("'true'", "true"),
+        ('"1"', "1"),
+        ("010", "010"),
+        ("0x10", "0x10"),
+        ("1_000", "1_000"),
+        ("1:30", "1:30"),
+        ("2026-01-01", "2026-01-01"),
+        ("[640, 384]", [640, 384]),
+        ("groups(4)", "groups(4)"),
+        ("{a: [1, '1']}", {"a": [1, "1"]}),
+    ],
+)
 def test_yaml_keeps_types(written: str, value: Json) -> None:
     found = gridfile.parse(f"key: {written}", "g.yaml")["key"]
     assert (found, type(found)) == (value, type(value))
@@ -55,16 +96,32 @@ def test_yaml_keeps_types(written: str, value: Json) -> None:
 
 def test_yaml_keys_are_text_and_json_reads_the_same() -> None:
     assert gridfile.parse("{1.5: 1, no: 2, null: 3}", "g.yaml") == {"1.5": 1, "no": 2, "null": 3}
-    content = {"base": {"optim.lr": 1e-3, "data.input_size": [640, 384], "model.eval_layers": None}, "about": "1"}
-    assert gridfile.parse(json.dumps(content), "g.json", as_json=True) == content == gridfile.parse(json.dumps(content), "g.yaml")
+    content = {
+        "base": {"optim.lr": 1e-3, "data.input_size": [640, 384], "model.eval_layers": None},
+        "about": "1",
+    }
+    assert (
+        gridfile.parse(json.dumps(content), "g.json", as_json=True)
+        == content
+        == gridfile.parse(json.dumps(content), "g.yaml")
+    )
 
 
-@pytest.mark.parametrize(("text", "said"), [
-    ("a: 1\nb: 2\na: 3", "line 3: key 'a' stands twice"),
-    ("arms:\n  x: {loss.gamma: 1, loss.gamma: 2}", "line 2: key 'loss.gamma' stands twice"),
-    ("- 1", "expected a mapping"), ("", "expected a mapping"), ("a: [1", "no readable YAML"), ("a: .inf", "not finite"), ("a: .nan", "not finite"),
-    ("a: &x [*x]", "contains itself"), ("a: !!python/name:os.system x", "no readable YAML"), ("? [1]\n: 2", "a key must be text"),
-])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: 1\nb: 2\na: 3", "line 3: key 'a' stands twice"),
+        ("arms:\n  x: {loss.gamma: 1, loss.gamma: 2}", "line 2: key 'loss.gamma' stands twice"),
+        ("- 1", "expected a mapping"),
+        ("", "expected a mapping"),
+        ("a: [1", "no readable YAML"),
+        ("a: .inf", "not finite"),
+        ("a: .nan", "not finite"),
+        ("a: &x [*x]", "contains itself"),
+        ("a: !!python/name:os.system x", "no readable YAML"),
+        ("? [1]\n: 2", "a key must be text"),
+    ],
+)
 def test_a_broken_file_is_refused(text: str, said: str) -> None:
     with pytest.raises(ConfigError, match=r"g\.yaml") as caught:
         gridfile.parse(text, "g.yaml")
@@ -85,50 +142,109 @@ def test_a_file_that_is_not_there_or_of_another_kind(tmp_path: Path) -> None:
 
 
 def test_arms_axes_base_and_what_goes_first() -> None:
-    found = grid.read(a_grid(base={"train.epochs": 3, "loss.gamma": 1.0}, axes={"augment.mosaic_prob": [0, 0.5], "train.epochs": [1, 2]}),
-                      overrides={"data.batch_size": 2}, seeds=[3, 1], name="mine")
-    assert list(found.arms) == [f"{arm}, mosaic_prob={mosaic}, epochs={epochs}" for arm in ARMS for mosaic in ("0", "0.5") for epochs in (1, 2)]
+    found = grid.read(
+        a_grid(
+            base={"train.epochs": 3, "loss.gamma": 1.0},
+            axes={"augment.mosaic_prob": [0, 0.5], "train.epochs": [1, 2]},
+        ),
+        overrides={"data.batch_size": 2},
+        seeds=[3, 1],
+        name="mine",
+    )
+    assert list(found.arms) == [
+        f"{arm}, mosaic_prob={mosaic}, epochs={epochs}"
+        for arm in ARMS
+        for mosaic in ("0", "0.5")
+        for epochs in (1, 2)
+    ]
     config = found.config("sharper, mosaic_prob=0.5, epochs=2")
-    assert (config.loss.gamma, config.augment.mosaic_prob, config.train.epochs, config.data.batch_size) == (2.0, 0.5, 2, 2)
+    assert (
+        config.loss.gamma,
+        config.augment.mosaic_prob,
+        config.train.epochs,
+        config.data.batch_size,
+    ) == (2.0, 0.5, 2, 2)
     assert found.config("baseline, mosaic_prob=0, epochs=1").loss.gamma == 1.0
-    assert (found.seeds, found.baseline, found.name) == ((3, 1), "baseline, mosaic_prob=0, epochs=1", "mine")
+    assert (found.seeds, found.baseline, found.name) == (
+        (3, 1),
+        "baseline, mosaic_prob=0, epochs=1",
+        "mine",
+    )
     assert json.loads(json.dumps(found.as_dict())) == found.as_dict()
 
 
 def test_paths_are_made_absolute_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     found = grid.read({"preset": "smoke", "arms": ARMS, "data": "bccd"})
-    assert (found.notebook, found.data) == (str(tmp_path / "notebooks" / "03_train.ipynb"), str(tmp_path / "bccd"))
+    assert (found.notebook, found.data) == (
+        str(tmp_path / "notebooks" / "03_train.ipynb"),
+        str(tmp_path / "bccd"),
+    )
     half = {"images": "i", "annotations": "a.json"}
     assert grid.read(a_grid(data={"train": half, "val": half, "name": "n"})).data == {
-        **{split: {"images": str(tmp_path / "i"), "annotations": str(tmp_path / "a.json")} for split in ("train", "val")}, "name": "n"}
+        **{
+            split: {"images": str(tmp_path / "i"), "annotations": str(tmp_path / "a.json")}
+            for split in ("train", "val")
+        },
+        "name": "n",
+    }
     assert grid.read(a_grid()).data == "embedded"
 
 
-@pytest.mark.parametrize(("change", "said"), [
-    ({"arm": {}}, "unknown key 'arm' (did you mean 'arms'?)"),
-    ({"arms": None}, "neither arms nor axes"),
-    ({"arms": {"a": 3}}, "arm 'a': 3 is no mapping"),
-    ({"arms": {"a": {"loss.gama": 2}}}, "arm 'a': 'loss.gama' names no config field (did you mean 'loss.gamma'?)"),
-    ({"axes": {"loss.gama": [1, 2]}}, "axis: 'loss.gama' names no config field (did you mean 'loss.gamma'?)"),
-    ({"base": {"train": {"epochs": 3}}}, "keys are dotted, e.g. train.epochs"),
-    ({"axes": {"loss.alpha": 1}}, "expected a list of values"),
-    ({"axes": {"loss.alpha": []}}, "expected a list of values"),
-    ({"axes": {"loss.gamma": [1, 2]}}, "'loss.gamma' is an axis, and arm 'sharper' sets it too"),
-    ({"axes": {"loss.alpha": [0.5, 0.5]}}, "resolve to the same config"),
-    ({"arms": {"a": {"loss.gamma": -1}}}, "arm 'a': loss.gamma -1.0 is outside [0, 20]"),
-    ({"arms": {"a": {"loss.gamma": "2"}}}, "arm 'a': loss.gamma: expected float, got '2'"),
-    ({"arms": {"a": {}, "b": {"loss.gamma": 1.5}}}, "arms 'a' and 'b' resolve to the same config"),
-    ({"arms": {"a": {}, "b": {"train.log_every": 7}}}, "train.log_every makes no difference"),
-    ({"arms": {"a": {"model.backbone_weights": "timm"}, "b": {"model.backbone_weights": "timm"}}}, "resolve to the same config"),
-    ({"baseline": "basline"}, "baseline 'basline' is no arm (did you mean 'baseline'?)"),
-    ({"seeds": []}, "seeds is empty"), ({"seeds": [0, 0]}, "seed 0 stands twice"), ({"seeds": [-1]}, "seed -1 is no whole number"),
-    ({"seeds": [True]}, "seed True is no whole number"), ({"seeds": ["1"]}, "seed '1' is no whole number"), ({"seeds": 3}, "expected a list"),
-    ({"preset": "smok"}, "did you mean 'smoke'?"), ({"preset": None}, "no preset"),
-    ({"parameters": {"seed": 3}}, "parameters must not hold 'seed': that comes from seeds"),
-    ({"parameters": {"device": "gpu"}}, "device 'gpu' is unknown"),
-    ({"about": float("nan")}, "not finite"), ({"data": {1: 2}}, "key 1 is int"), ({"data": object()}, "is no JSON value"),
-])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"arm": {}}, "unknown key 'arm' (did you mean 'arms'?)"),
+        ({"arms": None}, "neither arms nor axes"),
+        ({"arms": {"a": 3}}, "arm 'a': 3 is no mapping"),
+        (
+            {"arms": {"a": {"loss.gama": 2}}},
+            "arm 'a': 'loss.gama' names no config field (did you mean 'loss.gamma'?)",
+        ),
+        (
+            {"axes": {"loss.gama": [1, 2]}},
+            "axis: 'loss.gama' names no config field (did you mean 'loss.gamma'?)",
+        ),
+        ({"base": {"train": {"epochs": 3}}}, "keys are dotted, e.g. train.epochs"),
+        ({"axes": {"loss.alpha": 1}}, "expected a list of values"),
+        ({"axes": {"loss.alpha": []}}, "expected a list of values"),
+        (
+            {"axes": {"loss.gamma": [1, 2]}},
+            "'loss.gamma' is an axis, and arm 'sharper' sets it too",
+        ),
+        ({"axes": {"loss.alpha": [0.5, 0.5]}}, "resolve to the same config"),
+        ({"arms": {"a": {"loss.gamma": -1}}}, "arm 'a': loss.gamma -1.0 is outside [0, 20]"),
+        ({"arms": {"a": {"loss.gamma": "2"}}}, "arm 'a': loss.gamma: expected float, got '2'"),
+        (
+            {"arms": {"a": {}, "b": {"loss.gamma": 1.5}}},
+            "arms 'a' and 'b' resolve to the same config",
+        ),
+        ({"arms": {"a": {}, "b": {"train.log_every": 7}}}, "train.log_every makes no difference"),
+        (
+            {
+                "arms": {
+                    "a": {"model.backbone_weights": "timm"},
+                    "b": {"model.backbone_weights": "timm"},
+                }
+            },
+            "resolve to the same config",
+        ),
+        ({"baseline": "basline"}, "baseline 'basline' is no arm (did you mean 'baseline'?)"),
+        ({"seeds": []}, "seeds is empty"),
+        ({"seeds": [0, 0]}, "seed 0 stands twice"),
+        ({"seeds": [-1]}, "seed -1 is no whole number"),
+        ({"seeds": [True]}, "seed True is no whole number"),
+        ({"seeds": ["1"]}, "seed '1' is no whole number"),
+        ({"seeds": 3}, "expected a list"),
+        ({"preset": "smok"}, "did you mean 'smoke'?"),
+        ({"preset": None}, "no preset"),
+        ({"parameters": {"seed": 3}}, "parameters must not hold 'seed': that comes from seeds"),
+        ({"parameters": {"device": "gpu"}}, "device 'gpu' is unknown"),
+        ({"about": float("nan")}, "not finite"),
+        ({"data": {1: 2}}, "key 1 is int"),
+        ({"data": object()}, "is no JSON value"),
+    ],
+)
 def test_a_wrong_grid_is_refused(change: dict[str, Json], said: str) -> None:
     with pytest.raises(ConfigError) as caught:
         grid.read(a_grid(**change))
@@ -136,33 +252,59 @@ def test_a_wrong_grid_is_refused(change: dict[str, Json], said: str) -> None:
 
 
 def test_an_override_without_effect_and_a_name_that_is_none() -> None:
-    with pytest.raises(ConfigError, match=r"override of loss\.gamma has no effect on arm 'sharper'"):
+    with pytest.raises(
+        ConfigError, match=r"override of loss\.gamma has no effect on arm 'sharper'"
+    ):
         grid.read(a_grid(), overrides={"loss.gamma": 1.0})
     with pytest.raises(ConfigError, match="is no folder name"):
         grid.read(a_grid(), name="../x")
 
 
-@pytest.mark.parametrize(("source", "said"), [
-    (None, "has no cells tagged 'parameters'"),
-    ("preset = (", "is no Python"),
-    (OWN.replace("overrides = {}\n", "overide = {}\n"), "has no 'overrides', which a sweep sets (did you mean 'overide'?)"),
-])
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (None, "has no cells tagged 'parameters'"),
+        ("preset = (", "is no Python"),
+        (
+            OWN.replace("overrides = {}\n", "overide = {}\n"),
+            "has no 'overrides', which a sweep sets (did you mean 'overide'?)",
+        ),
+    ],
+)
 def test_a_notebook_that_takes_no_parameters(tmp_path: Path, source: str | None, said: str) -> None:
     with pytest.raises(ConfigError) as caught:
         plan.check(grid.read(a_grid(notebook=a_notebook(tmp_path, source))))
     assert said in str(caught.value)
 
 
-@pytest.mark.parametrize(("further", "said"), [
-    ({"exampels": 3}, "parameter 'exampels' is not in the parameters cell"), ({"examples": "3"}, "'3' (str), and its default"),
-    ({"examples": True}, "True (bool)"), ({"names": {}}, "{} (dict)"), ({"rate": "fast"}, "'fast' (str)"),
-])
-def test_parameters_are_checked_against_the_cell(tmp_path: Path, further: dict[str, Json], said: str) -> None:
-    notebook = a_notebook(tmp_path, OWN + "examples: int = 6\nnames = ['a']\nrate = 0.5\nanything = None\nmade = 3 * 4\n")
+@pytest.mark.parametrize(
+    ("further", "said"),
+    [
+        ({"exampels": 3}, "parameter 'exampels' is not in the parameters cell"),
+        ({"examples": "3"}, "'3' (str), and its default"),
+        ({"examples": True}, "True (bool)"),
+        ({"names": {}}, "{} (dict)"),
+        ({"rate": "fast"}, "'fast' (str)"),
+    ],
+)
+def test_parameters_are_checked_against_the_cell(
+    tmp_path: Path, further: dict[str, Json], said: str
+) -> None:
+    notebook = a_notebook(
+        tmp_path,
+        OWN + "examples: int = 6\nnames = ['a']\nrate = 0.5\nanything = None\nmade = 3 * 4\n",
+    )
     with pytest.raises(ConfigError) as caught:
         plan.check(grid.read(a_grid(notebook=notebook, parameters=further)))
     assert said in str(caught.value)
-    plan.check(grid.read(a_grid(notebook=notebook, parameters={"examples": 3, "names": [], "rate": 1, "anything": "x", "made": "y"})))
+    plan.check(
+        grid.read(
+            a_grid(
+                notebook=notebook,
+                parameters={"examples": 3, "names": [], "rate": 1, "anything": "x", "made": "y"},
+            )
+        )
+    )
     assert parameters.read(notebook)["names"] == ["a"]
 
 
@@ -183,23 +325,55 @@ def test_absent_notebook_and_data_and_too_many_runs(tmp_path: Path) -> None:
 
 def test_bad_input_is_said_on_the_command_line_before_torch_is_imported(tmp_path: Path) -> None:
     (tmp_path / "g.json").write_text(json.dumps(a_grid(axes={"loss.weight_gio": [1, 2]})))
-    code = ("import sys; from deim_lab import cli; rc = cli.main(sys.argv[1:]);"
-            "print(rc, [m for m in ('torch', 'pandas', 'papermill', 'numpy') if m in sys.modules])")
-    answer = subprocess.run([sys.executable, "-c", code, "sweep", str(tmp_path / "g.json"), "--runs", str(tmp_path / "runs")],
-                            capture_output=True, text=True, check=True)
+    code = (
+        "import sys; from deim_lab import cli; rc = cli.main(sys.argv[1:]);"
+        "print(rc, [m for m in ('torch', 'pandas', 'papermill', 'numpy') if m in sys.modules])"
+    )
+    answer = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            code,
+            "sweep",
+            str(tmp_path / "g.json"),
+            "--runs",
+            str(tmp_path / "runs"),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert answer.stdout.strip() == "2 []"
     assert "deim-lab sweep: error:" in answer.stderr
     assert "did you mean 'loss.weight_giou'?" in answer.stderr
     assert not (tmp_path / "runs").exists()
     (tmp_path / "g.json").write_text(json.dumps(a_grid(data=str(tmp_path / "absent"))))
-    answer = subprocess.run([sys.executable, "-c", code, "sweep", str(tmp_path / "g.json")], capture_output=True, text=True, check=True, cwd=ROOT)
+    answer = subprocess.run(
+        [sys.executable, "-c", code, "sweep", str(tmp_path / "g.json")],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
     assert answer.stdout.strip() == "2 []"
 
 
-@pytest.mark.parametrize("options", [["--address", "x:1"], ["--gpus-per-run", "0.5"], ["--executor", "ray", "--partition", "p"],
-                                     ["--executor", "slurm", "--gpus", "0"], ["--cpus", "4"], ["--executor", "ray", "--memory", "8"],
-                                     ["--sbatch", "qos=long"], ["--executor", "ray", "--cluster", "local"]])
-def test_an_option_of_another_executor_is_refused(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--address", "x:1"],
+        ["--gpus-per-run", "0.5"],
+        ["--executor", "ray", "--partition", "p"],
+        ["--executor", "slurm", "--gpus", "0"],
+        ["--cpus", "4"],
+        ["--executor", "ray", "--memory", "8"],
+        ["--sbatch", "qos=long"],
+        ["--executor", "ray", "--cluster", "local"],
+    ],
+)
+def test_an_option_of_another_executor_is_refused(
+    options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     from deim_lab import cli
 
     assert cli.main(["sweep", "any.yaml", *options]) == 2
@@ -211,20 +385,65 @@ def test_what_slurm_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     from deim_lab.sweep.on_slurm import SlurmExecutor
 
     seen: list[Any] = []
-    result = SimpleNamespace(rows=[{"arm": "a", "seed": 0, "status": "done", "run": "r"}], done=["a"], failed=[], folder=tmp_path)
-    monkeypatch.setattr(loop, "run", lambda _grid, _runs, *, executor, **_others: seen.append(executor) or result)
+    result = SimpleNamespace(
+        rows=[{"arm": "a", "seed": 0, "status": "done", "run": "r"}],
+        done=["a"],
+        failed=[],
+        folder=tmp_path,
+    )
+    monkeypatch.setattr(
+        loop, "run", lambda _grid, _runs, *, executor, **_others: seen.append(executor) or result
+    )
     (tmp_path / "g.json").write_text(json.dumps(a_grid()))
-    words = ["sweep", str(tmp_path / "g.json"), "--runs", str(tmp_path), "--executor", "slurm", "--workers", "3"]
+    words = [
+        "sweep",
+        str(tmp_path / "g.json"),
+        "--runs",
+        str(tmp_path),
+        "--executor",
+        "slurm",
+        "--workers",
+        "3",
+    ]
     folder = tmp_path / "sweeps" / "g" / "slurm"
-    for more in (["--partition", "gpu", "--minutes", "90", "--cpus", "6", "--memory", "24.5", "--sbatch", "account=vision", "--sbatch", "nice=5"],
-                 ["--cluster", "local"], []):
+    for more in (
+        [
+            "--partition",
+            "gpu",
+            "--minutes",
+            "90",
+            "--cpus",
+            "6",
+            "--memory",
+            "24.5",
+            "--sbatch",
+            "account=vision",
+            "--sbatch",
+            "nice=5",
+        ],
+        ["--cluster", "local"],
+        [],
+    ):
         assert cli.main([*words, *more]) == 0
     assert seen == [
-        SlurmExecutor(folder, 3, "gpu", minutes=90, gpus_per_run=1, memory_gib=24.5, cpus_per_run=6, options=(("account", "vision"), ("nice", 5))),
-        SlurmExecutor(folder, 3, cluster="local"), SlurmExecutor(folder, 3, gpus_per_run=1)]
+        SlurmExecutor(
+            folder,
+            3,
+            "gpu",
+            minutes=90,
+            gpus_per_run=1,
+            memory_gib=24.5,
+            cpus_per_run=6,
+            options=(("account", "vision"), ("nice", 5)),
+        ),
+        SlurmExecutor(folder, 3, cluster="local"),
+        SlurmExecutor(folder, 3, gpus_per_run=1),
+    ]
 
 
-def test_gpus_are_those_that_are_visible_and_none_on_the_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_gpus_are_those_that_are_visible_and_none_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, GPU-77,-1,3")
     assert gpus.visible() == ("2", "GPU-77")
     assert loop.gpus_for(grid.read(a_grid()), None) == ("2", "GPU-77")
@@ -247,8 +466,23 @@ def test_gpus_are_those_that_are_visible_and_none_on_the_cpu(monkeypatch: pytest
 
 @pytest.mark.parametrize(
     "listed",
-    ["", " ", ",", "0,,1", "0, ", "0,0", "0, 0", "-1", "0,-1", "NoDevFiles", "0,none",
-     [""], ["0", " "], ["0", "0"], ["-1"]],
+    [
+        "",
+        " ",
+        ",",
+        "0,,1",
+        "0, ",
+        "0,0",
+        "0, 0",
+        "-1",
+        "0,-1",
+        "NoDevFiles",
+        "0,none",
+        [""],
+        ["0", " "],
+        ["0", "0"],
+        ["-1"],
+    ],
 )
 def test_gpus_that_name_none_are_refused(
     listed: str | list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -268,7 +502,13 @@ def test_gpus_that_name_none_are_refused(
         LocalExecutor(2, listed)
     if isinstance(listed, str):
         (tmp_path / "g.json").write_text(json.dumps(a_grid()))
-        words = ["sweep", str(tmp_path / "g.json"), "--runs", str(tmp_path / "runs"), f"--gpus={listed}"]
+        words = [
+            "sweep",
+            str(tmp_path / "g.json"),
+            "--runs",
+            str(tmp_path / "runs"),
+            f"--gpus={listed}",
+        ]
         for more in ([], ["--dry-run"]):
             assert cli.main([*words, *more]) == 2
             assert f"gpus {listed!r}" in capsys.readouterr().err
@@ -288,7 +528,9 @@ def test_gpus_are_listed_as_text_or_one_by_one(monkeypatch: pytest.MonkeyPatch) 
     assert LocalExecutor(2, loop.gpus_for(resolved, None)).gpus == ("1", "0")
 
 
-def finished(name: str, seconds: float, *, data: str = "d", device: str = "cpu", **overrides: Json) -> Json:
+def finished(
+    name: str, seconds: float, *, data: str = "d", device: str = "cpu", **overrides: Json
+) -> Json:
     from deim_lab.presets import preset
 
     class Finished:
@@ -300,35 +542,70 @@ def finished(name: str, seconds: float, *, data: str = "d", device: str = "cpu",
 
 
 def test_time_is_reckoned_from_the_finished_runs_that_are_most_alike_and_never_made_up() -> None:
-    known = [finished("cpu_demo", 100, train__epochs=10), finished("cpu_demo", 120, train__epochs=10), finished("cpu_demo", 110, train__epochs=10),
-             finished("cpu_demo", 999, train__epochs=10, data="other"), finished("cpu_demo", 5, train__epochs=10, device="cuda:0"),
-             finished("smoke", 1)]
+    known = [
+        finished("cpu_demo", 100, train__epochs=10),
+        finished("cpu_demo", 120, train__epochs=10),
+        finished("cpu_demo", 110, train__epochs=10),
+        finished("cpu_demo", 999, train__epochs=10, data="other"),
+        finished("cpu_demo", 5, train__epochs=10, device="cuda:0"),
+        finished("smoke", 1),
+    ]
     history = cost.history(known)
 
     def reckon(item: Json, **values: Json) -> Cost:
-        return cost.estimate(item.config, values.pop("data", "d"), history, kind=values.pop("kind", "cpu"), **values)
+        return cost.estimate(
+            item.config, values.pop("data", "d"), history, kind=values.pop("kind", "cpu"), **values
+        )
 
     assert reckon(known[0]) == Cost(110, cost.SAME, 3)
     assert reckon(known[0], share=0.5) == Cost(55, cost.SAME, 3)
     assert reckon(finished("cpu_demo", 0, train__epochs=30)) == Cost(330, cost.SAME_BUT_LENGTH, 3)
-    assert reckon(finished("cpu_demo", 0, train__epochs=10, loss__gamma=3.0)) == Cost(110, cost.ALIKE, 3)
+    assert reckon(finished("cpu_demo", 0, train__epochs=10, loss__gamma=3.0)) == Cost(
+        110, cost.ALIKE, 3
+    )
     assert reckon(known[0], kind="cuda") == Cost(5, cost.SAME, 1)
     assert reckon(known[0], data="third") == Cost(None)
     assert reckon(finished("cpu_demo", 0, data__input_size=128)) == Cost(None)
     assert cost.summary([Cost(None)], workers=2) == "time unknown: no finished run to go by"
-    assert cost.summary([Cost(100, cost.SAME, 1)] * 6, workers=2).startswith("about 5 min with 2 workers")
-    assert cost.summary([Cost(60, cost.SAME, 1), Cost(None)], workers=8).startswith("about 60 s and 1 run of unknown time")
-    assert [cost.in_words(value) for value in (0.4, 89, 90, 5300, 5400, 200_000)] == ["0 s", "89 s", "2 min", "88 min", "1 h 30 min", "2.3 days"]
+    assert cost.summary([Cost(100, cost.SAME, 1)] * 6, workers=2).startswith(
+        "about 5 min with 2 workers"
+    )
+    assert cost.summary([Cost(60, cost.SAME, 1), Cost(None)], workers=8).startswith(
+        "about 60 s and 1 run of unknown time"
+    )
+    assert [cost.in_words(value) for value in (0.4, 89, 90, 5300, 5400, 200_000)] == [
+        "0 s",
+        "89 s",
+        "2 min",
+        "88 min",
+        "1 h 30 min",
+        "2.3 days",
+    ]
 
 
 def specs(number: int) -> list[spec.RunSpec]:
-    return [spec.RunSpec(index=index, arm="ab"[index % 2], seed=index, notebook="n", parameters={}, overrides={}, fingerprint="f",
-                         data_fingerprint="d", runs_dir="r", executed="e") for index in range(number)]
+    return [
+        spec.RunSpec(
+            index=index,
+            arm="ab"[index % 2],
+            seed=index,
+            notebook="n",
+            parameters={},
+            overrides={},
+            fingerprint="f",
+            data_fingerprint="d",
+            runs_dir="r",
+            executed="e",
+        )
+        for index in range(number)
+    ]
 
 
 def test_time_left_takes_what_this_sweep_measures() -> None:
     now = [0.0]
-    progress = Progress(specs(4), {0: None, 1: None, 2: None, 3: None}, workers=2, clock=lambda: now[0])
+    progress = Progress(
+        specs(4), {0: None, 1: None, 2: None, 3: None}, workers=2, clock=lambda: now[0]
+    )
     progress.start(0)
     assert progress.seconds_left() is None
     record = spec.RunRecord(index=0, arm="a", seed=0, status="done", seconds=100)
@@ -338,11 +615,16 @@ def test_time_left_takes_what_this_sweep_measures() -> None:
     now[0] = 40.0
     assert progress.seconds_left() == (60 + 100 + 100) / 2
     assert [item.index for item in progress.running] == [1]
-    assert progress.summary({1: (4, 6)}) == "[1/4] running: b s1 epoch 4/6; 2 waiting; about 2 min left"
+    assert (
+        progress.summary({1: (4, 6)})
+        == "[1/4] running: b s1 epoch 4/6; 2 waiting; about 2 min left"
+    )
     assert progress.seconds_left({1: (1, 6)}) == 40 * 5  # slower than expected
     assert progress.seconds_left({1: (0, 6)}) == progress.seconds_left()
     error = {"type": "ValueError", "message": "no\nsuch thing", "traceback": ""}
-    failed = spec.RunRecord(index=1, arm="b", seed=1, status="failed", seconds=10, attempts=2, error=error)
+    failed = spec.RunRecord(
+        index=1, arm="b", seed=1, status="failed", seconds=10, attempts=2, error=error
+    )
     progress.end(failed)
     assert progress.line(failed).splitlines()[-1] == "  ValueError: no"
     assert "2 attempts" in progress.line(failed)
@@ -357,14 +639,23 @@ def test_specs_and_records_are_plain_json() -> None:
     record = spec.failed(one, spec.Failure("E", "m"), attempts=2)
     assert spec.RunRecord(**json.loads(json.dumps(spec.to_json(record)))) == record
     assert spec.identity(one) == {"fingerprint": "f", "seed": 0, "data_fingerprint": "d"}
-    assert configs.fingerprint(grid.read(a_grid()).config("sharper")) != configs.fingerprint(grid.read(a_grid()).config("baseline"))
+    assert configs.fingerprint(grid.read(a_grid()).config("sharper")) != configs.fingerprint(
+        grid.read(a_grid()).config("baseline")
+    )
 
 
-def test_weights_that_a_notebook_takes_are_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_a_notebook_takes_are_found_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "own.pt").write_bytes(b"")
     monkeypatch.chdir(tmp_path)
-    assert grid.read(a_grid(parameters={"weights": "own.pt"})).parameters["weights"] == str(tmp_path / "own.pt")
-    assert grid.read(a_grid(parameters={"weights": "user/on-the-hub"})).parameters["weights"] == "user/on-the-hub"
+    assert grid.read(a_grid(parameters={"weights": "own.pt"})).parameters["weights"] == str(
+        tmp_path / "own.pt"
+    )
+    assert (
+        grid.read(a_grid(parameters={"weights": "user/on-the-hub"})).parameters["weights"]
+        == "user/on-the-hub"
+    )
 
 
 def test_a_killed_sweep_leaves_no_run_that_seems_to_run(tmp_path: Path) -> None:

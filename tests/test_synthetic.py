@@ -1,4 +1,6 @@
-"""The embedded data set: seeded, whole or absent, boxes that fit what is drawn, classes that only shape tells apart."""
+"""The embedded data set: seeded, whole or absent, boxes that fit what is drawn, classes that only
+shape tells apart.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 class TestFolder:
@@ -35,17 +41,32 @@ class TestFolder:
 
     def test_same_seed_same_bytes(self, folder: Path, tmp_path: Path) -> None:
         assert contents(synthetic.make(tmp_path / "again", **SMALL)) == contents(folder)
-        assert contents(synthetic.make(tmp_path / "other", **SMALL, seed=1)).items().isdisjoint(
-            {name: data for name, data in contents(folder).items() if name.endswith(".jpg")}.items())
+        assert (
+            contents(synthetic.make(tmp_path / "other", **SMALL, seed=1))
+            .items()
+            .isdisjoint(
+                {
+                    name: data for name, data in contents(folder).items() if name.endswith(".jpg")
+                }.items()
+            )
+        )
 
     def test_more_images_begin_with_the_same(self, folder: Path, tmp_path: Path) -> None:
         more = synthetic.make(tmp_path / "more", **{**SMALL, "train_images": 8})
-        first, second = (CocoDataset.load(path / "images" / "train", path / "annotations" / "instances_train.json")
-                         for path in (folder, more))
-        assert [first[index].labels.tolist() for index in range(6)] == [second[index].labels.tolist() for index in range(6)]
+        first, second = (
+            CocoDataset.load(
+                path / "images" / "train", path / "annotations" / "instances_train.json"
+            )
+            for path in (folder, more)
+        )
+        assert [first[index].labels.tolist() for index in range(6)] == [
+            second[index].labels.tolist() for index in range(6)
+        ]
 
     def test_halves_differ(self, folder: Path) -> None:
-        assert (folder / "images" / "train" / "000001.jpg").read_bytes() != (folder / "images" / "val" / "000001.jpg").read_bytes()
+        assert (folder / "images" / "train" / "000001.jpg").read_bytes() != (
+            folder / "images" / "val" / "000001.jpg"
+        ).read_bytes()
 
     def test_a_whole_folder_is_kept(self, tmp_path: Path) -> None:
         made = synthetic.make(tmp_path / "set", train_images=2, val_images=1, size_px=(64, 64))
@@ -53,12 +74,17 @@ class TestFolder:
         synthetic.make(tmp_path / "set", train_images=2, val_images=1, size_px=(64, 64))
         assert {path: path.stat().st_mtime_ns for path in made.rglob("*")} == before
 
-    @pytest.mark.parametrize("damage", ["picture gone", "picture empty", "json cut", "another description"])
+    @pytest.mark.parametrize(
+        "damage", ["picture gone", "picture empty", "json cut", "another description"]
+    )
     def test_what_is_not_whole_is_drawn_anew(self, tmp_path: Path, damage: str) -> None:
         options = {"train_images": 2, "val_images": 1, "size_px": (64, 64)}
         made = synthetic.make(tmp_path / "set", **options)
         whole = contents(made)
-        picture, annotations = made / "images" / "val" / "000001.jpg", made / "annotations" / "instances_val.json"
+        picture, annotations = (
+            made / "images" / "val" / "000001.jpg",
+            made / "annotations" / "instances_val.json",
+        )
         if damage == "picture gone":
             picture.unlink()
         elif damage == "picture empty":
@@ -71,7 +97,9 @@ class TestFolder:
         assert contents(synthetic.make(made, **options)) == whole
         assert [path.name for path in tmp_path.iterdir()] == ["set"]  # no draft is left behind
 
-    def test_a_failure_leaves_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_failure_leaves_nothing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         def fail(*_: object) -> None:
             raise OSError("disk full")
 
@@ -80,7 +108,9 @@ class TestFolder:
             synthetic.make(tmp_path / "set", **SMALL)
         assert list(tmp_path.iterdir()) == []
 
-    def test_the_earlier_of_two_processes_wins(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_earlier_of_two_processes_wins(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """Another process finishes while this one draws: its folder stays."""
         options = {"train_images": 1, "val_images": 1, "size_px": (64, 64)}
         write_json, other = synthetic._write_json, tmp_path / "other"
@@ -103,7 +133,10 @@ class TestFolder:
             synthetic.make(tmp_path, **SMALL)
         assert (tmp_path / "thesis.tex").read_text() == "precious"
 
-    @pytest.mark.parametrize(("name", "value"), [("train_images", 0), ("val_images", -1), ("size_px", (160, 16)), ("seed", -1)])
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [("train_images", 0), ("val_images", -1), ("size_px", (160, 16)), ("seed", -1)],
+    )
     def test_values_out_of_range(self, tmp_path: Path, name: str, value: object) -> None:
         with pytest.raises(DataError, match=name):
             synthetic.make(tmp_path / "set", **{**SMALL, name: value})
@@ -114,7 +147,9 @@ class TestScene:
     def scenes(self) -> list[tuple[Image.Image, list[drawing.Thing]]]:
         return [drawing.scene(np.random.default_rng([5, index]), (160, 160)) for index in range(80)]
 
-    def test_boxes_lie_inside_and_have_the_promised_size(self, scenes: list[tuple[Image.Image, list[drawing.Thing]]]) -> None:
+    def test_boxes_lie_inside_and_have_the_promised_size(
+        self, scenes: list[tuple[Image.Image, list[drawing.Thing]]]
+    ) -> None:
         boxes = np.array([thing.box_xyxy for _, things in scenes for thing in things])
         assert boxes.min() >= 0
         assert boxes.max() <= 160
@@ -124,16 +159,22 @@ class TestScene:
         assert longer[inside].min() >= 0.145
         assert longer.max() / longer[inside].min() > 2.5
 
-    def test_nothing_is_hidden_too_far(self, scenes: list[tuple[Image.Image, list[drawing.Thing]]]) -> None:
+    def test_nothing_is_hidden_too_far(
+        self, scenes: list[tuple[Image.Image, list[drawing.Thing]]]
+    ) -> None:
         shares = np.array([thing.visible_share for _, things in scenes for thing in things])
         assert shares.min() >= 0.39
         assert (shares < 0.85).mean() > 0.05  # and yet some is hidden
 
-    def test_density_and_negatives(self, scenes: list[tuple[Image.Image, list[drawing.Thing]]]) -> None:
+    def test_density_and_negatives(
+        self, scenes: list[tuple[Image.Image, list[drawing.Thing]]]
+    ) -> None:
         counts = np.array([len(things) for _, things in scenes])
         assert 2.0 <= counts.mean() <= 4.0
         assert 0 < (counts == 0).mean() < 0.25
-        assert len({thing.label for _, things in scenes for thing in things}) == len(drawing.CLASSES)
+        assert len({thing.label for _, things in scenes for thing in things}) == len(
+            drawing.CLASSES
+        )
 
     @pytest.mark.parametrize("label", range(len(drawing.CLASSES)))
     def test_stamp_fills_its_box(self, label: int) -> None:
@@ -145,13 +186,23 @@ class TestScene:
             assert stamp.height - (bottom - top) <= 2
 
     def test_box_is_tight_around_what_was_painted(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """On an even ground without clutter, shadow or noise, the pixels that differ span the box."""
-        monkeypatch.setattr(drawing, "_ground", lambda generator, height, width: Image.new("RGB", (width, height), (90, 90, 90)))
+        """On an even ground without clutter, shadow or noise, the pixels that differ span the
+        box.
+        """
+        monkeypatch.setattr(
+            drawing,
+            "_ground",
+            lambda generator, height, width: Image.new("RGB", (width, height), (90, 90, 90)),
+        )
         monkeypatch.setattr(drawing, "_clutter", lambda *_, **__: None)
         monkeypatch.setattr(drawing, "_expose", lambda generator, image: image)
         monkeypatch.setattr(drawing, "_THINGS_SHARE", (0.0, 1.0))
         paste = Image.Image.paste
-        monkeypatch.setattr(Image.Image, "paste", lambda self, im, *rest: None if im == (12, 12, 18) else paste(self, im, *rest))
+        monkeypatch.setattr(
+            Image.Image,
+            "paste",
+            lambda self, im, *rest: None if im == (12, 12, 18) else paste(self, im, *rest),
+        )
         for seed in range(20):
             image, [thing] = drawing.scene(np.random.default_rng(seed), (160, 160))
             y, x = np.nonzero(np.abs(np.asarray(image).astype(int) - 90).max(-1) > 8)
@@ -161,12 +212,19 @@ class TestScene:
     def test_most_of_a_thing_is_inside_the_frame(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(drawing, "_clutter", lambda *_, **__: None)
         monkeypatch.setattr(drawing, "_THINGS_SHARE", (0.0, 1.0))
-        shares = np.array([drawing.scene(np.random.default_rng(seed), (64, 64))[1][0].visible_share for seed in range(150)])
+        shares = np.array(
+            [
+                drawing.scene(np.random.default_rng(seed), (64, 64))[1][0].visible_share
+                for seed in range(150)
+            ]
+        )
         assert shares.min() >= 0.64
         assert 0.02 < (shares < 0.97).mean() < 0.6
 
     def test_colour_says_nothing_of_the_class(self) -> None:
-        """The mean colour of a class's fill is the mean over all classes, within what chance allows."""
+        """The mean colour of a class's fill is the mean over all classes, within what chance
+        allows.
+        """
         generator = np.random.default_rng(0)
         image = Image.new("RGB", (90, 90), (90, 90, 90))
         means = []
@@ -190,5 +248,7 @@ class TestScene:
             assert [row["category_id"] - 1 for row in rows] == [thing.label for thing in things]
             for row, thing in zip(rows, things, strict=True):
                 left, top, right, bottom = thing.box_xyxy
-                assert row["bbox"] == pytest.approx([left, top, right - left, bottom - top], abs=0.01)
+                assert row["bbox"] == pytest.approx(
+                    [left, top, right - left, bottom - top], abs=0.01
+                )
                 assert 0 < row["area"] <= row["bbox"][2] * row["bbox"][3] + 1

@@ -1,4 +1,6 @@
-"""Training: exact resume, overfitting a handful of images, bad numbers, data-parallel processes, what a run records."""
+"""Training: exact resume, overfitting a handful of images, bad numbers, data-parallel processes,
+what a run records.
+"""
 
 from __future__ import annotations
 
@@ -39,11 +41,21 @@ FAST = {
 
 @pytest.fixture(scope="session")
 def small_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return synthetic.make(tmp_path_factory.mktemp("data") / "set", train_images=18, val_images=6, size_px=(64, 64), seed=3)
+    return synthetic.make(
+        tmp_path_factory.mktemp("data") / "set",
+        train_images=18,
+        val_images=6,
+        size_px=(64, 64),
+        seed=3,
+    )
 
 
 def losses_of(run: Run) -> list[tuple[int, float, float]]:
-    return [(event["step"], event["loss"], event["grad_norm"]) for event in run.events() if event["kind"] == "step"]
+    return [
+        (event["step"], event["loss"], event["grad_norm"])
+        for event in run.events()
+        if event["kind"] == "step"
+    ]
 
 
 def weights_of(run: Run) -> dict[str, torch.Tensor]:
@@ -69,19 +81,30 @@ def cut_at(step: int) -> Any:
         (11, {"train.checkpoint_steps": 1}),  # inside an epoch
         (
             15,
-            {"schedule.clean_epochs": 2, "schedule.unscaled": True, "schedule.restart_from_best": True, "schedule.lr_warmup_steps": 2},
+            {
+                "schedule.clean_epochs": 2,
+                "schedule.unscaled": True,
+                "schedule.restart_from_best": True,
+                "schedule.lr_warmup_steps": 2,
+            },
         ),  # in the clean tail
         (9, {"train.accumulate": 2, "train.checkpoint_steps": 1, "train.epochs": 8}),
     ],
 )
-def test_a_cut_run_resumes_to_the_last_bit(small_set: Path, tmp_path: Path, cut: int, extra: dict[str, Any]) -> None:
+def test_a_cut_run_resumes_to_the_last_bit(
+    small_set: Path, tmp_path: Path, cut: int, extra: dict[str, Any]
+) -> None:
     config = preset("smoke", FAST | extra)
     whole = deim_lab.train(config, small_set, seed=1, runs_dir=tmp_path / "whole", device="cpu")
     with pytest.raises(CutError):
-        deim_lab.train(config, small_set, seed=1, runs_dir=tmp_path / "cut", device="cpu", on_event=cut_at(cut))
+        deim_lab.train(
+            config, small_set, seed=1, runs_dir=tmp_path / "cut", device="cpu", on_event=cut_at(cut)
+        )
     torch.manual_seed(12345)  # whatever happened in between must not matter
     resumed = deim_lab.train(config, small_set, seed=1, runs_dir=tmp_path / "cut", device="cpu")
-    assert len(list((tmp_path / "cut").glob("*_smoke_*"))) == 1, "the cut run was continued, not started anew"
+    assert len(list((tmp_path / "cut").glob("*_smoke_*"))) == 1, (
+        "the cut run was continued, not started anew"
+    )
     after = {step: rest for step, *rest in losses_of(resumed)}
     assert after == {step: rest for step, *rest in losses_of(whole)}
     before, now = weights_of(whole), weights_of(resumed)
@@ -96,9 +119,12 @@ def test_a_killed_process_resumes_to_the_last_bit(small_set: Path, tmp_path: Pat
     code = (
         "import sys, time, deim_lab; from deim_lab.presets import preset; import json\n"
         "slow = lambda event: time.sleep(0.2)\n"
-        "deim_lab.train(preset('smoke', json.loads(sys.argv[1])), sys.argv[2], seed=2, runs_dir=sys.argv[3], device='cpu', on_event=slow)"
+        "deim_lab.train(preset('smoke', json.loads(sys.argv[1])), sys.argv[2], seed=2, "
+        "runs_dir=sys.argv[3], device='cpu', on_event=slow)"
     )
-    process = subprocess.Popen([sys.executable, "-c", code, json.dumps(FAST), str(small_set), str(tmp_path / "cut")])
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, json.dumps(FAST), str(small_set), str(tmp_path / "cut")]
+    )
     deadline = time.time() + 120
     while time.time() < deadline:
         found = list((tmp_path / "cut").glob("*/checkpoints/last.pt"))
@@ -111,15 +137,33 @@ def test_a_killed_process_resumes_to_the_last_bit(small_set: Path, tmp_path: Pat
     assert Run.open(folder).status == "running"
     resumed = deim_lab.train(config, small_set, seed=2, runs_dir=tmp_path / "cut", device="cpu")
     assert resumed.folder == folder
-    assert set(losses_of(resumed)) == set(losses_of(whole)), "steps that were done twice gave the same numbers twice"
-
-
-def test_the_same_seed_gives_the_same_run_with_and_without_workers(small_set: Path, tmp_path: Path) -> None:
-    first = deim_lab.train(preset("smoke", FAST | {"train.epochs": 2}), small_set, runs_dir=tmp_path / "a", device="cpu")
-    second = deim_lab.train(
-        preset("smoke", FAST | {"train.epochs": 2, "data.workers": 2}), small_set, runs_dir=tmp_path / "b", device="cpu"
+    assert set(losses_of(resumed)) == set(losses_of(whole)), (
+        "steps that were done twice gave the same numbers twice"
     )
-    other = deim_lab.train(preset("smoke", FAST | {"train.epochs": 2}), small_set, seed=1, runs_dir=tmp_path / "a", device="cpu")
+
+
+def test_the_same_seed_gives_the_same_run_with_and_without_workers(
+    small_set: Path, tmp_path: Path
+) -> None:
+    first = deim_lab.train(
+        preset("smoke", FAST | {"train.epochs": 2}),
+        small_set,
+        runs_dir=tmp_path / "a",
+        device="cpu",
+    )
+    second = deim_lab.train(
+        preset("smoke", FAST | {"train.epochs": 2, "data.workers": 2}),
+        small_set,
+        runs_dir=tmp_path / "b",
+        device="cpu",
+    )
+    other = deim_lab.train(
+        preset("smoke", FAST | {"train.epochs": 2}),
+        small_set,
+        seed=1,
+        runs_dir=tmp_path / "a",
+        device="cpu",
+    )
     assert losses_of(first) == losses_of(second)
     assert losses_of(first) != losses_of(other)
 
@@ -128,30 +172,61 @@ def test_a_finished_run_is_not_trained_again(small_set: Path, tmp_path: Path) ->
     config = preset("smoke", FAST | {"train.epochs": 1})
     first = deim_lab.train(config, small_set, runs_dir=tmp_path, device="cpu")
     assert deim_lab.train(config, small_set, runs_dir=tmp_path, device="cpu").folder == first.folder
-    assert deim_lab.train(config, small_set, runs_dir=tmp_path, device="cpu", resume="never").folder != first.folder
+    assert (
+        deim_lab.train(config, small_set, runs_dir=tmp_path, device="cpu", resume="never").folder
+        != first.folder
+    )
     with pytest.raises(ConfigError, match="another experiment"):
-        deim_lab.train(preset("smoke", FAST | {"train.epochs": 2}), small_set, runs_dir=tmp_path, device="cpu", resume=str(first.folder))
+        deim_lab.train(
+            preset("smoke", FAST | {"train.epochs": 2}),
+            small_set,
+            runs_dir=tmp_path,
+            device="cpu",
+            resume=str(first.folder),
+        )
 
 
-def test_what_a_run_starts_from_and_is_scored_with_is_part_of_its_identity(small_set: Path, tmp_path: Path) -> None:
+def test_what_a_run_starts_from_and_is_scored_with_is_part_of_its_identity(
+    small_set: Path, tmp_path: Path
+) -> None:
     config = preset("smoke", FAST | {"train.epochs": 1})
     scratch = deim_lab.train(config, small_set, runs_dir=tmp_path / "runs", device="cpu")
     with pytest.raises(WeightsError, match="nowhere"):
-        deim_lab.train(config, small_set, runs_dir=tmp_path / "runs", device="cpu", weights=tmp_path / "nowhere.pt")
-    assert len(list((tmp_path / "runs").glob("*_smoke_*"))) == 1, "no run folder for weights that aren't there"
-    tuned = deim_lab.train(config, small_set, runs_dir=tmp_path / "runs", device="cpu", weights=scratch.folder)
+        deim_lab.train(
+            config,
+            small_set,
+            runs_dir=tmp_path / "runs",
+            device="cpu",
+            weights=tmp_path / "nowhere.pt",
+        )
+    assert len(list((tmp_path / "runs").glob("*_smoke_*"))) == 1, (
+        "no run folder for weights that aren't there"
+    )
+    tuned = deim_lab.train(
+        config, small_set, runs_dir=tmp_path / "runs", device="cpu", weights=scratch.folder
+    )
     assert tuned.folder != scratch.folder
     assert len(tuned.info["weights"]["sha256"]) == 64
-    assert deim_lab.train(config, small_set, runs_dir=tmp_path / "runs", device="cpu", weights=scratch.folder).folder == tuned.folder
+    assert (
+        deim_lab.train(
+            config, small_set, runs_dir=tmp_path / "runs", device="cpu", weights=scratch.folder
+        ).folder
+        == tuned.folder
+    )
     other = shutil.copytree(small_set, tmp_path / "other")
     json_file = other / "annotations" / "instances_val.json"
     content = json.loads(json_file.read_text())
     content["annotations"] = content["annotations"][:1]
     json_file.write_text(json.dumps(content))
-    assert deim_lab.train(config, other, runs_dir=tmp_path / "runs", device="cpu").folder != scratch.folder
+    assert (
+        deim_lab.train(config, other, runs_dir=tmp_path / "runs", device="cpu").folder
+        != scratch.folder
+    )
 
 
-def test_a_run_that_kept_no_checkpoints_does_not_stand_for_one_that_should(small_set: Path, tmp_path: Path) -> None:
+def test_a_run_that_kept_no_checkpoints_does_not_stand_for_one_that_should(
+    small_set: Path, tmp_path: Path
+) -> None:
     config = preset("smoke", FAST | {"train.epochs": 2})
     plain = deim_lab.train(config, small_set, runs_dir=tmp_path, device="cpu")
     keeping = preset("smoke", FAST | {"train.epochs": 2, "train.keep_checkpoints": "all"})
@@ -162,7 +237,12 @@ def test_a_run_that_kept_no_checkpoints_does_not_stand_for_one_that_should(small
 
 
 def test_steps_of_several_batches_log_their_mean(small_set: Path, tmp_path: Path) -> None:
-    run = deim_lab.train(preset("smoke", FAST | {"train.epochs": 1, "train.accumulate": 2}), small_set, runs_dir=tmp_path, device="cpu")
+    run = deim_lab.train(
+        preset("smoke", FAST | {"train.epochs": 1, "train.accumulate": 2}),
+        small_set,
+        runs_dir=tmp_path,
+        device="cpu",
+    )
     steps = [event["loss"] for event in run.events() if event["kind"] == "step"]
     (train_row,) = [event for event in run.events() if event["kind"] == "train"]
     assert sum(steps) / len(steps) == pytest.approx(train_row["loss"], rel=1e-6)
@@ -172,7 +252,9 @@ def test_a_truncated_checkpoint_costs_one_interval(small_set: Path, tmp_path: Pa
     config = preset("smoke", FAST)
     whole = deim_lab.train(config, small_set, runs_dir=tmp_path / "whole", device="cpu")
     with pytest.raises(CutError):
-        deim_lab.train(config, small_set, runs_dir=tmp_path / "cut", device="cpu", on_event=cut_at(10))
+        deim_lab.train(
+            config, small_set, runs_dir=tmp_path / "cut", device="cpu", on_event=cut_at(10)
+        )
     (last,) = (tmp_path / "cut").glob("*/checkpoints/last.pt")
     last.write_bytes(last.read_bytes()[:1000])
     resumed = deim_lab.train(config, small_set, runs_dir=tmp_path / "cut", device="cpu")
@@ -209,7 +291,10 @@ def test_a_non_finite_loss_names_images_and_term_and_leaves_a_repro(
 
 def test_a_run_records_the_proof_of_its_factors(small_set: Path, tmp_path: Path) -> None:
     run = deim_lab.train(
-        preset("smoke", FAST | {"augment.mosaic_prob": 1.0, "augment.mixup_prob": 1.0, "train.eval_every": 1}),
+        preset(
+            "smoke",
+            FAST | {"augment.mosaic_prob": 1.0, "augment.mixup_prob": 1.0, "train.eval_every": 1},
+        ),
         small_set,
         runs_dir=tmp_path,
         device="cpu",
@@ -246,7 +331,10 @@ def test_a_run_records_the_proof_of_its_factors(small_set: Path, tmp_path: Path)
 
 def test_factors_switched_off_are_off(small_set: Path, tmp_path: Path) -> None:
     run = deim_lab.train(
-        preset("smoke", FAST | {"augment.mosaic_prob": 0.0, "augment.mixup_prob": 0.0, "train.epochs": 2}),
+        preset(
+            "smoke",
+            FAST | {"augment.mosaic_prob": 0.0, "augment.mixup_prob": 0.0, "train.epochs": 2},
+        ),
         small_set,
         runs_dir=tmp_path,
         device="cpu",
@@ -258,13 +346,17 @@ def test_factors_switched_off_are_off(small_set: Path, tmp_path: Path) -> None:
 
 
 def test_eval_every_and_the_last_epoch(small_set: Path, tmp_path: Path) -> None:
-    run = deim_lab.train(preset("smoke", FAST | {"train.eval_every": 3}), small_set, runs_dir=tmp_path, device="cpu")
+    run = deim_lab.train(
+        preset("smoke", FAST | {"train.eval_every": 3}), small_set, runs_dir=tmp_path, device="cpu"
+    )
     assert [event["epoch"] for event in run.events() if event["kind"] == "val"] == [2, 3]
 
 
 def test_bad_input_is_refused_before_a_run_folder_is_made(small_set: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError):
-        deim_lab.train(preset("smoke"), tmp_path / "absent", runs_dir=tmp_path / "runs", device="cpu")
+        deim_lab.train(
+            preset("smoke"), tmp_path / "absent", runs_dir=tmp_path / "runs", device="cpu"
+        )
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="no CUDA device"):
             deim_lab.train(preset("smoke"), small_set, runs_dir=tmp_path / "runs", device="cuda")
@@ -273,8 +365,13 @@ def test_bad_input_is_refused_before_a_run_folder_is_made(small_set: Path, tmp_p
 
 @pytest.mark.slow
 def test_a_handful_of_images_is_learnt_by_heart(tmp_path: Path) -> None:
-    folder = synthetic.make(tmp_path / "set", train_images=4, val_images=1, size_px=(96, 96), seed=5)
-    train = {"images": str(folder / "images" / "train"), "annotations": str(folder / "annotations" / "instances_train.json")}
+    folder = synthetic.make(
+        tmp_path / "set", train_images=4, val_images=1, size_px=(96, 96), seed=5
+    )
+    train = {
+        "images": str(folder / "images" / "train"),
+        "annotations": str(folder / "annotations" / "instances_train.json"),
+    }
     config = preset(
         "smoke",
         {
@@ -289,7 +386,9 @@ def test_a_handful_of_images_is_learnt_by_heart(tmp_path: Path) -> None:
             "schedule.dense_share": 0.5,
         },
     )
-    run = deim_lab.train(config, {"train": train, "val": train}, runs_dir=tmp_path / "runs", device="cpu")
+    run = deim_lab.train(
+        config, {"train": train, "val": train}, runs_dir=tmp_path / "runs", device="cpu"
+    )
     (val,) = [event for event in run.events() if event["kind"] == "val"]
     assert val["AP"] > 0.9
 
@@ -298,11 +397,17 @@ def test_a_handful_of_images_is_learnt_by_heart(tmp_path: Path) -> None:
 def test_two_processes_train_as_one(small_set: Path, tmp_path: Path) -> None:
     code = (
         "import sys, json, deim_lab; from deim_lab.presets import preset\n"
-        "deim_lab.train(preset('smoke', json.loads(sys.argv[1])), sys.argv[2], runs_dir=sys.argv[3], device='cpu')"
+        "deim_lab.train(preset('smoke', json.loads(sys.argv[1])), sys.argv[2], "
+        "runs_dir=sys.argv[3], device='cpu')"
     )
     script = tmp_path / "worker.py"
     script.write_text(code)
-    settings = FAST | {"train.epochs": 3, "data.batch_size": 2, "train.checkpoint_every": 3, "train.eval_every": 1}  # a best epoch is saved too
+    settings = FAST | {
+        "train.epochs": 3,
+        "data.batch_size": 2,
+        "train.checkpoint_every": 3,
+        "train.eval_every": 1,
+    }  # a best epoch is saved too
     subprocess.run(
         [
             sys.executable,
@@ -326,12 +431,20 @@ def test_two_processes_train_as_one(small_set: Path, tmp_path: Path) -> None:
     assert all(torch.isfinite(value).all() for value in weights_of(run).values())
 
 
-@pytest.mark.parametrize(("visible", "refused"), [("97", True), ("GPU-1,2", True), ("", False), ("-1", False)])
-def test_auto_does_not_take_the_cpu_where_a_gpu_was_given(visible: str, refused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("visible", "refused"), [("97", True), ("GPU-1,2", True), ("", False), ("-1", False)]
+)
+def test_auto_does_not_take_the_cpu_where_a_gpu_was_given(
+    visible: str, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from deim_lab.training import compute
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert compute.resolve("cpu", "auto").device.type == "cpu"
-    with pytest.raises(ConfigError, match=f"CUDA_VISIBLE_DEVICES={visible} gives") if refused else contextlib.nullcontext():
+    with (
+        pytest.raises(ConfigError, match=f"CUDA_VISIBLE_DEVICES={visible} gives")
+        if refused
+        else contextlib.nullcontext()
+    ):
         assert compute.resolve("auto", "auto").device.type == "cpu"

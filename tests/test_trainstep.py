@@ -1,4 +1,6 @@
-"""One whole optimisation step of DEIM-D-FINE-N against the official one: losses, gradients, AdamW deltas, batch norm."""
+"""One whole optimisation step of DEIM-D-FINE-N against the official one: losses, gradients, AdamW
+deltas, batch norm.
+"""
 
 from __future__ import annotations
 
@@ -23,15 +25,37 @@ from deim_lab.training.optimizer import build_optimizer
 REFERENCE = Path(__file__).parent / "reference"
 CASE = json.loads(gzip.decompress((REFERENCE / "trainstep_deim_dfine_n.json.gz").read_bytes()))
 ARRAYS = np.load(REFERENCE / "trainstep_deim_dfine_n.npz")
-CONFIG = preset("deim_dfine_n", {"model.num_denoising": CASE["num_denoising"], "model.num_queries": CASE["num_queries"],
-                                 "data.input_size": CASE["input_size"]})
-LEVELS = {"encoder": "enc_aux_outputs.0.", "pre": "pre_outputs.", "layer_0": "aux_outputs.0.", "layer_1": "aux_outputs.1.", "layer_2": ""}
-AS_BUILT = {"anchors", "valid_mask", "num_points_scale", "up", "reg_scale", "num_batches_tracked", "project"}
+CONFIG = preset(
+    "deim_dfine_n",
+    {
+        "model.num_denoising": CASE["num_denoising"],
+        "model.num_queries": CASE["num_queries"],
+        "data.input_size": CASE["input_size"],
+    },
+)
+LEVELS = {
+    "encoder": "enc_aux_outputs.0.",
+    "pre": "pre_outputs.",
+    "layer_0": "aux_outputs.0.",
+    "layer_1": "aux_outputs.1.",
+    "layer_2": "",
+}
+AS_BUILT = {
+    "anchors",
+    "valid_mask",
+    "num_points_scale",
+    "up",
+    "reg_scale",
+    "num_batches_tracked",
+    "project",
+}
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one step left behind; ``before`` are the parameters before it, ``gradients`` those before clipping."""
+    """What one step left behind; ``before`` are the parameters before it, ``gradients`` those
+    before clipping.
+    """
 
     model: nn.Module
     output: DetectorOutput
@@ -66,9 +90,13 @@ def fill(model: nn.Module) -> None:
 
 
 def picture(batch: int, size: int) -> Tensor:
-    b, c, y, x = np.meshgrid(np.arange(batch), np.arange(3), np.arange(size), np.arange(size), indexing="ij")
+    b, c, y, x = np.meshgrid(
+        np.arange(batch), np.arange(3), np.arange(size), np.arange(size), indexing="ij"
+    )
     u, v, turn = x / size, y / size, 2 * np.pi
-    waves = np.sin(turn * ((3 + c + b) * u + (2 + b) * v) + c) + np.cos(turn * (4 * (5 + b) * u * v + 7 * (1 + c) * v) + b)
+    waves = np.sin(turn * ((3 + c + b) * u + (2 + b) * v) + c) + np.cos(
+        turn * (4 * (5 + b) * u * v + 7 * (1 + c) * v) + b
+    )
     return torch.from_numpy((0.5 + 0.25 * waves).astype(np.float32))
 
 
@@ -76,14 +104,18 @@ def take_step(dtype: torch.dtype) -> Step:
     model = build_detector(CONFIG, num_classes=80)
     fill(model)
     model = model.to(dtype).train()
-    targets = Targets.from_lists([torch.tensor(item["boxes"], dtype=dtype).reshape(-1, 4) for item in CASE["targets"]],
-                                 [torch.tensor(item["labels"], dtype=torch.int64) for item in CASE["targets"]])
+    targets = Targets.from_lists(
+        [torch.tensor(item["boxes"], dtype=dtype).reshape(-1, 4) for item in CASE["targets"]],
+        [torch.tensor(item["labels"], dtype=torch.int64) for item in CASE["targets"]],
+    )
     optimizer = build_optimizer(model, CONFIG.optim)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     output = model(picture(CASE["batch"], CASE["input_size"]).to(dtype), targets)
     table = criterion.compute(output, targets, loss=CONFIG.loss, match=CONFIG.match)
     table.total.backward()
-    gradients = {name: None if p.grad is None else p.grad.clone() for name, p in model.named_parameters()}
+    gradients = {
+        name: None if p.grad is None else p.grad.clone() for name, p in model.named_parameters()
+    }
     norm = nn.utils.clip_grad_norm_(model.parameters(), CONFIG.optim.clip_norm)
     optimizer.step()
     return Step(model, output, table, before, gradients, float(norm))
@@ -102,7 +134,10 @@ def single() -> Step:
 def test_outputs_of_every_level(double: Step) -> None:
     assert double.output.matching.levels == tuple(LEVELS)
     for level, path in enumerate(LEVELS.values()):
-        boxes, logits = (values[level].detach().numpy() for values in (double.output.matching.boxes_cxcywh, double.output.matching.logits))
+        boxes, logits = (
+            values[level].detach().numpy()
+            for values in (double.output.matching.boxes_cxcywh, double.output.matching.logits)
+        )
         np.testing.assert_allclose(boxes, ARRAYS[path + "pred_boxes"], atol=2e-6, rtol=0)
         np.testing.assert_allclose(logits, ARRAYS[path + "pred_logits"], atol=2e-5, rtol=0)
 
@@ -135,12 +170,18 @@ def test_gradients(double: Step) -> None:
 
 def test_adamw_deltas(double: Step) -> None:
     after = dict(double.model.named_parameters())
-    rates = {name: group["lr"] for group in build_optimizer(double.model, CONFIG.optim).param_groups for name in group["names"]}
+    rates = {
+        name: group["lr"]
+        for group in build_optimizer(double.model, CONFIG.optim).param_groups
+        for name in group["names"]
+    }
     checked = 0
     for name, expected in CASE["adamw_delta_first4_fp64"].items():
         if (CASE["grad_l2_fp64"][name] or 0.0) > 1e-6:
             delta = (after[name] - double.before[name]).detach().flatten()[:4]
-            np.testing.assert_allclose(delta.numpy(), expected, atol=1e-4 * rates[name], rtol=0, err_msg=name)
+            np.testing.assert_allclose(
+                delta.numpy(), expected, atol=1e-4 * rates[name], rtol=0, err_msg=name
+            )
             checked += 1
     assert checked > 200
 
@@ -148,18 +189,37 @@ def test_adamw_deltas(double: Step) -> None:
 def test_batch_norm_statistics(double: Step) -> None:
     buffers = {name: value.double() for name, value in double.model.state_dict().items()}
     for name, expected in CASE["bn_after_fp64"].items():
-        assert float(buffers[name].mean()) == pytest.approx(expected["mean"], rel=1e-6, abs=1e-9), name
-        np.testing.assert_allclose(buffers[name].flatten()[:4].numpy(), expected["first4"], rtol=1e-6, atol=1e-9, err_msg=name)
+        assert float(buffers[name].mean()) == pytest.approx(expected["mean"], rel=1e-6, abs=1e-9), (
+            name
+        )
+        np.testing.assert_allclose(
+            buffers[name].flatten()[:4].numpy(),
+            expected["first4"],
+            rtol=1e-6,
+            atol=1e-9,
+            err_msg=name,
+        )
 
 
-@pytest.mark.parametrize("counts", [[0, 0], [0, 3], [50, 1]], ids=["no target at all", "an empty image", "more targets than queries"])
+@pytest.mark.parametrize(
+    "counts",
+    [[0, 0], [0, 3], [50, 1]],
+    ids=["no target at all", "an empty image", "more targets than queries"],
+)
 def test_awkward_batches_give_every_parameter_a_finite_gradient(counts: list[int]) -> None:
     config = preset("smoke")
     model = build_detector(config, num_classes=5).train()
     generator = torch.Generator().manual_seed(0)
-    targets = Targets.from_lists([0.2 + 0.3 * torch.rand(n, 4, generator=generator) for n in counts],
-                                 [torch.randint(5, (n,), generator=generator) for n in counts])
-    table = criterion.compute(model(torch.rand(2, 3, 96, 96, generator=generator), targets), targets, loss=config.loss, match=config.match)
+    targets = Targets.from_lists(
+        [0.2 + 0.3 * torch.rand(n, 4, generator=generator) for n in counts],
+        [torch.randint(5, (n,), generator=generator) for n in counts],
+    )
+    table = criterion.compute(
+        model(torch.rand(2, 3, 96, 96, generator=generator), targets),
+        targets,
+        loss=config.loss,
+        match=config.match,
+    )
     table.total.backward()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

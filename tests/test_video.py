@@ -43,7 +43,7 @@ def write_video(path: Path, frames: int = FRAMES) -> Path:
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), FPS, SIZE_WH)
     for index in range(frames):
         picture = np.full((SIZE_WH[1], SIZE_WH[0], 3), 60, np.uint8)
-        picture[30:50, 10 * index:10 * index + 20] = (40, 40, 250)  # BGR
+        picture[30:50, 10 * index : 10 * index + 20] = (40, 40, 250)  # BGR
         writer.write(picture)
     writer.release()
     return path
@@ -75,7 +75,9 @@ class Bright(nn.Module):
 
 
 def predictor(batch_size: int = 3) -> Predictor:
-    return Predictor(LoadedDetector(Bright(), CONFIG, CATEGORIES), threshold=0.5, batch_size=batch_size)  # type: ignore[arg-type]
+    return Predictor(
+        LoadedDetector(Bright(), CONFIG, CATEGORIES), threshold=0.5, batch_size=batch_size
+    )  # type: ignore[arg-type]
 
 
 def test_every_frame_has_rows_in_its_own_pixels_and_time(clip: Path, tmp_path: Path) -> None:
@@ -88,9 +90,16 @@ def test_every_frame_has_rows_in_its_own_pixels_and_time(clip: Path, tmp_path: P
     assert [item.frame for item in found] == list(range(FRAMES))
     for index, item in enumerate(found):
         [row] = item.rows()
-        assert (row["image_id"], row["category_id"], row["file_name"], row["frame"]) == (11 + index, 7, str(clip), index)
+        assert (row["image_id"], row["category_id"], row["file_name"], row["frame"]) == (
+            11 + index,
+            7,
+            str(clip),
+            index,
+        )
         assert row["seconds"] == pytest.approx(index / FPS, abs=1e-3)
-        assert row["bbox"] == pytest.approx([10 * index, 30, 20, 20], abs=4)  # the codec blurs edges: RGB order and frame order are what counts
+        assert row["bbox"] == pytest.approx(
+            [10 * index, 30, 20, 20], abs=4
+        )  # the codec blurs edges: RGB order and frame order are what counts
     assert sorted(item.name for item in tmp_path.iterdir()) == ["clip.mp4", "out.mp4"]
     with VideoReader(tmp_path / "out.mp4") as drawn, VideoReader(clip) as plain:
         pairs = list(zip(drawn, plain, strict=True))
@@ -109,7 +118,9 @@ def test_a_limit_and_one_frame_at_a_time(clip: Path) -> None:
     assert own.engine.model.batches == [1, 1]  # type: ignore[attr-defined]
 
 
-def test_what_is_no_video_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_is_no_video_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "broken.mp4").write_bytes(b"no video at all" * 50)
     with pytest.raises(DataError, match=r"broken\.mp4 can't be opened: it is damaged"):
         VideoReader(tmp_path / "broken.mp4")
@@ -120,7 +131,10 @@ def test_what_is_no_video_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert is_video(Path("a.MKV"))
     assert not is_video(Path("a.png"))
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(ConfigError, match=r"need OpenCV: cv2 is not installed here: pip install 'deim-lab\[video\]'"):
+    with pytest.raises(
+        ConfigError,
+        match=r"need OpenCV: cv2 is not installed here: pip install 'deim-lab\[video\]'",
+    ):
         VideoReader(0)
 
 
@@ -135,7 +149,8 @@ def test_an_interrupted_video_leaves_no_part(clip: Path, tmp_path: Path) -> None
     assert [item.name for item in tmp_path.iterdir()] == ["clip.mp4"]
 
 
-# --- the command line ---------------------------------------------------------------------------------------------------------------
+# --- the command line
+# ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -153,29 +168,68 @@ def read_results(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, str
         return json.loads((folder / "detections.json").read_text()), list(csv.DictReader(file))
 
 
-def test_pictures_and_a_video_in_one_command_by_weights_and_by_onnx(weights: Path, clip: Path, tmp_path: Path,
-                                                                     capsys: pytest.CaptureFixture[str]) -> None:
+def test_pictures_and_a_video_in_one_command_by_weights_and_by_onnx(
+    weights: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     picture = tmp_path / "square.png"
     cv2.imwrite(str(picture), np.full((50, 70, 3), 90, np.uint8))
     results = []
     for file in (weights, weights.with_suffix(".onnx")):
         out = tmp_path / file.suffix[1:]
-        assert cli.main(["predict", str(file), str(clip), str(picture), "--frames", "4", "--batch", "3", "--threshold", "0", "--out", str(out),
-                         "--device", "cpu"]) == 0
+        assert (
+            cli.main(
+                [
+                    "predict",
+                    str(file),
+                    str(clip),
+                    str(picture),
+                    "--frames",
+                    "4",
+                    "--batch",
+                    "3",
+                    "--threshold",
+                    "0",
+                    "--out",
+                    str(out),
+                    "--device",
+                    "cpu",
+                ]
+            )
+            == 0
+        )
         assert "in 1 pictures and 4 frames" in capsys.readouterr().out
         rows, table = read_results(out)
-        assert {item.name for item in out.iterdir()} == {"detections.json", "detections.csv", "clip.mp4", "square.png"}
-        assert {row["image_id"]: row.get("frame") for row in rows} == {1: None, 2: 0, 3: 1, 4: 2, 5: 3}
+        assert {item.name for item in out.iterdir()} == {
+            "detections.json",
+            "detections.csv",
+            "clip.mp4",
+            "square.png",
+        }
+        assert {row["image_id"]: row.get("frame") for row in rows} == {
+            1: None,
+            2: 0,
+            3: 1,
+            4: 2,
+            5: 3,
+        }
         assert len(table) == len(rows)
         for row, line in zip(rows, table, strict=True):
-            assert [float(line[name]) for name in ("x", "y", "width", "height", "score")] == [*row["bbox"], row["score"]]
+            assert [float(line[name]) for name in ("x", "y", "width", "height", "score")] == [
+                *row["bbox"],
+                row["score"],
+            ]
             assert line["category"] == {7: "bright", 9: "other"}[row["category_id"]]
-            assert (line["frame"], line["file_name"]) == ("" if row.get("frame") is None else str(row["frame"]), row["file_name"])
+            assert (line["frame"], line["file_name"]) == (
+                "" if row.get("frame") is None else str(row["frame"]),
+                row["file_name"],
+            )
         with VideoReader(out / "clip.mp4") as drawn:
             assert sum(1 for _ in drawn) == 4
         results.append(rows)
     for image_id in range(1, 6):
-        one, other = (sorted(row["score"] for row in rows if row["image_id"] == image_id) for rows in results)
+        one, other = (
+            sorted(row["score"] for row in rows if row["image_id"] == image_id) for rows in results
+        )
         assert one == pytest.approx(other, abs=1e-4)
 
 
@@ -205,65 +259,154 @@ class Camera:
             pass
 
 
-def test_a_webcam_ends_by_frames_or_by_ctrl_c_and_keeps_what_was_found(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_webcam_ends_by_frames_or_by_ctrl_c_and_keeps_what_was_found(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(video, "_opencv", Camera)
     for more, frames in ((["--frames", "2"], 2), ([], 5)):
         out = tmp_path / str(frames)
-        assert cli.main(["predict", str(weights), "--webcam", "0", "--threshold", "0", "--out", str(out), "--device", "cpu", *more]) == 0
+        assert (
+            cli.main(
+                [
+                    "predict",
+                    str(weights),
+                    "--webcam",
+                    "0",
+                    "--threshold",
+                    "0",
+                    "--out",
+                    str(out),
+                    "--device",
+                    "cpu",
+                    *more,
+                ]
+            )
+            == 0
+        )
         rows, _ = read_results(out)
         assert {row["frame"] for row in rows} == set(range(frames))
         assert rows[0]["file_name"] == "webcam 0"
         assert cv2.VideoCapture(str(out / "webcam_0.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == frames
 
 
-def test_a_video_that_fails_or_is_stopped_costs_none_of_the_others(weights: Path, clip: Path, tmp_path: Path,
-                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_video_that_fails_or_is_stopped_costs_none_of_the_others(
+    weights: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     picture = tmp_path / "square.png"
     cv2.imwrite(str(picture), np.full((50, 70, 3), 90, np.uint8))
     detect = video.detect_frames
     for error, code in ((DataError("not one frame can be read"), 0), (KeyboardInterrupt(), 130)):
+
         def fail(*given: Any, error: BaseException = error, **named: Any) -> Any:
             yield next(iter(detect(*given, **named)))
             raise error
 
         monkeypatch.setattr(video, "detect_frames", fail)
         out = tmp_path / str(code)
-        words = ["predict", str(weights), str(picture), str(clip), "--threshold", "0", "--out", str(out), "--device", "cpu"]
+        words = [
+            "predict",
+            str(weights),
+            str(picture),
+            str(clip),
+            "--threshold",
+            "0",
+            "--out",
+            str(out),
+            "--device",
+            "cpu",
+        ]
         with contextlib.suppress(KeyboardInterrupt):
             assert cli.main(words) == code
         assert {row["image_id"] for row in read_results(out)[0]} == {1, 2}
         assert (out / "errors.json").exists() is (code == 0)
 
 
-@pytest.mark.parametrize(("command", "message"), [
-    ("predict {onnx} {clip} --preset smoke", "--preset doesn't go with"), ("predict {onnx} {clip} --set eval.top_k=5", "--set doesn't go with"),
-    ("predict {tmp}/foreign.onnx {clip}", "can't be read as ONNX"), ("predict {pt} {tmp}/absent.mp4", "absent.mp4 does not exist"),
-    ("export {pt} --out {tmp}/model.trt", "ends in .onnx"), ("export {pt} --opset 9 --out {tmp}/m.onnx", "opset 9 is outside"),
-    ("export {tmp}/absent.pt", "absent.pt"), ("latency --preset smokey", "did you mean 'smoke'"),
-    ("latency --preset smoke --precision fp8 --device cpu", "precision 'fp8' is not to be had here"),
-    ("latency --preset smoke --form deploed --device cpu", "did you mean 'deploy'")])
-def test_bad_input_is_one_line(command: str, message: str, weights: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("predict {onnx} {clip} --preset smoke", "--preset doesn't go with"),
+        ("predict {onnx} {clip} --set eval.top_k=5", "--set doesn't go with"),
+        ("predict {tmp}/foreign.onnx {clip}", "can't be read as ONNX"),
+        ("predict {pt} {tmp}/absent.mp4", "absent.mp4 does not exist"),
+        ("export {pt} --out {tmp}/model.trt", "ends in .onnx"),
+        ("export {pt} --opset 9 --out {tmp}/m.onnx", "opset 9 is outside"),
+        ("export {tmp}/absent.pt", "absent.pt"),
+        ("latency --preset smokey", "did you mean 'smoke'"),
+        (
+            "latency --preset smoke --precision fp8 --device cpu",
+            "precision 'fp8' is not to be had here",
+        ),
+        ("latency --preset smoke --form deploed --device cpu", "did you mean 'deploy'"),
+    ],
+)
+def test_bad_input_is_one_line(
+    command: str,
+    message: str,
+    weights: Path,
+    clip: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     (tmp_path / "foreign.onnx").write_bytes(b"nothing")
-    words = command.format(onnx=weights.with_suffix(".onnx"), pt=weights, clip=clip, tmp=tmp_path).split()
-    assert cli.main([*words, *(["--out", str(tmp_path / "o")] if words[0] == "predict" else [])]) == 2
-    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith(f"deim-lab {words[0]}: error: ")]
+    words = command.format(
+        onnx=weights.with_suffix(".onnx"), pt=weights, clip=clip, tmp=tmp_path
+    ).split()
+    assert (
+        cli.main([*words, *(["--out", str(tmp_path / "o")] if words[0] == "predict" else [])]) == 2
+    )
+    errors = [
+        line
+        for line in capsys.readouterr().err.splitlines()
+        if line.startswith(f"deim-lab {words[0]}: error: ")
+    ]
     assert len(errors) == 1
     assert message in errors[0]
 
 
-@pytest.mark.parametrize("words", [["predict", "r"], ["latency"], ["export"], ["predict", "r", "--webcam", "x"], ["export", "r", "--size", "64"]])
-def test_wrong_options_are_refused_by_the_parser(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["predict", "r"],
+        ["latency"],
+        ["export"],
+        ["predict", "r", "--webcam", "x"],
+        ["export", "r", "--size", "64"],
+    ],
+)
+def test_wrong_options_are_refused_by_the_parser(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as end:
         cli.main(words)
     assert end.value.code == 2
     assert "error" in capsys.readouterr().err
 
 
-def test_export_says_what_it_wrote(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_says_what_it_wrote(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     picture = tmp_path / "square.png"
-    cv2.imwrite(str(picture), np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8))
+    cv2.imwrite(
+        str(picture), np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    )
     out = tmp_path / "deep" / "m.onnx"
-    assert cli.main(["export", str(weights), "--out", str(out), "--size", "64", "128", "--raw", "--check-images", str(picture)]) == 0
+    assert (
+        cli.main(
+            [
+                "export",
+                str(weights),
+                "--out",
+                str(out),
+                "--size",
+                "64",
+                "128",
+                "--raw",
+                "--check-images",
+                str(picture),
+            ]
+        )
+        == 0
+    )
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("MiB, opset 17, images [batch, 3, 64, 128]")
     assert "px of PyTorch's" in lines[1]
@@ -271,36 +414,102 @@ def test_export_says_what_it_wrote(weights: Path, tmp_path: Path, capsys: pytest
     assert out.is_file()
 
 
-def test_latency_as_a_table_and_as_json(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_latency_as_a_table_and_as_json(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "deep" / "l.json"
-    assert cli.main(["latency", "--preset", "smoke", "--weights", str(weights), "--size", "64", "64", "--batch",
-                     "1", "2", "--precision", "fp32", "--repeats", "5", "--out", str(out), "--device", "cpu"]) == 0
+    assert (
+        cli.main(
+            [
+                "latency",
+                "--preset",
+                "smoke",
+                "--weights",
+                str(weights),
+                "--size",
+                "64",
+                "64",
+                "--batch",
+                "1",
+                "2",
+                "--precision",
+                "fp32",
+                "--repeats",
+                "5",
+                "--out",
+                str(out),
+                "--device",
+                "cpu",
+            ]
+        )
+        == 0
+    )
     told = json.loads(out.read_text())
     assert [item["model"] for item in told["models"]] == ["smoke", "model.pt"]
     assert told["models"][0]["parameters_deploy"] < told["models"][0]["parameters_train"]
     assert told["models"][0]["gflops"] > 0
-    assert {(item["model"], item["form"], item["batch"], item["postprocess"]) for item in told["times"]} == {
-        (model, form, batch, post) for model in ("smoke", "model.pt") for form in ("train", "deploy") for batch in (1, 2) for post in (True, False)}
-    assert all(item["median_ms"] > 0 and item["repeats"] == 5 and item["size"] == [64, 64] for item in told["times"])
+    assert {
+        (item["model"], item["form"], item["batch"], item["postprocess"]) for item in told["times"]
+    } == {
+        (model, form, batch, post)
+        for model in ("smoke", "model.pt")
+        for form in ("train", "deploy")
+        for batch in (1, 2)
+        for post in (True, False)
+    }
+    assert all(
+        item["median_ms"] > 0 and item["repeats"] == 5 and item["size"] == [64, 64]
+        for item in told["times"]
+    )
     assert told["machine"]["torch"] == torch.__version__
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == str(out)
     assert sum(line.split()[:2] == ["deploy", "fp32"] for line in lines) == 4
 
 
-def test_what_can_not_be_compiled_is_said_and_the_rest_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                                capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_can_not_be_compiled_is_said_and_the_rest_is_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def no_compiler(*_: Any, **__: Any) -> Any:
         raise RuntimeError("no C++ compiler\nmore")
 
     def in_form(model: Any, form: str) -> Any:
         found = whole(model, "deploy" if form == "compiled" else form)
-        return type("Failing", (torch.nn.Module,), {"forward": no_compiler})() if form == "compiled" else found
+        return (
+            type("Failing", (torch.nn.Module,), {"forward": no_compiler})()
+            if form == "compiled"
+            else found
+        )
 
     whole = latency.in_form
     monkeypatch.setattr(latency, "in_form", in_form)
     out = tmp_path / "l.json"
-    assert cli.main(["latency", "--preset", "smoke", "--compile", "--size", "64", "64", "--batch", "1", "--precision", "fp32", "--repeats", "5",
-                     "--out", str(out), "--device", "cpu"]) == 1
+    assert (
+        cli.main(
+            [
+                "latency",
+                "--preset",
+                "smoke",
+                "--compile",
+                "--size",
+                "64",
+                "64",
+                "--batch",
+                "1",
+                "--precision",
+                "fp32",
+                "--repeats",
+                "5",
+                "--out",
+                str(out),
+                "--device",
+                "cpu",
+            ]
+        )
+        == 1
+    )
     assert {item["form"] for item in json.loads(out.read_text())["times"]} == {"train", "deploy"}
-    assert "smoke can't be compiled here (fp32, batch 1): RuntimeError: no C++ compiler" in capsys.readouterr().err.splitlines()[-1]
+    assert (
+        "smoke can't be compiled here (fp32, batch 1): RuntimeError: no C++ compiler"
+        in capsys.readouterr().err.splitlines()[-1]
+    )

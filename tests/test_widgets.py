@@ -1,4 +1,6 @@
-"""Sliders: a move changes data in place on one figure; nothing is added, nothing leaks; without a front end the still twin is returned."""
+"""Sliders: a move changes data in place on one figure; nothing is added, nothing leaks; without a
+front end the still twin is returned.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +24,21 @@ from deim_lab.figures import density
 def rows() -> dict[str, np.ndarray]:
     draw = np.random.default_rng(0)
     targets = np.concatenate([draw.integers(1, 9, 200), draw.integers(4, 24, 200)])
-    return {"variant": np.repeat(["plain", "mosaic"], 200), "targets": targets, "mosaic": np.repeat([False, True], 200),
-            "mixed": np.zeros(400, dtype=bool)}
+    return {
+        "variant": np.repeat(["plain", "mosaic"], 200),
+        "targets": targets,
+        "mosaic": np.repeat([False, True], 200),
+        "mixed": np.zeros(400, dtype=bool),
+    }
 
 
 @pytest.fixture(params=["dense_density", "mal_vs_vfl"])
 def panel(request: pytest.FixtureRequest, rows: dict[str, np.ndarray]) -> widgets.Panel:
-    made = widgets.dense_density(rows, static=False) if request.param == "dense_density" else widgets.mal_vs_vfl(static=False)
+    made = (
+        widgets.dense_density(rows, static=False)
+        if request.param == "dense_density"
+        else widgets.mal_vs_vfl(static=False)
+    )
     assert isinstance(made, widgets.Panel)
     return made
 
@@ -55,7 +65,9 @@ def test_a_move_replaces_picture_and_numbers_on_the_same_figure(panel: widgets.P
 
 
 def test_moving_back_gives_the_same_picture(panel: widgets.Panel) -> None:
-    """Nothing of the earlier state stays in the pixels, which a background that is kept could do."""
+    """Nothing of the earlier state stays in the pixels, which a background that is kept could
+    do.
+    """
     slider = next(iter(panel.sliders.values()))
     start, before = slider.value, panel.picture.value
     slider.value = slider.max
@@ -72,7 +84,9 @@ def test_the_live_picture_is_the_figure(panel: widgets.Panel) -> None:
         panel.figure.savefig(buffer, format="png", dpi=panel.figure.dpi)
     whole = np.asarray(Image.open(buffer).convert("L"), dtype=int)
     assert shown.shape == whole.shape
-    assert (np.abs(shown - whole) > 60).mean() < 0.004  # spines and bars may be drawn in another order
+    assert (
+        np.abs(shown - whole) > 60
+    ).mean() < 0.004  # spines and bars may be drawn in another order
 
 
 def test_density_slider_shows_the_mixture(rows: dict[str, np.ndarray]) -> None:
@@ -95,8 +109,12 @@ def test_loss_sliders_show_the_losses_that_train() -> None:
     lines = {line.get_label(): line for line in panel.figure.axes[0].lines}
     score = np.asarray(lines["MAL"].get_xdata())
     quality = 0.3**2.0
-    assert np.asarray(lines["MAL"].get_ydata()) == pytest.approx(-quality * np.log(score) - (1 - quality) * np.log(1 - score))
-    assert np.asarray(lines["VFL"].get_ydata()) == pytest.approx(0.3 * (-0.3 * np.log(score) - 0.7 * np.log(1 - score)))
+    assert np.asarray(lines["MAL"].get_ydata()) == pytest.approx(
+        -quality * np.log(score) - (1 - quality) * np.log(1 - score)
+    )
+    assert np.asarray(lines["VFL"].get_ydata()) == pytest.approx(
+        0.3 * (-0.3 * np.log(score) - 0.7 * np.log(1 - score))
+    )
 
 
 def test_a_thousand_moves_leak_nothing(panel: widgets.Panel) -> None:
@@ -105,33 +123,58 @@ def test_a_thousand_moves_leak_nothing(panel: widgets.Panel) -> None:
     gc.collect()
     objects, artists = len(gc.get_objects()), len(panel.figure.findobj(Artist))
     models = len(ipywidgets.Widget.widgets) if hasattr(ipywidgets.Widget, "widgets") else 0
-    memory_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
+    memory_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        1024 if sys.platform == "darwin" else 1
+    )
     for turn in range(1000):
         moved(panel, turn)
     gc.collect()
     assert len(panel.figure.findobj(Artist)) == artists
     assert len(gc.get_objects()) - objects < 500
-    assert (len(ipywidgets.Widget.widgets) if hasattr(ipywidgets.Widget, "widgets") else 0) == models
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1) - memory_kib < 20_000
+    assert (
+        len(ipywidgets.Widget.widgets) if hasattr(ipywidgets.Widget, "widgets") else 0
+    ) == models
+    assert (
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        / (1024 if sys.platform == "darwin" else 1)
+        - memory_kib
+        < 20_000
+    )
 
 
-def test_without_a_front_end_the_twin_is_returned(rows: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_front_end_the_twin_is_returned(
+    rows: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("JPY_SESSION_NAME", "SERVER_SOFTWARE", "VSCODE_PID", widgets.LIVE_VARIABLE):
         monkeypatch.delenv(name, raising=False)
-    for twin in (widgets.dense_density(rows), widgets.mal_vs_vfl(), widgets.dense_density(rows, static=True)):
+    for twin in (
+        widgets.dense_density(rows),
+        widgets.mal_vs_vfl(),
+        widgets.dense_density(rows, static=True),
+    ):
         assert isinstance(twin, Figure)
         assert len(figures.numbers(twin)) > 0  # it can be saved as any figure
 
 
-@pytest.mark.parametrize(("name", "value"), [("JPY_SESSION_NAME", "notebooks/01.ipynb"), ("SERVER_SOFTWARE", "voila/0.5.13"),
-                                             (widgets.LIVE_VARIABLE, "live")])
-def test_with_a_front_end_the_sliders_are(name: str, value: str, rows: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("JPY_SESSION_NAME", "notebooks/01.ipynb"),
+        ("SERVER_SOFTWARE", "voila/0.5.13"),
+        (widgets.LIVE_VARIABLE, "live"),
+    ],
+)
+def test_with_a_front_end_the_sliders_are(
+    name: str, value: str, rows: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv(widgets.LIVE_VARIABLE, raising=False)
     monkeypatch.setenv(name, value)
     assert isinstance(widgets.dense_density(rows), widgets.Panel)
 
 
-def test_the_variable_decides_and_is_checked(rows: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_variable_decides_and_is_checked(
+    rows: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("JPY_SESSION_NAME", "a.ipynb")
     monkeypatch.setenv(widgets.LIVE_VARIABLE, "static")
     assert isinstance(widgets.dense_density(rows), Figure)
@@ -149,23 +192,55 @@ def test_sliders_span_what_the_losses_take() -> None:
             panel.sliders[name].value = end  # no end raises
 
 
-# --- following a run ---------------------------------------------------------------------------------------------------------------------
+# --- following a run
+# ---------------------------------------------------------------------------------------------------------------------
+
 
 def events(epochs: int, steps: int) -> list[dict[str, object]]:
     """What ``train`` tells its listener over a run of ``epochs`` × ``steps``."""
-    told: list[dict[str, object]] = [{"kind": "start", "run": "runs/a", "epoch": 0, "step": 0, "steps": epochs * steps, "epochs": epochs,
-                                      "notices": []}]
+    told: list[dict[str, object]] = [
+        {
+            "kind": "start",
+            "run": "runs/a",
+            "epoch": 0,
+            "step": 0,
+            "steps": epochs * steps,
+            "epochs": epochs,
+            "notices": [],
+        }
+    ]
     for epoch in range(epochs):
-        told += [{"kind": "step", "epoch": epoch, "step": epoch * steps + step + 1, "steps": epochs * steps, "loss": 9.0, "epochs": epochs}
-                 for step in range(steps)]
+        told += [
+            {
+                "kind": "step",
+                "epoch": epoch,
+                "step": epoch * steps + step + 1,
+                "steps": epochs * steps,
+                "loss": 9.0,
+                "epochs": epochs,
+            }
+            for step in range(steps)
+        ]
         at = {"epoch": epoch, "step": (epoch + 1) * steps, "epochs": epochs}
-        told.append({"kind": "train", **at, "phase": "dense", "loss": 8.0, "lr_last": 1e-3, "targets_per_image": 5.0, "loss/class/layer_0": 1.0})
+        told.append(
+            {
+                "kind": "train",
+                **at,
+                "phase": "dense",
+                "loss": 8.0,
+                "lr_last": 1e-3,
+                "targets_per_image": 5.0,
+                "loss/class/layer_0": 1.0,
+            }
+        )
         told.append({"kind": "val", **at, "AP": 0.25, "AP50": 0.5})
     return [*told, {"kind": "done", "run": "runs/a", "best_AP": 0.25, "best_epoch": 0}]
 
 
 @pytest.mark.parametrize(("epochs", "steps"), [(4, 250), (100, 10), (1000, 1)])
-def test_plain_progress_is_short_however_the_steps_fall(epochs: int, steps: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plain_progress_is_short_however_the_steps_fall(
+    epochs: int, steps: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     listener = widgets.follow(static=True)
     for event in events(epochs, steps):
         listener(event)

@@ -1,4 +1,6 @@
-"""Targets per image after composition: the claim of Dense O2O, counted on the very pipeline that trains."""
+"""Targets per image after composition: the claim of Dense O2O, counted on the very pipeline that
+trains.
+"""
 
 from __future__ import annotations
 
@@ -23,50 +25,92 @@ Table = dict[str, NDArray[np.generic]]
 def variants(augment: AugmentConfig, *, certain: bool = False) -> dict[str, AugmentConfig]:
     """``plain``, ``mosaic``, ``mixup`` and ``both``, otherwise as ``augment``.
 
-    ``certain``: each is on for every image (what it does when its coin falls), not with the probability of ``augment``.
+    ``certain``: each is on for every image (what it does when its coin falls), not with the
+    probability of ``augment``.
     """
     mosaic, mix = (1.0, 1.0) if certain else (augment.mosaic_prob, augment.mixup_prob)
-    return {name: replace(augment, mosaic_prob=mosaic_prob, mixup_prob=mixup_prob)
-            for name, mosaic_prob, mixup_prob in (("plain", 0.0, 0.0), ("mosaic", mosaic, 0.0), ("mixup", 0.0, mix), ("both", mosaic, mix))}
+    return {
+        name: replace(augment, mosaic_prob=mosaic_prob, mixup_prob=mixup_prob)
+        for name, mosaic_prob, mixup_prob in (
+            ("plain", 0.0, 0.0),
+            ("mosaic", mosaic, 0.0),
+            ("mixup", 0.0, mix),
+            ("both", mosaic, mix),
+        )
+    }
 
 
-def measure(source: SceneSource, arms: Mapping[str, AugmentConfig] | AugmentConfig, input_size: tuple[int, int], *, samples: int = 64,
-            seed: int = 0, phase: Phase = Phase.DENSE, batch_size: int = 8, boxes_only: bool = False) -> Table:
+def measure(
+    source: SceneSource,
+    arms: Mapping[str, AugmentConfig] | AugmentConfig,
+    input_size: tuple[int, int],
+    *,
+    samples: int = 64,
+    seed: int = 0,
+    phase: Phase = Phase.DENSE,
+    batch_size: int = 8,
+    boxes_only: bool = False,
+) -> Table:
     """Compose ``samples`` images by each arm, in batches, and count their targets.
 
-    All arms take the same images in the same order with the same generators. ``boxes_only`` leaves out the pixels (the same code on
-    images without memory): the counts are the same to the last one, ten times faster.
+    All arms take the same images in the same order with the same generators. ``boxes_only`` leaves
+    out the pixels (the same code on images without memory): the counts are the same to the last
+    one, ten times faster.
 
     Returns:
-        Columns of equal length, a row an image: ``variant`` (str), ``image`` (position in the source), ``targets``, ``mosaic``, ``mixed``.
+        Columns of equal length, a row an image: ``variant`` (str), ``image`` (position in the
+        source), ``targets``, ``mosaic``, ``mixed``.
     """
     if len(source) == 0:
         raise ValueError("the source holds no image: nothing to measure")
     chosen = variants(arms) if isinstance(arms, AugmentConfig) else dict(arms)
-    order = torch.cat([torch.randperm(len(source), generator=generator_of(seed, "density", turn))
-                       for turn in range(-(-samples // len(source)))])[:samples].tolist()
+    order = torch.cat(
+        [
+            torch.randperm(len(source), generator=generator_of(seed, "density", turn))
+            for turn in range(-(-samples // len(source)))
+        ]
+    )[:samples].tolist()
     reader = _WithoutPixels(source) if boxes_only else source
     rows: list[tuple[str, int, int, bool, bool]] = []
     for name, augment in chosen.items():
         pipeline = Pipeline(augment=replace(augment, multiscale_repeat=None), input_size=input_size)
         for start in range(0, samples, batch_size):
-            indices = order[start:start + batch_size]
-            batch = pipeline.batch(reader, indices, phase, [generator_of(seed, 0, start + i) for i in range(len(indices))],
-                                   generator_of(seed, 0, "batch", start))
-            rows += [(name, index, count, mosaic, batch.mixed)
-                     for index, count, mosaic in zip(indices, batch.targets.counts.tolist(), batch.mosaics, strict=True)]
+            indices = order[start : start + batch_size]
+            batch = pipeline.batch(
+                reader,
+                indices,
+                phase,
+                [generator_of(seed, 0, start + i) for i in range(len(indices))],
+                generator_of(seed, 0, "batch", start),
+            )
+            rows += [
+                (name, index, count, mosaic, batch.mixed)
+                for index, count, mosaic in zip(
+                    indices, batch.targets.counts.tolist(), batch.mosaics, strict=True
+                )
+            ]
     columns = list(zip(*rows, strict=True))
-    return {name: np.array(column) for name, column in zip(("variant", "image", "targets", "mosaic", "mixed"), columns, strict=True)}
+    return {
+        name: np.array(column)
+        for name, column in zip(
+            ("variant", "image", "targets", "mosaic", "mixed"), columns, strict=True
+        )
+    }
 
 
 def means(table: Table) -> dict[str, float]:
     """Mean targets per image of each variant, in the order of the table."""
-    return {str(name): float(table["targets"][table["variant"] == name].mean()) for name in dict.fromkeys(table["variant"].tolist())}
+    return {
+        str(name): float(table["targets"][table["variant"] == name].mean())
+        for name in dict.fromkeys(table["variant"].tolist())
+    }
 
 
 @runtime_checkable
 class Undecoded(Protocol):
-    """A source that knows sizes and boxes without decoding a picture (``data.coco.CocoDataset``)."""
+    """A source that knows sizes and boxes without decoding a picture
+    (``data.coco.CocoDataset``).
+    """
 
     image_ids: Sequence[int]
     sizes_wh: Tensor
@@ -84,7 +128,9 @@ class _Sizes:
 
 @dataclass
 class _WithoutPixels:
-    """The source's sizes, boxes and labels. Where pictures must be decoded to know them, each is decoded once."""
+    """The source's sizes, boxes and labels. Where pictures must be decoded to know them, each is
+    decoded once.
+    """
 
     source: SceneSource
     seen: dict[int, SceneLike] = field(default_factory=dict)

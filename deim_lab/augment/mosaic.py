@@ -1,7 +1,9 @@
-"""Mosaic: four images in a 2 × 2 grid, turned, shifted and scaled; about four times the targets in one image.
+"""Mosaic: four images in a 2 × 2 grid, turned, shifted and scaled; about four times the targets in
+one image.
 
-The official form: each image's shorter side becomes ``tile_px``; the canvas is twice the widest by twice the highest tile; every tile
-lies at the top left of its quadrant; an affine map of the whole canvas follows; a box becomes the upright box around its turned self.
+The official form: each image's shorter side becomes ``tile_px``; the canvas is twice the widest by
+twice the highest tile; every tile lies at the top left of its quadrant; an affine map of the whole
+canvas follows; a box becomes the upright box around its turned self.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ class SceneSource(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Mosaic:
-    """The image at ``index`` and three drawn from the whole source with replacement (the own one may come again)."""
+    """The image at ``index`` and three drawn from the whole source with replacement (the own one
+    may come again).
+    """
 
     tile_px: int = 320
     rotation_deg: float = 10.0  # drawn from ± this
@@ -36,15 +40,24 @@ class Mosaic:
 
     def __call__(self, source: SceneSource, index: int, generator: Generator) -> Scene:
         others = torch.randint(len(source), (3,), generator=generator).tolist()
-        canvas = assemble([resize_shorter(Scene.of(source[item]), self.tile_px) for item in (index, *others)])
+        canvas = assemble(
+            [resize_shorter(Scene.of(source[item]), self.tile_px) for item in (index, *others)]
+        )
         height, width = canvas.size_hw
         angle_deg = uniform(-self.rotation_deg, self.rotation_deg, generator)
-        shift_xy = (round(uniform(-1, 1, generator) * self.translate * width), round(uniform(-1, 1, generator) * self.translate * height))
-        return affine(canvas, angle_deg=angle_deg, shift_xy=shift_xy, scale=uniform(*self.scale, generator))
+        shift_xy = (
+            round(uniform(-1, 1, generator) * self.translate * width),
+            round(uniform(-1, 1, generator) * self.translate * height),
+        )
+        return affine(
+            canvas, angle_deg=angle_deg, shift_xy=shift_xy, scale=uniform(*self.scale, generator)
+        )
 
 
 def resize_shorter(scene: Scene, shorter_px: int) -> Scene:
-    """The scene with its shorter side at ``shorter_px``, aspect ratio kept (the longer side rounded down)."""
+    """The scene with its shorter side at ``shorter_px``, aspect ratio kept (the longer side rounded
+    down).
+    """
     height, width = scene.size_hw
     longer_px = int(shorter_px * max(height, width) / min(height, width))
     return resize(scene, (shorter_px, longer_px) if height <= width else (longer_px, shorter_px))
@@ -52,24 +65,43 @@ def resize_shorter(scene: Scene, shorter_px: int) -> Scene:
 
 def assemble(tiles: Sequence[Scene]) -> Scene:
     """Four scenes on one black canvas: top left, top right, bottom left, bottom right."""
-    cell_height, cell_width = max(tile.size_hw[0] for tile in tiles), max(tile.size_hw[1] for tile in tiles)
+    cell_height, cell_width = (
+        max(tile.size_hw[0] for tile in tiles),
+        max(tile.size_hw[1] for tile in tiles),
+    )
     image = black(2 * cell_height, 2 * cell_width, like=tiles[0].image)
     boxes_xyxy = []
     for position, tile in enumerate(tiles):
-        (height, width), left, top = tile.size_hw, position % 2 * cell_width, position // 2 * cell_height
-        image[:, top:top + height, left:left + width] = tile.image
+        (height, width), left, top = (
+            tile.size_hw,
+            position % 2 * cell_width,
+            position // 2 * cell_height,
+        )
+        image[:, top : top + height, left : left + width] = tile.image
         boxes_xyxy.append(tile.boxes_xyxy + torch.tensor([left, top, left, top]))
-    return Scene(image, torch.cat(boxes_xyxy), torch.cat([tile.labels for tile in tiles]),
-                 tuple(image_id for tile in tiles for image_id in tile.image_ids))
+    return Scene(
+        image,
+        torch.cat(boxes_xyxy),
+        torch.cat([tile.labels for tile in tiles]),
+        tuple(image_id for tile in tiles for image_id in tile.image_ids),
+    )
 
 
 def affine(scene: Scene, *, angle_deg: float, shift_xy: tuple[int, int], scale: float) -> Scene:
-    """Turn about the centre, scale and shift on a canvas of the same size; nearest pixel, black outside.
+    """Turn about the centre, scale and shift on a canvas of the same size; nearest pixel, black
+    outside.
 
-    Boxes become the upright boxes around their turned corners, clamped to the canvas; one that left it has no area.
+    Boxes become the upright boxes around their turned corners, clamped to the canvas; one that left
+    it has no area.
     """
     motion = {"angle": angle_deg, "translate": list(shift_xy), "scale": scale, "shear": [0.0, 0.0]}
     boxes = tv_tensors.BoundingBoxes(scene.boxes_xyxy, format="XYXY", canvas_size=scene.size_hw)  # type: ignore[call-overload]
-    boxes_xyxy = F.affine(boxes, **motion).as_subclass(torch.Tensor) if len(boxes) else scene.boxes_xyxy
-    image = scene.image if scene.image.is_meta else from_pil(F.affine(to_pil(scene.image), **motion, fill=0))
+    boxes_xyxy = (
+        F.affine(boxes, **motion).as_subclass(torch.Tensor) if len(boxes) else scene.boxes_xyxy
+    )
+    image = (
+        scene.image
+        if scene.image.is_meta
+        else from_pil(F.affine(to_pil(scene.image), **motion, fill=0))
+    )
     return replace(scene, image=image, boxes_xyxy=boxes_xyxy)

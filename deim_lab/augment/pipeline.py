@@ -1,4 +1,6 @@
-"""Phase → what happens to an image and to a batch: the one order of augmentations that training and the density figure share."""
+"""Phase → what happens to an image and to a batch: the one order of augmentations that training and
+the density figure share.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,8 @@ class Composed:
         labels: ``[n]`` int64.
         image_ids: ids of all parts, the own one first.
         mosaic: whether it is a Mosaic.
-        ops: names of the operations it went through (each of which may have left it as it was, by its own coin).
+        ops: names of the operations it went through (each of which may have left it as it was, by
+            its own coin).
     """
 
     image: Tensor
@@ -45,7 +48,9 @@ class Composed:
 
 @dataclass(frozen=True)
 class ComposedBatch:
-    """A batch as it enters the detector: ``images [B, 3, H, W]`` float32 in [0, 1], and which of its images are Mosaics."""
+    """A batch as it enters the detector: ``images [B, 3, H, W]`` float32 in [0, 1], and which of
+    its images are Mosaics.
+    """
 
     images: Tensor
     targets: Targets
@@ -55,32 +60,54 @@ class ComposedBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class Pipeline:
-    """Compose, mix and rescale by the phase of the schedule. ``input_size`` is (height, width) in pixels."""
+    """Compose, mix and rescale by the phase of the schedule. ``input_size`` is (height, width) in
+    pixels.
+    """
 
     augment: AugmentConfig
     input_size: tuple[int, int]
 
     def plan(self, phase: Phase, *, mosaic: bool = False) -> tuple[str, ...]:
-        """Operations of one image, in order. ``mosaic``: whether the coin of the DENSE phase fell for a Mosaic."""
+        """Operations of one image, in order. ``mosaic``: whether the coin of the DENSE phase fell
+        for a Mosaic.
+        """
         if phase in (Phase.WARM_UP, Phase.CLEAN):
             return BASE
         if phase is Phase.DENSE and mosaic:
             return ("mosaic", "photometric", *BASE)
         return (*STRONG, *BASE)
 
-    def batch(self, source: SceneSource, indices: Sequence[int], phase: Phase, generators: Sequence[Generator],
-              batch_generator: Generator) -> ComposedBatch:
-        """A whole training batch: one generator for each image, one for what concerns all of them (MixUp, size)."""
-        parts = [self.compose(source, index, phase, generator) for index, generator in zip(indices, generators, strict=True)]
+    def batch(
+        self,
+        source: SceneSource,
+        indices: Sequence[int],
+        phase: Phase,
+        generators: Sequence[Generator],
+        batch_generator: Generator,
+    ) -> ComposedBatch:
+        """A whole training batch: one generator for each image, one for what concerns all of them
+        (MixUp, size).
+        """
+        parts = [
+            self.compose(source, index, phase, generator)
+            for index, generator in zip(indices, generators, strict=True)
+        ]
         images = stack([part.image for part in parts])
-        targets = Targets.from_lists([part.boxes_cxcywh for part in parts], [part.labels for part in parts],
-                                     [part.image_ids[0] for part in parts])
+        targets = Targets.from_lists(
+            [part.boxes_cxcywh for part in parts],
+            [part.labels for part in parts],
+            [part.image_ids[0] for part in parts],
+        )
         images, targets, mixed = self.mix(images, targets, phase, batch_generator)
         images = self.multiscale(images, phase, batch_generator)
         return ComposedBatch(images, targets, tuple(part.mosaic for part in parts), mixed)
 
-    def compose(self, source: SceneSource, index: int, phase: Phase, generator: Generator) -> Composed:
-        """The training image made of ``source[index]`` (and three others, where it becomes a Mosaic)."""
+    def compose(
+        self, source: SceneSource, index: int, phase: Phase, generator: Generator
+    ) -> Composed:
+        """The training image made of ``source[index]`` (and three others, where it becomes a
+        Mosaic).
+        """
         mosaic = phase is Phase.DENSE and coin(self.augment.mosaic_prob, generator)
         plan = self.plan(phase, mosaic=mosaic)
         scene = self._mosaic(source, index, generator) if mosaic else Scene.of(source[index])
@@ -88,11 +115,17 @@ class Pipeline:
             if name != "mosaic":
                 scene = self._singles[name](scene, generator)
         height, width = scene.size_hw
-        boxes_cxcywh = xyxy_to_cxcywh(scene.boxes_xyxy / torch.tensor([width, height, width, height]))
+        boxes_cxcywh = xyxy_to_cxcywh(
+            scene.boxes_xyxy / torch.tensor([width, height, width, height])
+        )
         return Composed(scene.image, boxes_cxcywh, scene.labels, scene.image_ids, mosaic, plan)
 
-    def mix(self, images: Tensor, targets: Targets, phase: Phase, generator: Generator) -> tuple[Tensor, Targets, bool]:
-        """MixUp of the batch by its probability in the DENSE phase, else the batch as it is; and whether it was mixed."""
+    def mix(
+        self, images: Tensor, targets: Targets, phase: Phase, generator: Generator
+    ) -> tuple[Tensor, Targets, bool]:
+        """MixUp of the batch by its probability in the DENSE phase, else the batch as it is; and
+        whether it was mixed.
+        """
         if phase is not Phase.DENSE or self.augment.mixup_prob == 0:
             return images, targets, False
         if len(images) < 2:
@@ -104,9 +137,11 @@ class Pipeline:
         return mixup.mix_images(images, ratio), mixup.mix_targets(targets), True
 
     def multiscale(self, images: Tensor, phase: Phase, generator: Generator) -> Tensor:
-        """``[B, 3, H, W]`` at a drawn size (nearest pixel, as official); off in the CLEAN phase and without ``multiscale_repeat``.
+        """``[B, 3, H, W]`` at a drawn size (nearest pixel, as official); off in the CLEAN phase and
+        without ``multiscale_repeat``.
 
-        The list of sizes belongs to the shorter side; the longer one follows in step, in multiples of 32.
+        The list of sizes belongs to the shorter side; the longer one follows in step, in multiples
+        of 32.
         """
         repeat = self.augment.multiscale_repeat
         if repeat is None or phase is Phase.CLEAN:
@@ -115,14 +150,26 @@ class Pipeline:
         sizes = multiscale_sizes(shorter, repeat)
         factor = sizes[int(torch.randint(len(sizes), (), generator=generator))] / shorter
         size_hw = tuple(max(32, round(side * factor / 32) * 32) for side in self.input_size)
-        return images if size_hw == tuple(images.shape[-2:]) else torch.nn.functional.interpolate(images, size=size_hw)
+        return (
+            images
+            if size_hw == tuple(images.shape[-2:])
+            else torch.nn.functional.interpolate(images, size=size_hw)
+        )
 
     @cached_property
     def _mosaic(self) -> Mosaic:
         values = self.augment
-        tile_px = values.mosaic_tile_px if values.mosaic_tile_px is not None else min(self.input_size) // 2
-        return Mosaic(tile_px=tile_px, rotation_deg=values.mosaic_rotation_deg, translate=values.mosaic_translate,
-                      scale=values.mosaic_scale)
+        tile_px = (
+            values.mosaic_tile_px
+            if values.mosaic_tile_px is not None
+            else min(self.input_size) // 2
+        )
+        return Mosaic(
+            tile_px=tile_px,
+            rotation_deg=values.mosaic_rotation_deg,
+            translate=values.mosaic_translate,
+            scale=values.mosaic_scale,
+        )
 
     @cached_property
     def _singles(self) -> dict[str, Callable[[Scene, Generator], Scene]]:
@@ -138,7 +185,9 @@ class Pipeline:
 
 
 def stack(images: Sequence[Tensor]) -> Tensor:
-    """Images of one size, ``[3, H, W]`` uint8, → ``[B, 3, H, W]`` float32 in [0, 1]: one pass over the pixels, whatever their layout."""
+    """Images of one size, ``[3, H, W]`` uint8, → ``[B, 3, H, W]`` float32 in [0, 1]: one pass over
+    the pixels, whatever their layout.
+    """
     batch = torch.empty(len(images), *images[0].shape, device=images[0].device)
     for row, image in zip(batch, images, strict=True):
         row.copy_(image)
@@ -146,6 +195,8 @@ def stack(images: Sequence[Tensor]) -> Tensor:
 
 
 def generator_of(*key: int | str) -> Generator:
-    """A CPU generator that depends on ``key`` alone, e.g. ``(seed, epoch, position)``: neighbouring keys give unrelated streams."""
+    """A CPU generator that depends on ``key`` alone, e.g. ``(seed, epoch, position)``: neighbouring
+    keys give unrelated streams.
+    """
     digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=4).digest()
     return Generator().manual_seed(int.from_bytes(digest, "little"))

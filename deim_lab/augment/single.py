@@ -1,9 +1,11 @@
-"""Augmentations of one image: colour, zoom-out, IoU crop, flip, resize, sanitise; and the ``Scene`` they pass on.
+"""Augmentations of one image: colour, zoom-out, IoU crop, flip, resize, sanitise; and the ``Scene``
+they pass on.
 
-The operations, their order and their ranges are SSD's (Liu et al. 2016, section 2.2) as torchvision implements them and the official
-recipes use them. Pixels stay uint8 in height-width-channel memory up to the last step: five times faster to resize than planes.
-A scene whose image lies on the ``meta`` device has a size and boxes but no pixels: every draw and every box is the same, which is how
-``density`` counts targets without touching a pixel.
+The operations, their order and their ranges are SSD's (Liu et al. 2016, section 2.2) as torchvision
+implements them and the official recipes use them. Pixels stay uint8 in height-width-channel memory
+up to the last step: five times faster to resize than planes. A scene whose image lies on the
+``meta`` device has a size and boxes but no pixels: every draw and every box is the same, which is
+how ``density`` counts targets without touching a pixel.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ from deim_lab.boxes import pairwise_iou
 
 
 class SceneLike(Protocol):
-    """What a data set hands over: an image, its boxes and labels, its id (``data.coco.Sample`` is one)."""
+    """What a data set hands over: an image, its boxes and labels, its id (``data.coco.Sample`` is
+    one).
+    """
 
     @property
     def image(self) -> Tensor: ...
@@ -71,9 +75,11 @@ def coin(prob: float, generator: Generator) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Photometric:
-    """Brightness, contrast, saturation, hue and channel order, each with probability ``prob``; contrast before or after the others.
+    """Brightness, contrast, saturation, hue and channel order, each with probability ``prob``;
+    contrast before or after the others.
 
-    Works on PIL images as the official pipeline does: the same rounding between steps, and faster than torch on uint8.
+    Works on PIL images as the official pipeline does: the same rounding between steps, and faster
+    than torch on uint8.
     """
 
     prob: float = 0.5
@@ -83,26 +89,45 @@ class Photometric:
     hue: tuple[float, float] = (-0.05, 0.05)  # of the full circle
 
     def __call__(self, scene: Scene, generator: Generator) -> Scene:
-        drawn = {name: uniform(*span, generator) if coin(self.prob, generator) else None
-                 for name, span in (("brightness", self.brightness), ("contrast", self.contrast),
-                                    ("saturation", self.saturation), ("hue", self.hue))}
+        drawn = {
+            name: uniform(*span, generator) if coin(self.prob, generator) else None
+            for name, span in (
+                ("brightness", self.brightness),
+                ("contrast", self.contrast),
+                ("saturation", self.saturation),
+                ("hue", self.hue),
+            )
+        }
         contrast_first = coin(0.5, generator)
         channels = torch.randperm(3, generator=generator) if coin(self.prob, generator) else None
-        if scene.image.is_meta or (channels is None and not any(value is not None for value in drawn.values())):
+        if scene.image.is_meta or (
+            channels is None and not any(value is not None for value in drawn.values())
+        ):
             return scene
-        order = ("brightness", "contrast", "saturation", "hue") if contrast_first else ("brightness", "saturation", "hue", "contrast")
+        order = (
+            ("brightness", "contrast", "saturation", "hue")
+            if contrast_first
+            else ("brightness", "saturation", "hue", "contrast")
+        )
         picture = to_pil(scene.image)
         for name in order:
             value = drawn[name]
             if value is not None:
                 picture = getattr(F, f"adjust_{name}")(picture, value)
         image = from_pil(picture)
-        return replace(scene, image=image if channels is None else image.permute(1, 2, 0)[..., channels].permute(2, 0, 1))
+        return replace(
+            scene,
+            image=image
+            if channels is None
+            else image.permute(1, 2, 0)[..., channels].permute(2, 0, 1),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ZoomOut:
-    """Put the image at a random place of a black canvas 1 to ``max_ratio`` times as large: objects become small."""
+    """Put the image at a random place of a black canvas 1 to ``max_ratio`` times as large: objects
+    become small.
+    """
 
     prob: float = 0.5
     max_ratio: float = 4.0
@@ -115,16 +140,20 @@ class ZoomOut:
         left = int(uniform(0, canvas_width - width, generator))
         top = int(uniform(0, canvas_height - height, generator))
         image = black(canvas_height, canvas_width, like=scene.image)
-        image[:, top:top + height, left:left + width] = scene.image
-        return replace(scene, image=image, boxes_xyxy=scene.boxes_xyxy + torch.tensor([left, top, left, top]))
+        image[:, top : top + height, left : left + width] = scene.image
+        return replace(
+            scene, image=image, boxes_xyxy=scene.boxes_xyxy + torch.tensor([left, top, left, top])
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class IouCrop:
-    """Crop to a window that overlaps some box by at least a drawn IoU; boxes whose centre lies outside are dropped.
+    """Crop to a window that overlaps some box by at least a drawn IoU; boxes whose centre lies
+    outside are dropped.
 
-    SSD's sampler: a minimal IoU is drawn from ``overlaps`` (1.0: leave the image as it is), then up to ``trials`` windows; if none
-    fits, the IoU is drawn anew. The trials of a round are drawn and judged at once; the first that fits is taken.
+    SSD's sampler: a minimal IoU is drawn from ``overlaps`` (1.0: leave the image as it is), then up
+    to ``trials`` windows; if none fits, the IoU is drawn anew. The trials of a round are drawn and
+    judged at once; the first that fits is taken.
     """
 
     prob: float = 0.8
@@ -134,7 +163,9 @@ class IouCrop:
     aspect: tuple[float, float] = (0.5, 2.0)  # width / height in pixels
 
     def __call__(self, scene: Scene, generator: Generator) -> Scene:
-        if not coin(self.prob, generator) or not len(scene.boxes_xyxy):  # without boxes no window is ever accepted
+        if not coin(self.prob, generator) or not len(
+            scene.boxes_xyxy
+        ):  # without boxes no window is ever accepted
             return scene
         while True:
             overlap = self.overlaps[int(torch.randint(len(self.overlaps), (), generator=generator))]
@@ -151,17 +182,25 @@ class IouCrop:
         height, width = size_hw
         size_share, place = torch.rand(2, self.trials, 2, generator=generator)
         image_wh = torch.tensor([width, height])
-        window_wh = (image_wh * (self.scale[0] + (self.scale[1] - self.scale[0]) * size_share)).floor()
+        window_wh = (
+            image_wh * (self.scale[0] + (self.scale[1] - self.scale[0]) * size_share)
+        ).floor()
         corner = ((image_wh - window_wh) * place).floor()
         return torch.cat([corner, corner + window_wh], dim=1)
 
-    def _judge(self, windows_xyxy: Tensor, boxes_xyxy: Tensor, overlap: float) -> tuple[Tensor, Tensor]:
-        """``[trials, n]`` which boxes are centred in which window, ``[trials]`` which windows are accepted."""
+    def _judge(
+        self, windows_xyxy: Tensor, boxes_xyxy: Tensor, overlap: float
+    ) -> tuple[Tensor, Tensor]:
+        """``[trials, n]`` which boxes are centred in which window, ``[trials]`` which windows are
+        accepted.
+        """
         size_wh = windows_xyxy[:, 2:] - windows_xyxy[:, :2]
         aspect = size_wh[:, 0] / size_wh[:, 1].clamp(min=1e-6)
         shaped = (size_wh > 0).all(1) & (aspect >= self.aspect[0]) & (aspect <= self.aspect[1])
         centre = (boxes_xyxy[:, :2] + boxes_xyxy[:, 2:]) / 2
-        centred = ((windows_xyxy[:, None, :2] < centre) & (centre < windows_xyxy[:, None, 2:])).all(-1)
+        centred = ((windows_xyxy[:, None, :2] < centre) & (centre < windows_xyxy[:, None, 2:])).all(
+            -1
+        )
         iou = pairwise_iou(windows_xyxy, boxes_xyxy).masked_fill(~centred, -1.0)
         return centred, shaped & centred.any(1) & (iou.amax(1) >= overlap)
 
@@ -177,7 +216,11 @@ class Flip:
             return scene
         x1, y1, x2, y2 = scene.boxes_xyxy.unbind(-1)
         width = scene.size_hw[1]
-        return replace(scene, image=scene.image.flip(-1), boxes_xyxy=torch.stack([width - x2, y1, width - x1, y2], dim=-1))
+        return replace(
+            scene,
+            image=scene.image.flip(-1),
+            boxes_xyxy=torch.stack([width - x2, y1, width - x1, y2], dim=-1),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,7 +252,9 @@ def resize(scene: Scene, size_hw: tuple[int, int]) -> Scene:
     if (height, width) == (new_height, new_width):
         return scene
     factor = torch.tensor([new_width / width, new_height / height] * 2, dtype=torch.float32)
-    return replace(scene, image=resize_pixels(scene.image, size_hw), boxes_xyxy=scene.boxes_xyxy * factor)
+    return replace(
+        scene, image=resize_pixels(scene.image, size_hw), boxes_xyxy=scene.boxes_xyxy * factor
+    )
 
 
 def resize_pixels(image: Tensor, size_hw: tuple[int, int]) -> Tensor:
@@ -224,18 +269,26 @@ def crop(scene: Scene, window_xyxy: Tensor, keep: Tensor) -> Scene:
     """The window (whole pixels) of the scene with the boxes ``keep [n]``, clipped to it."""
     left, top, right, bottom = (int(value) for value in window_xyxy)
     boxes_xyxy = scene.boxes_xyxy[keep] - torch.tensor([left, top, left, top])
-    return replace(scene, image=scene.image[:, top:bottom, left:right], labels=scene.labels[keep],
-                   boxes_xyxy=clip(boxes_xyxy, (bottom - top, right - left)))
+    return replace(
+        scene,
+        image=scene.image[:, top:bottom, left:right],
+        labels=scene.labels[keep],
+        boxes_xyxy=clip(boxes_xyxy, (bottom - top, right - left)),
+    )
 
 
 def clip(boxes_xyxy: Tensor, size_hw: tuple[int, int]) -> Tensor:
     """Corners clamped to the image."""
     height, width = size_hw
-    return boxes_xyxy.clamp(min=0).minimum(torch.tensor([width, height, width, height], dtype=boxes_xyxy.dtype))
+    return boxes_xyxy.clamp(min=0).minimum(
+        torch.tensor([width, height, width, height], dtype=boxes_xyxy.dtype)
+    )
 
 
 def black(height: int, width: int, *, like: Tensor) -> Tensor:
-    """A black ``[3, height, width]`` image in height-width-channel memory, on the device of ``like``."""
+    """A black ``[3, height, width]`` image in height-width-channel memory, on the device of
+    ``like``.
+    """
     return torch.zeros(height, width, 3, dtype=like.dtype, device=like.device).permute(2, 0, 1)
 
 

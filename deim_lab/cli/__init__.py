@@ -1,6 +1,8 @@
-"""The command line: one verb a job, a file a verb, the same Config. Results on stdout, progress and messages on stderr.
+"""The command line: one verb a job, a file a verb, the same Config. Results on stdout, progress and
+messages on stderr.
 
-A typed error becomes one line on stderr and exit code 2. Heavy imports wait for the verb that needs them.
+A typed error becomes one line on stderr and exit code 2. Heavy imports wait for the verb that needs
+them.
 """
 
 from __future__ import annotations
@@ -13,15 +15,44 @@ from collections.abc import Sequence
 
 import deim_lab
 from deim_lab.cli import options
-from deim_lab.errors import ConfigError, DataError, ExportError, NonFiniteError, RunFailedError, TargetsError, WeightsError
+from deim_lab.errors import (
+    ConfigError,
+    DataError,
+    ExportError,
+    NonFiniteError,
+    RunFailedError,
+    TargetsError,
+    WeightsError,
+)
 
-TYPED = (ConfigError, DataError, ExportError, NonFiniteError, RunFailedError, TargetsError, WeightsError)
+TYPED = (
+    ConfigError,
+    DataError,
+    ExportError,
+    NonFiniteError,
+    RunFailedError,
+    TargetsError,
+    WeightsError,
+)
 # A file of this folder each: ``add`` its options, ``run`` it.
-VERBS = ("train", "evaluate", "score", "predict", "export", "latency", "doctor", "presets", "demo", "sweep")
+VERBS = (
+    "train",
+    "evaluate",
+    "score",
+    "predict",
+    "export",
+    "latency",
+    "doctor",
+    "presets",
+    "demo",
+    "sweep",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit code: 0, 1 where runs of a sweep failed, 2 for a typed error, 130 when interrupted."""
+    """Run one verb; returns the exit code: 0, 1 where runs of a sweep failed, 2 for a typed error,
+    130 when interrupted.
+    """
     parser = build_parser()
     args = parser.parse_args(argv)
     logging.basicConfig(stream=sys.stderr, format="%(message)s")
@@ -29,7 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code = args.run(args)
     except KeyboardInterrupt:
-        options.say("interrupted" + ("; the same command continues it" if args.verb in ("train", "demo", "sweep") else ""))
+        options.say(
+            "interrupted"
+            + ("; the same command continues it" if args.verb in ("train", "demo", "sweep") else "")
+        )
         return 130
     except Exception as error:
         message = _message(error)
@@ -42,7 +76,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """All verbs and their options."""
-    parser = argparse.ArgumentParser(prog="deim-lab", description="Train, score and use detectors of the D-FINE/DEIM family.", allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="deim-lab",
+        description="Train, score and use detectors of the D-FINE/DEIM family.",
+        allow_abbrev=False,
+    )
     parser.add_argument("--version", action="version", version=f"deim-lab {deim_lab.__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     shared = options.shared_options()

@@ -11,8 +11,12 @@ from deim_lab.presets import preset
 
 
 def add(verbs: Any, shared: options.Shared) -> None:
-    parser = verbs.add_parser("demo", parents=[shared.common, shared.settings, shared.runs],
-                              help="train plain D-FINE and DEIM on the embedded set, compare, draw", allow_abbrev=False)
+    parser = verbs.add_parser(
+        "demo",
+        parents=[shared.common, shared.settings, shared.runs],
+        help="train plain D-FINE and DEIM on the embedded set, compare, draw",
+        allow_abbrev=False,
+    )
     parser.add_argument("--preset", default="cpu_demo", metavar="NAME")
     parser.add_argument("--seed", type=options.seed, default=0)
     parser.add_argument("--no-notebook", action="store_true", help="don't execute notebook 01")

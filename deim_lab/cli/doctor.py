@@ -11,8 +11,12 @@ from deim_lab.presets import preset
 
 
 def add(verbs: Any, shared: options.Shared) -> None:
-    parser = verbs.add_parser("doctor", parents=[shared.common, shared.data, shared.settings, shared.runs],
-                              help="what a data set will do to a run, before the run", allow_abbrev=False)
+    parser = verbs.add_parser(
+        "doctor",
+        parents=[shared.common, shared.data, shared.settings, shared.runs],
+        help="what a data set will do to a run, before the run",
+        allow_abbrev=False,
+    )
     parser.add_argument("--preset", default="deim_dfine_n", metavar="NAME")
     parser.set_defaults(run=run)
 
@@ -21,7 +25,14 @@ def run(args: argparse.Namespace) -> None:
     chosen = preset(args.preset, configs.parse_assignments(args.assignments))
     from deim_lab.data import coco, doctor
 
-    train_set, val_set = coco.open_source(coco.resolve(options.data(args), cache_dir=args.runs / "data"))
-    report = doctor.examine(train_set, num_queries=chosen.model.num_queries, input_size=chosen.data.input_size, augment=chosen.augment,
-                            val=val_set)
+    train_set, val_set = coco.open_source(
+        coco.resolve(options.data(args), cache_dir=args.runs / "data")
+    )
+    report = doctor.examine(
+        train_set,
+        num_queries=chosen.model.num_queries,
+        input_size=chosen.data.input_size,
+        augment=chosen.augment,
+        val=val_set,
+    )
     options.out(str(report))

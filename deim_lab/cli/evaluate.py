@@ -1,4 +1,6 @@
-"""``deim-lab evaluate``: COCO's 12 numbers of a detector on the val half of a data set; on COCO val2017 beside the reported ones."""
+"""``deim-lab evaluate``: COCO's 12 numbers of a detector on the val half of a data set; on COCO
+val2017 beside the reported ones.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +20,38 @@ if TYPE_CHECKING:
 
 
 def add(verbs: Any, shared: options.Shared) -> None:
-    parser = verbs.add_parser("evaluate", parents=[shared.common, shared.checkpoint, shared.data, shared.settings, shared.device, shared.runs],
-                              help="COCO's 12 numbers on the val half", allow_abbrev=False)
+    parser = verbs.add_parser(
+        "evaluate",
+        parents=[
+            shared.common,
+            shared.checkpoint,
+            shared.data,
+            shared.settings,
+            shared.device,
+            shared.runs,
+        ],
+        help="COCO's 12 numbers on the val half",
+        allow_abbrev=False,
+    )
     parser.add_argument("weights", metavar="RUN_OR_WEIGHTS", nargs="?", help=options.WEIGHTS)
-    parser.add_argument("--weights", dest="named", metavar="RUN_OR_WEIGHTS", help="the same, by name")
-    parser.add_argument("--limit", type=options.positive, metavar="N", help="the first N images only")
-    parser.add_argument("--out", metavar="JSON", type=Path, help="result file (default: in the run's eval folder, else in <runs>/evaluations)")
-    parser.add_argument("--detections", metavar="JSON", type=Path, help="also write the detections, as COCO result rows")
+    parser.add_argument(
+        "--weights", dest="named", metavar="RUN_OR_WEIGHTS", help="the same, by name"
+    )
+    parser.add_argument(
+        "--limit", type=options.positive, metavar="N", help="the first N images only"
+    )
+    parser.add_argument(
+        "--out",
+        metavar="JSON",
+        type=Path,
+        help="result file (default: in the run's eval folder, else in <runs>/evaluations)",
+    )
+    parser.add_argument(
+        "--detections",
+        metavar="JSON",
+        type=Path,
+        help="also write the detections, as COCO result rows",
+    )
     parser.set_defaults(run=run)
 
 
@@ -52,47 +79,83 @@ def run(args: argparse.Namespace) -> None:
 
         folder = args.runs / "evaluations"
         folder.mkdir(parents=True, exist_ok=True)
-        path = write_json(free_path(folder / f"{Path(args.weights).stem}_on_{dataset.name}.json"), summary)
+        path = write_json(
+            free_path(folder / f"{Path(args.weights).stem}_on_{dataset.name}.json"), summary
+        )
     for name, value in result.metrics.items():
         options.out(f"{name:<6} {'undefined' if value < 0 else f'{value:.4f}'}")
     options.out(f"F1     {result.f1.f1:.4f} at score {result.f1.threshold:.3f}")
-    options.out(f"{result.images} images of {dataset.annotations_path}, scored by {result.backend} in {result.seconds:.1f} s")
+    options.out(
+        f"{result.images} images of {dataset.annotations_path}, scored by {result.backend} in "
+        f"{result.seconds:.1f} s"
+    )
     for line in beside_reported(loaded.config, result):
         options.out(line)
     options.out(str(path))
 
 
 def beside_reported(config: Config, result: Evaluation) -> list[str]:
-    """Measured beside reported AP, and the protocol of both; nothing on any other data than all of COCO val2017, or of a preset without
-    a reported AP."""
+    """Measured beside reported AP, and the protocol of both; nothing on any other data than all of
+    COCO val2017, or of a preset without a reported AP.
+    """
     from deim_lab import reported
     from deim_lab.measured import is_coco_val2017
     from deim_lab.presets import PRESETS
 
     told = reported.of_preset(config.preset)
-    if told is None or told.ap_percent is None or not is_coco_val2017(result.images, result.scores.per_class().to_dict("records")):
+    if (
+        told is None
+        or told.ap_percent is None
+        or not is_coco_val2017(result.images, result.scores.per_class().to_dict("records"))
+    ):
         return []
     ap_percent = 100 * result.metrics["AP"]
-    lines = [f"AP on COCO val2017: {ap_percent:.1f} measured, {told.ap_percent:.1f} reported for {told.model} ({told.source}): "
-             f"{ap_percent - told.ap_percent:+.1f}", f"measured by: {_protocol(config, result)}", f"reported by: {reported.PROTOCOL}"]
+    lines = [
+        f"AP on COCO val2017: {ap_percent:.1f} measured, {told.ap_percent:.1f} reported for "
+        f"{told.model} ({told.source}): "
+        f"{ap_percent - told.ap_percent:+.1f}",
+        f"measured by: {_protocol(config, result)}",
+        f"reported by: {reported.PROTOCOL}",
+    ]
     differs = configs.diff(PRESETS[config.preset], config)
-    changed = ", ".join(f"{key}={differs[key]}" for key in differs if key not in configs.NOT_IDENTITY)
+    changed = ", ".join(
+        f"{key}={differs[key]}" for key in differs if key not in configs.NOT_IDENTITY
+    )
     return [*lines, f"not the preset's own configuration: {changed}"] if changed else lines
 
 
 def _protocol(config: Config, result: Evaluation) -> str:
     height, width = config.data.input_size
-    return (f"{result.images} images squashed to {height} × {width}, the {config.eval.top_k} best of queries × classes an image, "
-            f"EMA weights where the file has them, {result.backend}")
+    return (
+        f"{result.images} images squashed to {height} × {width}, the {config.eval.top_k} best of "
+        f"queries × classes an image, "
+        f"EMA weights where the file has them, {result.backend}"
+    )
 
 
-def _summary(args: argparse.Namespace, result: Evaluation, dataset: CocoDataset, loaded: LoadedDetector) -> dict[str, Any]:
-    return {"metrics": result.metrics, "best_f1": result.f1.f1, "best_f1_threshold": result.f1.threshold,
-            "per_class": result.scores.per_class().to_dict("records"), "backend": result.backend, "images": result.images,
-            "seconds": result.seconds, "inference_seconds": result.inference_seconds, "weights": str(args.weights),
-            "preset": loaded.config.preset, "protocol": _protocol(loaded.config, result), "device": str(next(loaded.model.parameters()).device),
-            "data": {"name": dataset.name, "annotations": str(dataset.annotations_path), "fingerprint": dataset.fingerprint},
-            "overrides": configs.parse_assignments(args.assignments)}
+def _summary(
+    args: argparse.Namespace, result: Evaluation, dataset: CocoDataset, loaded: LoadedDetector
+) -> dict[str, Any]:
+    return {
+        "metrics": result.metrics,
+        "best_f1": result.f1.f1,
+        "best_f1_threshold": result.f1.threshold,
+        "per_class": result.scores.per_class().to_dict("records"),
+        "backend": result.backend,
+        "images": result.images,
+        "seconds": result.seconds,
+        "inference_seconds": result.inference_seconds,
+        "weights": str(args.weights),
+        "preset": loaded.config.preset,
+        "protocol": _protocol(loaded.config, result),
+        "device": str(next(loaded.model.parameters()).device),
+        "data": {
+            "name": dataset.name,
+            "annotations": str(dataset.annotations_path),
+            "fingerprint": dataset.fingerprint,
+        },
+        "overrides": configs.parse_assignments(args.assignments),
+    }
 
 
 def _is_run(args: argparse.Namespace) -> bool:
@@ -104,14 +167,23 @@ def _val_half(args: argparse.Namespace, loaded: LoadedDetector) -> CocoDataset:
     """The val half of the data set, read with the detector's own categories."""
     from deim_lab.data import coco
 
-    categories = coco.Categories.from_list(loaded.categories, source=f"the classes of {args.weights}")
+    categories = coco.Categories.from_list(
+        loaded.categories, source=f"the classes of {args.weights}"
+    )
     if args.data is None and args.val_images is not None and args.val_annotations is not None:
         return coco.CocoDataset.load(args.val_images, args.val_annotations, categories=categories)
-    if args.data is None and _is_run(args) and not any(getattr(args, name) for name in options.EXPLICIT):
+    if (
+        args.data is None
+        and _is_run(args)
+        and not any(getattr(args, name) for name in options.EXPLICIT)
+    ):
         from deim_lab.runs import Run
 
         name = Run.open(args.weights).info["data"]["name"]
         if name != coco.EMBEDDED:
-            raise DataError(f"{args.weights} was trained on {name!r}: --data says where that is (or what else to score it on)")
+            raise DataError(
+                f"{args.weights} was trained on {name!r}: --data says where that is (or what else "
+                f"to score it on)"
+            )
     source = coco.resolve(options.data(args), cache_dir=args.runs / "data")
     return coco.CocoDataset.load(*source.val, categories=categories, name=source.name)

@@ -1,4 +1,6 @@
-"""``deim-lab latency``: parameters, FLOPs and the time of a forward pass, as a table and as JSON."""
+"""``deim-lab latency``: parameters, FLOPs and the time of a forward pass, as a table and as
+JSON.
+"""
 
 from __future__ import annotations
 
@@ -18,18 +20,78 @@ if TYPE_CHECKING:
 
 
 def add(verbs: Any, shared: options.Shared) -> None:
-    parser = verbs.add_parser("latency", parents=[shared.common, shared.settings, shared.device],
-                              help="parameters, FLOPs and time of a forward pass", allow_abbrev=False)
-    parser.add_argument("--preset", nargs="+", metavar="NAME", default=[], help="models as built, with 80 classes (weights don't change the time)")
-    parser.add_argument("--weights", nargs="+", metavar="RUN_OR_WEIGHTS", default=[], help="models of runs or weights files of this lab")
-    parser.add_argument("--size", type=options.positive, nargs=2, metavar=("H", "W"), help="input size in pixels (default: each config's)")
-    parser.add_argument("--batch", type=options.positive, nargs="+", metavar="N", default=[1, 8], help="images at a time (default: 1 8)")
-    parser.add_argument("--precision", nargs="+", metavar="P", help="fp32, bf16, fp16 (default: all that the device has)")
-    parser.add_argument("--form", nargs="+", metavar="F", default=["train", "deploy"], help="train, deploy, compiled (default: train deploy)")
-    parser.add_argument("--compile", action="store_true", help="also the compiled deploy form (torch.compile)")
-    parser.add_argument("--repeats", type=options.positive, default=50, metavar="N", help="timed passes of each line (default: 50)")
-    parser.add_argument("--max-seconds", type=float, default=10.0, metavar="S", help="at most this long a line, but 5 passes (default: 10)")
-    parser.add_argument("--out", metavar="JSON", type=Path, default=Path("latency.json"), help="(default: latency.json)")
+    parser = verbs.add_parser(
+        "latency",
+        parents=[shared.common, shared.settings, shared.device],
+        help="parameters, FLOPs and time of a forward pass",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--preset",
+        nargs="+",
+        metavar="NAME",
+        default=[],
+        help="models as built, with 80 classes (weights don't change the time)",
+    )
+    parser.add_argument(
+        "--weights",
+        nargs="+",
+        metavar="RUN_OR_WEIGHTS",
+        default=[],
+        help="models of runs or weights files of this lab",
+    )
+    parser.add_argument(
+        "--size",
+        type=options.positive,
+        nargs=2,
+        metavar=("H", "W"),
+        help="input size in pixels (default: each config's)",
+    )
+    parser.add_argument(
+        "--batch",
+        type=options.positive,
+        nargs="+",
+        metavar="N",
+        default=[1, 8],
+        help="images at a time (default: 1 8)",
+    )
+    parser.add_argument(
+        "--precision",
+        nargs="+",
+        metavar="P",
+        help="fp32, bf16, fp16 (default: all that the device has)",
+    )
+    parser.add_argument(
+        "--form",
+        nargs="+",
+        metavar="F",
+        default=["train", "deploy"],
+        help="train, deploy, compiled (default: train deploy)",
+    )
+    parser.add_argument(
+        "--compile", action="store_true", help="also the compiled deploy form (torch.compile)"
+    )
+    parser.add_argument(
+        "--repeats",
+        type=options.positive,
+        default=50,
+        metavar="N",
+        help="timed passes of each line (default: 50)",
+    )
+    parser.add_argument(
+        "--max-seconds",
+        type=float,
+        default=10.0,
+        metavar="S",
+        help="at most this long a line, but 5 passes (default: 10)",
+    )
+    parser.add_argument(
+        "--out",
+        metavar="JSON",
+        type=Path,
+        default=Path("latency.json"),
+        help="(default: latency.json)",
+    )
     parser.set_defaults(run=run, refuse=parser.error)
 
 
@@ -37,8 +99,12 @@ def run(args: argparse.Namespace) -> int:
     """The exit code: 1 where a form could not be timed."""
     if not args.preset and not args.weights:
         args.refuse("nothing to time: --preset NAME or --weights RUN_OR_WEIGHTS")
-    overrides = configs.parse_assignments(args.assignments) | ({} if args.size is None else {"data.input_size": args.size})
-    chosen = {name: preset(name, overrides) for name in args.preset}  # a wrong name is said before anything is timed
+    overrides = configs.parse_assignments(args.assignments) | (
+        {} if args.size is None else {"data.input_size": args.size}
+    )
+    chosen = {
+        name: preset(name, overrides) for name in args.preset
+    }  # a wrong name is said before anything is timed
     from deim_lab import latency
     from deim_lab.runs import write_json
 
@@ -51,30 +117,61 @@ def run(args: argparse.Namespace) -> int:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     models: list[dict[str, Any]] = []
     times: list[dict[str, Any]] = []
-    options.out(f"{told['device']}, torch {told['torch']}" + (f", {told['threads']} threads" if told["threads"] else "") + f", {told['date']}")
+    options.out(
+        f"{told['device']}, torch {told['torch']}"
+        + (f", {told['threads']} threads" if told["threads"] else "")
+        + f", {told['date']}"
+    )
     for name, config, model in _models(args, chosen, overrides):
         size = config.data.input_size
         models.append(_model_row(name, config, model, latency))
         options.out(_model_line(models[-1]))
-        options.out(f"  {'form':<9} {'precision':<9} {'batch':>5}  {'model ms (5-95 %)':>28}  {'with post-processing':>28}  {'images/s':>8}")
+        options.out(
+            f"  {'form':<9} {'precision':<9} {'batch':>5}  {'model ms (5-95 %)':>28}  "
+            f"{'with post-processing':>28}  {'images/s':>8}"
+        )
         for form in forms:
             shaped = latency.in_form(model, form)
             for precision, batch in itertools.product(precisions, args.batch):
                 try:
-                    pair = [latency.measure(shaped, batch=batch, size=size, precision=precision, device=device, repeats=args.repeats,
-                                            max_seconds=args.max_seconds, with_postprocess=post, top_k=config.eval.top_k)
-                            for post in (False, True)]
-                except Exception as error:  # torch.compile fails in many ways, e.g. without a C++ compiler
+                    pair = [
+                        latency.measure(
+                            shaped,
+                            batch=batch,
+                            size=size,
+                            precision=precision,
+                            device=device,
+                            repeats=args.repeats,
+                            max_seconds=args.max_seconds,
+                            with_postprocess=post,
+                            top_k=config.eval.top_k,
+                        )
+                        for post in (False, True)
+                    ]
+                except (
+                    Exception
+                ) as error:  # torch.compile fails in many ways, e.g. without a C++ compiler
                     if form != "compiled":
                         raise
                     reason = next(iter(str(error).strip().splitlines()), "")
                     code = 1
-                    options.say(f"{name} can't be compiled here ({precision}, batch {batch}): {type(error).__name__}: {reason}")
+                    options.say(
+                        f"{name} can't be compiled here ({precision}, batch {batch}): "
+                        f"{type(error).__name__}: {reason}"
+                    )
                     continue
                 times += [{"model": name, "form": form} | latency.row(item) for item in pair]
-                spread = "  ".join(f"{item.median_ms:>10.2f} ({item.low_ms:.2f}-{item.high_ms:.2f})".rjust(28) for item in pair)
-                options.out(f"  {form:<9} {precision:<9} {batch:>5}  {spread}  {pair[0].images_per_second:>8.1f}")
-        write_json(args.out, {"machine": told, "models": models, "times": times})  # after each model: a later one may fail
+                spread = "  ".join(
+                    f"{item.median_ms:>10.2f} ({item.low_ms:.2f}-{item.high_ms:.2f})".rjust(28)
+                    for item in pair
+                )
+                options.out(
+                    f"  {form:<9} {precision:<9} {batch:>5}  {spread}  "
+                    f"{pair[0].images_per_second:>8.1f}"
+                )
+        write_json(
+            args.out, {"machine": told, "models": models, "times": times}
+        )  # after each model: a later one may fail
     options.out(str(args.out))
     return code
 
@@ -83,13 +180,21 @@ def _check(forms: Sequence[str], precisions: Sequence[str], latency: Any, device
     """Say a wrong form or precision before anything is timed."""
     from deim_lab.errors import nearest
 
-    for kind, given, known in (("form", forms, latency.FORMS), ("precision", precisions, latency.precisions(device))):
+    for kind, given, known in (
+        ("form", forms, latency.FORMS),
+        ("precision", precisions, latency.precisions(device)),
+    ):
         for name in given:
             if name not in known:
-                raise ConfigError(f"{kind} {name!r} is not to be had here; known: {', '.join(known)}{nearest(name, known)}")
+                raise ConfigError(
+                    f"{kind} {name!r} is not to be had here; known: "
+                    f"{', '.join(known)}{nearest(name, known)}"
+                )
 
 
-def _models(args: argparse.Namespace, chosen: dict[str, Any], overrides: dict[str, Any]) -> Iterator[tuple[str, configs.Config, Detector]]:
+def _models(
+    args: argparse.Namespace, chosen: dict[str, Any], overrides: dict[str, Any]
+) -> Iterator[tuple[str, configs.Config, Detector]]:
     """Name, config and model of each, built when its turn comes."""
     from deim_lab.detector.detector import build_detector
     from deim_lab.detector.weights import load_detector
@@ -100,17 +205,39 @@ def _models(args: argparse.Namespace, chosen: dict[str, Any], overrides: dict[st
         try:
             loaded = load_detector(path)
         except WeightsError as error:
-            raise WeightsError(f"{error}. (Weights don't change the time: --preset NAME times an official model)") from error
-        yield Path(path).name, options.override_trained(loaded.config, overrides, path), loaded.model
+            raise WeightsError(
+                f"{error}. (Weights don't change the time: --preset NAME times an official model)"
+            ) from error
+        yield (
+            Path(path).name,
+            options.override_trained(loaded.config, overrides, path),
+            loaded.model,
+        )
 
 
 def _model_row(name: str, config: configs.Config, model: Detector, latency: Any) -> dict[str, Any]:
-    train, deploy = (latency.count(form, config.data.input_size) for form in (model, latency.in_form(model, "deploy")))
-    return {"model": name, "preset": config.preset, "size": list(config.data.input_size), "parameters_train": train.parameters,
-            "parameters_deploy": deploy.parameters, "gflops": deploy.gflops, "gmacs": deploy.gmacs, "spared_gflops": deploy.spared_gflops}
+    train, deploy = (
+        latency.count(form, config.data.input_size)
+        for form in (model, latency.in_form(model, "deploy"))
+    )
+    return {
+        "model": name,
+        "preset": config.preset,
+        "size": list(config.data.input_size),
+        "parameters_train": train.parameters,
+        "parameters_deploy": deploy.parameters,
+        "gflops": deploy.gflops,
+        "gmacs": deploy.gmacs,
+        "spared_gflops": deploy.spared_gflops,
+    }
 
 
 def _model_line(row: dict[str, Any]) -> str:
-    spared = f" (of which {row['spared_gflops']:.2f} are not spent here)" if row["spared_gflops"] else ""
-    return (f"\n{row['model']}: {row['parameters_train'] / 1e6:.3f} M parameters, {row['parameters_deploy'] / 1e6:.3f} M deployed, "
-            f"{row['gflops']:.2f} GFLOPs at {row['size'][0]} × {row['size'][1]}{spared}")
+    spared = (
+        f" (of which {row['spared_gflops']:.2f} are not spent here)" if row["spared_gflops"] else ""
+    )
+    return (
+        f"\n{row['model']}: {row['parameters_train'] / 1e6:.3f} M parameters, "
+        f"{row['parameters_deploy'] / 1e6:.3f} M deployed, "
+        f"{row['gflops']:.2f} GFLOPs at {row['size'][0]} × {row['size'][1]}{spared}"
+    )

@@ -1,4 +1,6 @@
-"""What several verbs share: groups of options, checked numbers, the data set, device and detector that options name."""
+"""What several verbs share: groups of options, checked numbers, the data set, device and detector
+that options name.
+"""
 
 from __future__ import annotations
 
@@ -40,30 +42,62 @@ def shared_options() -> Shared:
     common = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
     settings = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    settings.add_argument("--set", dest="assignments", metavar="KEY=VALUE", action="append", default=[],
-                          help="override a config key, e.g. train.epochs=30; may be repeated")
+    settings.add_argument(
+        "--set",
+        dest="assignments",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="override a config key, e.g. train.epochs=30; may be repeated",
+    )
     device = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     device.add_argument("--device", help="auto | cpu | cuda | cuda:N (default: auto)")
     runs = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    runs.add_argument("--runs", metavar="DIR", type=Path, default=Path("runs"), help="folder of runs (default: runs)")
+    runs.add_argument(
+        "--runs",
+        metavar="DIR",
+        type=Path,
+        default=Path("runs"),
+        help="folder of runs (default: runs)",
+    )
     data = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    data.add_argument("--data", metavar="FOLDER", help="data set in COCO layout: images/{train,val}, annotations/instances_{train,val}.json, or "
-                                                       "COCO 2017's own; 'embedded': the one that the lab draws itself")
+    data.add_argument(
+        "--data",
+        metavar="FOLDER",
+        help="data set in COCO layout: images/{train,val}, annotations/instances_{train,val}.json, "
+        "or "
+        "COCO 2017's own; 'embedded': the one that the lab draws itself",
+    )
     for name in EXPLICIT:
-        kind = ("folder of images" if name.endswith("images") else "COCO json") + f" of the {name.partition('_')[0]} half, instead of --data"
-        data.add_argument(f"--{name.replace('_', '-')}", metavar="DIR" if name.endswith("images") else "JSON", help=kind)
+        kind = (
+            "folder of images" if name.endswith("images") else "COCO json"
+        ) + f" of the {name.partition('_')[0]} half, instead of --data"
+        data.add_argument(
+            f"--{name.replace('_', '-')}",
+            metavar="DIR" if name.endswith("images") else "JSON",
+            help=kind,
+        )
     checkpoint = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    checkpoint.add_argument("--preset", metavar="NAME", help="what an official checkpoint is of, e.g. deim_dfine_n")
-    checkpoint.add_argument("--categories", metavar="JSON", type=Path,
-                            help="COCO json that names an official checkpoint's classes, its head rows in the order of the ids "
-                                 "unless the file names them itself (default: COCO's 80)")
+    checkpoint.add_argument(
+        "--preset", metavar="NAME", help="what an official checkpoint is of, e.g. deim_dfine_n"
+    )
+    checkpoint.add_argument(
+        "--categories",
+        metavar="JSON",
+        type=Path,
+        help="COCO json that names an official checkpoint's classes, its head rows in the order of "
+        "the ids "
+        "unless the file names them itself (default: COCO's 80)",
+    )
     weights = argparse.ArgumentParser(add_help=False, allow_abbrev=False, parents=[checkpoint])
     weights.add_argument("weights", metavar="RUN_OR_WEIGHTS", help=WEIGHTS)
     return Shared(common, settings, device, runs, data, weights, checkpoint)
 
 
 def data(args: argparse.Namespace) -> str | dict[str, Json] | None:
-    """``--data``, or the four explicit paths, as ``data.coco.resolve`` takes them; None: the embedded set."""
+    """``--data``, or the four explicit paths, as ``data.coco.resolve`` takes them; None: the
+    embedded set.
+    """
     given = {name: getattr(args, name) for name in EXPLICIT if getattr(args, name) is not None}
     if not given:
         return args.data
@@ -71,8 +105,13 @@ def data(args: argparse.Namespace) -> str | dict[str, Json] | None:
         raise ConfigError("--data and explicit paths (--train-images, …) exclude each other")
     missing = [f"--{name.replace('_', '-')}" for name in EXPLICIT if name not in given]
     if missing:
-        raise ConfigError(f"explicit data paths need all four options; missing: {', '.join(missing)}")
-    return {half: {"images": given[f"{half}_images"], "annotations": given[f"{half}_annotations"]} for half in ("train", "val")}
+        raise ConfigError(
+            f"explicit data paths need all four options; missing: {', '.join(missing)}"
+        )
+    return {
+        half: {"images": given[f"{half}_images"], "annotations": given[f"{half}_annotations"]}
+        for half in ("train", "val")
+    }
 
 
 def device_name(args: argparse.Namespace) -> str | None:
@@ -91,23 +130,34 @@ def device(args: argparse.Namespace) -> Any:
 
 
 def load(args: argparse.Namespace) -> LoadedDetector:
-    """Model, config (with ``--set``) and categories of what ``RUN_OR_WEIGHTS`` names, on the device."""
+    """Model, config (with ``--set``) and categories of what ``RUN_OR_WEIGHTS`` names, on the
+    device.
+    """
     overrides = configs.parse_assignments(args.assignments)
     official = preset(args.preset, overrides) if args.preset is not None else None
     if args.categories is not None and official is None:
-        raise ConfigError("--categories names the classes of an official checkpoint: it needs --preset")
+        raise ConfigError(
+            "--categories names the classes of an official checkpoint: it needs --preset"
+        )
     from dataclasses import replace
 
     from deim_lab.detector import weights
     from deim_lab.detector.hub import is_hub
 
     if official is not None and Path(args.weights).is_dir() and not is_hub(args.weights):
-        raise ConfigError(f"--preset {args.preset}: {args.weights} is a run folder, which knows its own; leave --preset out")
+        raise ConfigError(
+            f"--preset {args.preset}: {args.weights} is a run folder, which knows its own; leave "
+            f"--preset out"
+        )
     if official is None:
         try:
             loaded = weights.load_detector(args.weights)
         except WeightsError as error:
-            hint = ". (An official checkpoint needs --preset NAME)" if Path(args.weights).is_file() else ""
+            hint = (
+                ". (An official checkpoint needs --preset NAME)"
+                if Path(args.weights).is_file()
+                else ""
+            )
             raise WeightsError(f"{error}{hint}") from error
         loaded = replace(loaded, config=override_trained(loaded.config, overrides, args.weights))
     else:
@@ -118,22 +168,35 @@ def load(args: argparse.Namespace) -> LoadedDetector:
         if args.categories is not None:
             categories = annotations.read(args.categories).categories.as_list()
         model = deim_lab.build_detector(official, num_classes=len(categories))
-        report = weights.load_official(model, args.weights, categories=categories,
-                                       unnamed_categories=None if args.categories is None else categories)
+        report = weights.load_official(
+            model,
+            args.weights,
+            categories=categories,
+            unnamed_categories=None if args.categories is None else categories,
+        )
         if report.reinitialised or report.missing:
-            raise WeightsError(f"{args.weights} does not fill {args.preset} with {len(categories)} classes: {report}. "
-                               "--categories takes the COCO json of the classes that it was trained on")
+            raise WeightsError(
+                f"{args.weights} does not fill {args.preset} with {len(categories)} classes: "
+                f"{report}. "
+                "--categories takes the COCO json of the classes that it was trained on"
+            )
         loaded = weights.LoadedDetector(model.eval(), official, categories)
     loaded.model.to(device(args))
     return loaded
 
 
-def override_trained(config: configs.Config, overrides: dict[str, Json], where: object) -> configs.Config:
-    """The config of a trained detector with ``--set``. What would build another model is refused: it would have no effect."""
+def override_trained(
+    config: configs.Config, overrides: dict[str, Json], where: object
+) -> configs.Config:
+    """The config of a trained detector with ``--set``. What would build another model is refused:
+    it would have no effect.
+    """
     changed = configs.override(config, overrides)
     if changed.model != config.model:
         keys = [key for key in configs.diff(config, changed) if key.startswith("model.")]
-        raise ConfigError(f"--set {', '.join(keys)}: the model of {where} is built already, as it was trained")
+        raise ConfigError(
+            f"--set {', '.join(keys)}: the model of {where} is built already, as it was trained"
+        )
     return changed
 
 
@@ -153,9 +216,13 @@ def _number(text: str, kind: Any, low: float, high: float | None) -> Any:
     try:
         value = kind(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no {'whole number' if kind is int else 'number'}") from error
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no {'whole number' if kind is int else 'number'}"
+        ) from error
     if not (low <= value and (high is None or value <= high)):
-        raise argparse.ArgumentTypeError(f"{text} is outside [{low}, {'…' if high is None else high}]")
+        raise argparse.ArgumentTypeError(
+            f"{text} is outside [{low}, {'…' if high is None else high}]"
+        )
     return value
 
 

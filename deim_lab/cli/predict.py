@@ -1,4 +1,6 @@
-"""``deim-lab predict``: detections of pictures, videos or a webcam as JSON and CSV, and the pictures with boxes."""
+"""``deim-lab predict``: detections of pictures, videos or a webcam as JSON and CSV, and the
+pictures with boxes.
+"""
 
 from __future__ import annotations
 
@@ -17,25 +19,71 @@ if TYPE_CHECKING:
     from deim_lab.detector.predict import Predictor
     from deim_lab.detector.video import VideoReader
 
-COLUMNS = ("image_id", "file_name", "frame", "seconds", "category_id", "category", "score", "x", "y", "width", "height")
+COLUMNS = (
+    "image_id",
+    "file_name",
+    "frame",
+    "seconds",
+    "category_id",
+    "category",
+    "score",
+    "x",
+    "y",
+    "width",
+    "height",
+)
 
 
 def add(verbs: Any, shared: options.Shared) -> None:
-    parser = verbs.add_parser("predict", parents=[shared.common, shared.weights, shared.settings, shared.device],
-                              help="detections and pictures with boxes", allow_abbrev=False,
-                              description="RUN_OR_WEIGHTS may also be an ONNX file that `deim-lab export` wrote.")
-    parser.add_argument("images", nargs="*", metavar="IMAGES", help="files, folders, globs; video files, too")
-    parser.add_argument("--webcam", type=options.seed, metavar="N", help="number of a camera (0: the first); Ctrl-C ends it")
-    parser.add_argument("--frames", type=options.positive, metavar="N", help="the first N frames of each video or of the webcam only")
-    parser.add_argument("--batch", type=options.positive, metavar="N", help="pictures at a time (default: 8, of a webcam 1)")
-    parser.add_argument("--out", metavar="DIR", type=Path, default=Path("predictions"), help="(default: predictions)")
-    parser.add_argument("--threshold", type=options.share, default=0.4, help="lowest score that is listed and drawn (default: 0.4)")
+    parser = verbs.add_parser(
+        "predict",
+        parents=[shared.common, shared.weights, shared.settings, shared.device],
+        help="detections and pictures with boxes",
+        allow_abbrev=False,
+        description="RUN_OR_WEIGHTS may also be an ONNX file that `deim-lab export` wrote.",
+    )
+    parser.add_argument(
+        "images", nargs="*", metavar="IMAGES", help="files, folders, globs; video files, too"
+    )
+    parser.add_argument(
+        "--webcam",
+        type=options.seed,
+        metavar="N",
+        help="number of a camera (0: the first); Ctrl-C ends it",
+    )
+    parser.add_argument(
+        "--frames",
+        type=options.positive,
+        metavar="N",
+        help="the first N frames of each video or of the webcam only",
+    )
+    parser.add_argument(
+        "--batch",
+        type=options.positive,
+        metavar="N",
+        help="pictures at a time (default: 8, of a webcam 1)",
+    )
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        type=Path,
+        default=Path("predictions"),
+        help="(default: predictions)",
+    )
+    parser.add_argument(
+        "--threshold",
+        type=options.share,
+        default=0.4,
+        help="lowest score that is listed and drawn (default: 0.4)",
+    )
     parser.set_defaults(run=run, refuse=parser.error)
 
 
 @dataclass
 class _Result:
-    """What all sources gave so far. ``taken``: paths that a picture with boxes must not be written to."""
+    """What all sources gave so far. ``taken``: paths that a picture with boxes must not be written
+    to.
+    """
 
     threshold: float
     taken: set[Path]
@@ -60,12 +108,19 @@ def run(args: argparse.Namespace) -> None:
     # Before the weights: a wrong folder, a video that can't be opened are said at once.
     files = [item for item in expand(args.images) if isinstance(item, Path)] if args.images else []
     pictures = [item for item in files if not is_video(item)]
-    readers = [VideoReader(source) for source in [*filter(is_video, files), *([] if args.webcam is None else [args.webcam])]]
+    readers = [
+        VideoReader(source)
+        for source in [*filter(is_video, files), *([] if args.webcam is None else [args.webcam])]
+    ]
     batch = args.batch or (8 if files else 1)
     loaded = _load(args)
-    predictor = Predictor(loaded, "cpu" if _is_onnx(args) else options.device(args), threshold=0.0, batch_size=batch)
+    predictor = Predictor(
+        loaded, "cpu" if _is_onnx(args) else options.device(args), threshold=0.0, batch_size=batch
+    )
     args.out.mkdir(parents=True, exist_ok=True)
-    written = {args.out.resolve() / name for name in ("detections.json", "detections.csv", "errors.json")}
+    written = {
+        args.out.resolve() / name for name in ("detections.json", "detections.csv", "errors.json")
+    }
     result = _Result(args.threshold, written | {file.resolve() for file in files})
     try:
         _pictures(predictor, pictures, args.out, result)
@@ -87,10 +142,17 @@ def run(args: argparse.Namespace) -> None:
     if not result.pictures and not result.frames:
         raise DataError(f"none of the {len(pictures)} pictures can be read")
     if not result.rows:
-        options.say(f"nothing scores {args.threshold:g} or more; the highest score is {result.highest:.3f}: lower --threshold to see it")
-    where = [f"{result.pictures} pictures"] * bool(result.pictures) + [f"{result.frames} frames"] * bool(result.frames)
-    options.out(f"{len(result.rows)} detections in {' and '.join(where)}"
-                + (f", {len(result.errors)} could not be read" if result.errors else ""))
+        options.say(
+            f"nothing scores {args.threshold:g} or more; the highest score is "
+            f"{result.highest:.3f}: lower --threshold to see it"
+        )
+    where = [f"{result.pictures} pictures"] * bool(result.pictures) + [
+        f"{result.frames} frames"
+    ] * bool(result.frames)
+    options.out(
+        f"{len(result.rows)} detections in {' and '.join(where)}"
+        + (f", {len(result.errors)} could not be read" if result.errors else "")
+    )
     options.out(str(args.out / "detections.json"))
 
 
@@ -99,12 +161,21 @@ def _is_onnx(args: argparse.Namespace) -> bool:
 
 
 def _load(args: argparse.Namespace) -> Any:
-    """What ``RUN_OR_WEIGHTS`` names: a detector in PyTorch, or an exported one, which carries its own settings."""
+    """What ``RUN_OR_WEIGHTS`` names: a detector in PyTorch, or an exported one, which carries its
+    own settings.
+    """
     if not _is_onnx(args):
         return options.load(args)
-    for name, given in (("--preset", args.preset), ("--categories", args.categories), ("--set", args.assignments)):
+    for name, given in (
+        ("--preset", args.preset),
+        ("--categories", args.categories),
+        ("--set", args.assignments),
+    ):
         if given:
-            raise ConfigError(f"{name} doesn't go with {args.weights}: an ONNX file holds its classes, input size and settings")
+            raise ConfigError(
+                f"{name} doesn't go with {args.weights}: an ONNX file holds its classes, input "
+                f"size and settings"
+            )
     from deim_lab.detector.onnx_file import OnnxDetector
 
     return OnnxDetector(args.weights, options.device_name(args) or "auto")
@@ -128,22 +199,46 @@ def _pictures(predictor: Predictor, files: list[Path], folder: Path, result: _Re
         assert found.path is not None
         result.pictures += 1
         result.keep(coco_rows(found))
-        suffix = found.path.suffix if found.path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp", ".bmp") else ".png"
+        suffix = (
+            found.path.suffix
+            if found.path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+            else ".png"
+        )
         target = _free(folder / f"{found.path.stem}{suffix}", result)
-        draw(images.decode(found.path), found.detections.above(result.threshold), names).save(target)
+        draw(images.decode(found.path), found.detections.above(result.threshold), names).save(
+            target
+        )
 
 
-def _video(predictor: Predictor, reader: VideoReader, args: argparse.Namespace, result: _Result, *, first_id: int) -> None:
-    """Detect in the frames of a video or webcam, write them with boxes as an MP4. Ctrl-C ends a webcam, and keeps what was found."""
+def _video(
+    predictor: Predictor,
+    reader: VideoReader,
+    args: argparse.Namespace,
+    result: _Result,
+    *,
+    first_id: int,
+) -> None:
+    """Detect in the frames of a video or webcam, write them with boxes as an MP4. Ctrl-C ends a
+    webcam, and keeps what was found.
+    """
     from tqdm import tqdm
 
     from deim_lab.detector.video import VideoWriter, detect_frames
 
     path = _free(args.out / f"{Path(reader.name).stem.replace(' ', '_')}.mp4", result)
-    total = min((number for number in (args.frames, reader.count) if number is not None), default=None)
+    total = min(
+        (number for number in (args.frames, reader.count) if number is not None), default=None
+    )
     with reader, VideoWriter(path, reader.fps) as writer:
         try:
-            found = detect_frames(predictor, reader, first_id=first_id, limit=args.frames, writer=writer, draw_from=result.threshold)
+            found = detect_frames(
+                predictor,
+                reader,
+                first_id=first_id,
+                limit=args.frames,
+                writer=writer,
+                draw_from=result.threshold,
+            )
             for item in tqdm(found, total=total, unit="frame", file=sys.stderr):
                 result.frames += 1
                 result.keep(item.rows())
@@ -154,7 +249,9 @@ def _video(predictor: Predictor, reader: VideoReader, args: argparse.Namespace, 
 
 
 def _free(target: Path, result: _Result) -> Path:
-    """Under the source's name, never onto a source or another result of this call; taken from now on."""
+    """Under the source's name, never onto a source or another result of this call; taken from now
+    on.
+    """
     number, path = 1, target
     while path.resolve() in result.taken:
         number += 1

@@ -1,4 +1,6 @@
-"""``deim-lab score``: any detector's COCO result files against one ground truth, beside one another."""
+"""``deim-lab score``: any detector's COCO result files against one ground truth, beside one
+another.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,36 @@ PRINTED = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100", "F1", "threshold"
 
 
 def add(verbs: Any, shared: options.Shared) -> None:
-    parser = verbs.add_parser("score", parents=[shared.common], help="score result files of any detectors, side by side", allow_abbrev=False,
-                              description="Score COCO result files (a JSON list of {image_id, category_id, bbox [x, y, w, h] px, score}) like "
-                                          "this lab's own detectors.")
-    parser.add_argument("gt", metavar="GT_JSON", type=Path, help="ground truth: a COCO instances file")
-    parser.add_argument("detections", metavar="[NAME=]JSON", nargs="+", help="result files; the name is the detector's in the table")
-    parser.add_argument("--out", metavar="DIR", type=Path, help="write scores.{json,csv,md}, per_class.csv and the figure scores.{png,svg,pdf}")
-    parser.add_argument("--backend", default="auto", metavar="NAME", help="auto | pycocotools | hotcoco (default: auto)")
+    parser = verbs.add_parser(
+        "score",
+        parents=[shared.common],
+        help="score result files of any detectors, side by side",
+        allow_abbrev=False,
+        description="Score COCO result files (a JSON list of {image_id, category_id, bbox [x, y, "
+        "w, h] px, score}) like "
+        "this lab's own detectors.",
+    )
+    parser.add_argument(
+        "gt", metavar="GT_JSON", type=Path, help="ground truth: a COCO instances file"
+    )
+    parser.add_argument(
+        "detections",
+        metavar="[NAME=]JSON",
+        nargs="+",
+        help="result files; the name is the detector's in the table",
+    )
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        type=Path,
+        help="write scores.{json,csv,md}, per_class.csv and the figure scores.{png,svg,pdf}",
+    )
+    parser.add_argument(
+        "--backend",
+        default="auto",
+        metavar="NAME",
+        help="auto | pycocotools | hotcoco (default: auto)",
+    )
     parser.set_defaults(run=run)
 
 
@@ -34,9 +59,16 @@ def run(args: argparse.Namespace) -> None:
     columns = ["model", *PRINTED, *(["AP reported"] if "AP reported" in table else [])]
     best: dict[str, Any] = dict.fromkeys(PRINTED[:-1], "max") if len(scored) > 1 else {}
     kinds = {"AP reported": "COCO val2017"} if "AP reported" in table else {}
-    text = to_markdown(table[columns], decimals={**dict.fromkeys(PRINTED[:-1], 1), **dict.fromkeys(kinds, 1), "threshold": 2}, best=best)
+    text = to_markdown(
+        table[columns],
+        decimals={**dict.fromkeys(PRINTED[:-1], 1), **dict.fromkeys(kinds, 1), "threshold": 2},
+        best=best,
+    )
     options.out(text.rstrip())
-    options.out(f"{scored[0].images} images of {args.gt}; percent; F1 at IoU 0.5 and its best threshold; scored by {scored[0].backend}")
+    options.out(
+        f"{scored[0].images} images of {args.gt}; percent; F1 at IoU 0.5 and its best threshold; "
+        f"scored by {scored[0].backend}"
+    )
     for item in scored:
         for warning in item.warnings:
             options.out(f"note on {item.name}: {warning}")
@@ -54,10 +86,25 @@ def _write(folder: Path, gt: Path, scored: list[Scored], text: str) -> list[Path
 
     folder.mkdir(parents=True, exist_ok=True)
     table = scoring.table(scored)
-    paths = [write_json(folder / "scores.json", {"ground_truth": str(gt), "detectors": [item.as_json() for item in scored]})]
+    paths = [
+        write_json(
+            folder / "scores.json",
+            {"ground_truth": str(gt), "detectors": [item.as_json() for item in scored]},
+        )
+    ]
     markdown, by_class = folder / "scores.md", folder / "per_class.csv"
-    notes = "".join(f"\nNote on {item.name}: {warning}.\n" for item in scored for warning in item.warnings)
-    markdown.write_text(f"{text}\n{scored[0].images} images of {gt.name}; percent; F1 at IoU 0.5; {scored[0].backend}.\n{notes}", encoding="utf-8")
-    pd.concat([item.per_class.assign(model=item.name) for item in scored]).to_csv(by_class, index=False)
-    picture = figures.scores.comparison(table, {item.name: item.f1 for item in scored}, data=gt.stem)
+    notes = "".join(
+        f"\nNote on {item.name}: {warning}.\n" for item in scored for warning in item.warnings
+    )
+    markdown.write_text(
+        f"{text}\n{scored[0].images} images of {gt.name}; percent; F1 at IoU 0.5; "
+        f"{scored[0].backend}.\n{notes}",
+        encoding="utf-8",
+    )
+    pd.concat([item.per_class.assign(model=item.name) for item in scored]).to_csv(
+        by_class, index=False
+    )
+    picture = figures.scores.comparison(
+        table, {item.name: item.f1 for item in scored}, data=gt.stem
+    )
     return [*paths, markdown, by_class, *figures.save(picture, folder / "scores", data=table)]

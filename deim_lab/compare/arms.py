@@ -1,4 +1,6 @@
-"""What is compared: a finished run read whole, an arm (runs of one configuration, a seed each), a comparison (arms, the baseline first)."""
+"""What is compared: a finished run read whole, an arm (runs of one configuration, a seed each), a
+comparison (arms, the baseline first).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ import pandas as pd
 
 Json = Any
 
-# Arms that differ in one of these saw other amounts of work: such a difference is no effect of a method.
+# Arms that differ in one of these saw other amounts of work: such a difference is no effect of a
+# method.
 BUDGET = ("train.epochs", "train.accumulate", "data.batch_size", "data.input_size")
 
 
@@ -20,7 +23,8 @@ class Trial:
     """One finished run, read.
 
     Attributes:
-        flat: its configuration as dotted keys; what an older version of the lab did not know stands at its default.
+        flat: its configuration as dotted keys; what an older version of the lab did not know stands
+            at its default.
         scores, epochs: its ``val`` and ``train`` events, a row each.
         lr_highest: highest learning rate of the run (of the base group).
     """
@@ -46,7 +50,9 @@ class Trial:
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A run that can't be compared: failed, still running (or killed), pending, or gone from the disk."""
+    """A run that can't be compared: failed, still running (or killed), pending, or gone from the
+    disk.
+    """
 
     seed: int
     status: str
@@ -60,7 +66,8 @@ class Arm:
 
     Attributes:
         flat: the configuration (that of its latest run).
-        changes: what of it differs from the baseline's: dotted key → value; of the baseline itself nothing.
+        changes: what of it differs from the baseline's: dotted key → value; of the baseline itself
+            nothing.
         trials: finished runs by seed.
         unfinished: the others.
     """
@@ -72,8 +79,14 @@ class Arm:
     changes: dict[str, Json] = field(default_factory=dict)
 
     def final(self, metric: str) -> dict[int, float]:
-        """Seed → the score of the last evaluation; without those where it is undefined (-1 in the log)."""
-        found = {trial.seed: float(trial.scores[metric].iloc[-1]) for trial in self.trials if metric in trial.scores}
+        """Seed → the score of the last evaluation; without those where it is undefined (-1 in the
+        log).
+        """
+        found = {
+            trial.seed: float(trial.scores[metric].iloc[-1])
+            for trial in self.trials
+            if metric in trial.scores
+        }
         return {seed: score for seed, score in found.items() if score >= 0}
 
 
@@ -99,13 +112,22 @@ class Comparison:
 
     @property
     def figures(self) -> Path:
-        """Where the pictures of this comparison belong: in the sweep's folder, else beside the runs."""
+        """Where the pictures of this comparison belong: in the sweep's folder, else beside the
+        runs.
+        """
         if self.sweep:
             return self.folder / "sweeps" / self.sweep / "figures"
         trial = self.baseline.trials[0]
-        return self.folder / "figures" / f"ablation_{re.sub(r'[^A-Za-z0-9.-]+', '-', trial.data[0])}_{trial.info['preset']}"
+        return (
+            self.folder
+            / "figures"
+            / f"ablation_{re.sub(r'[^A-Za-z0-9.-]+', '-', trial.data[0])}_{trial.info['preset']}"
+        )
 
     def budget(self, arm: Arm) -> dict[str, tuple[Json, Json]]:
         """Where its budget differs from the baseline's: key → (its own, the baseline's)."""
-        return {key: (arm.flat.get(key), self.baseline.flat.get(key)) for key in BUDGET
-                if arm.flat.get(key) != self.baseline.flat.get(key)}
+        return {
+            key: (arm.flat.get(key), self.baseline.flat.get(key))
+            for key in BUDGET
+            if arm.flat.get(key) != self.baseline.flat.get(key)
+        }

@@ -1,7 +1,9 @@
-"""How far two arms are apart over seeds: paired differences, Student's t, what so many seeds could have shown. Numbers in, numbers out.
+"""How far two arms are apart over seeds: paired differences, Student's t, what so many seeds could
+have shown. Numbers in, numbers out.
 
-Runs of one seed share initialisation, order of images and augmentation draws, and what luck they share cancels in their difference: arms are
-compared seed by seed where they have seeds in common (Student 1908), else as two independent samples of unequal spread (Welch 1947).
+Runs of one seed share initialisation, order of images and augmentation draws, and what luck they
+share cancels in their difference: arms are compared seed by seed where they have seeds in common
+(Student 1908), else as two independent samples of unequal spread (Welch 1947).
 """
 
 from __future__ import annotations
@@ -25,10 +27,12 @@ Test = Literal["paired", "Welch", "none"]
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of arm − baseline, with the interval that holds the true mean in ``CONFIDENCE`` of all repetitions.
+    """Mean of arm − baseline, with the interval that holds the true mean in ``CONFIDENCE`` of all
+    repetitions.
 
     Attributes:
-        mean: of the differences by seed, or (without shared seeds) the difference of the means; NaN without any score.
+        mean: of the differences by seed, or (without shared seeds) the difference of the means; NaN
+            without any score.
         low, high: the interval; None where there are too few seeds for one.
         p: two-sided, of no difference; None without an interval.
         test: ``paired`` (by seed), ``Welch`` (no two seeds in common), ``none``.
@@ -48,21 +52,31 @@ class Difference:
 
     @property
     def smallest(self) -> float | None:
-        """The smallest mean difference that this spread and number of seeds would have shown: half the interval."""
+        """The smallest mean difference that this spread and number of seeds would have shown: half
+        the interval.
+        """
         return None if self.low is None or self.high is None else (self.high - self.low) / 2
 
     @property
     def significant(self) -> bool | None:
         """Whether the interval leaves out 0; None without an interval."""
-        return None if self.low is None or self.high is None else bool(self.low > 0 or self.high < 0)
+        return (
+            None if self.low is None or self.high is None else bool(self.low > 0 or self.high < 0)
+        )
 
     def survives(self, comparisons: int) -> bool:
         """Whether it stays significant after Bonferroni's correction for so many comparisons."""
-        return self.p is not None and bool(self.significant) and self.p * comparisons <= 1 - CONFIDENCE + 1e-12
+        return (
+            self.p is not None
+            and bool(self.significant)
+            and self.p * comparisons <= 1 - CONFIDENCE + 1e-12
+        )
 
 
 def difference(arm: Mapping[int, float], baseline: Mapping[int, float]) -> Difference:
-    """Compare scores by seed (``{seed: score}``): paired where two seeds or more are shared, else by Welch's test, else the mean alone."""
+    """Compare scores by seed (``{seed: score}``): paired where two seeds or more are shared, else
+    by Welch's test, else the mean alone.
+    """
     shared = sorted(set(arm) & set(baseline))
     alone = tuple(sorted(set(arm) ^ set(baseline)))
     if len(shared) >= 2 or (shared and min(len(arm), len(baseline)) < 2):
@@ -79,21 +93,30 @@ def difference(arm: Mapping[int, float], baseline: Mapping[int, float]) -> Diffe
         return Difference(gap, None, None, None, "none", fewest, unpaired=alone)
     variances = [float(scores.var(ddof=1)) / len(scores) for scores in (first, second)]
     total = sum(variances)
-    parts = sum(variance**2 / (len(scores) - 1) for variance, scores in zip(variances, (first, second), strict=True))
+    parts = sum(
+        variance**2 / (len(scores) - 1)
+        for variance, scores in zip(variances, (first, second), strict=True)
+    )
     low, high, p = _interval(gap, math.sqrt(total), total**2 / parts if parts else fewest - 1)
     return Difference(gap, low, high, p, "Welch", fewest, unpaired=alone)
 
 
 def spread(scores: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and standard deviation (of a sample: n − 1) of finite scores; NaN without any, no deviation of a single one."""
+    """Mean and standard deviation (of a sample: n − 1) of finite scores; NaN without any, no
+    deviation of a single one.
+    """
     found = np.array([score for score in scores if math.isfinite(score)], dtype=float)
-    return float(found.mean()) if len(found) else math.nan, float(found.std(ddof=1)) if len(found) > 1 else None
+    return float(found.mean()) if len(found) else math.nan, float(found.std(ddof=1)) if len(
+        found
+    ) > 1 else None
 
 
 def seeds_needed(sd: float, effect: float) -> int | None:
-    """Paired seeds at which a true difference of ``effect`` would be significant in ``POWER`` of all repetitions; None above 1000.
+    """Paired seeds at which a true difference of ``effect`` would be significant in ``POWER`` of
+    all repetitions; None above 1000.
 
-    The least n with ``(t(0.975) + t(0.8)) · sd / √n ≤ |effect|`` at n − 1 degrees of freedom. A rough guide: ``sd`` is itself an estimate.
+    The least n with ``(t(0.975) + t(0.8)) · sd / √n ≤ |effect|`` at n − 1 degrees of freedom. A
+    rough guide: ``sd`` is itself an estimate.
     """
     if sd < 0 or not math.isfinite(sd) or not math.isfinite(effect):
         raise ConfigError(f"sd {sd!r} and effect {effect!r}: expected finite numbers, sd ≥ 0")
@@ -105,8 +128,12 @@ def seeds_needed(sd: float, effect: float) -> int | None:
 
 
 def first_reach(epochs_done: Sequence[int], scores: Sequence[float], target: float) -> int | None:
-    """Epochs done at the first evaluation that scores at least ``target``; None: never. Nothing is interpolated."""
-    reached = [epoch for epoch, score in sorted(zip(epochs_done, scores, strict=True)) if score >= target]
+    """Epochs done at the first evaluation that scores at least ``target``; None: never. Nothing is
+    interpolated.
+    """
+    reached = [
+        epoch for epoch, score in sorted(zip(epochs_done, scores, strict=True)) if score >= target
+    ]
     return int(reached[0]) if reached else None
 
 

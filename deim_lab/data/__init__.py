@@ -1,3 +1,3 @@
-"""Data sets: read and check (``annotations``, ``coco``), the embedded default (``synthetic``), a report (``doctor``), batches
-(``loader``).
+"""Data sets: read and check (``annotations``, ``coco``), the embedded default (``synthetic``), a
+report (``doctor``), batches (``loader``).
 """

@@ -1,6 +1,8 @@
-"""A COCO annotation file, read and checked: json on disk → flat arrays, or a DataError that names file, id, value and remedy.
+"""A COCO annotation file, read and checked: json on disk → flat arrays, or a DataError that names
+file, id, value and remedy.
 
-Nothing here opens a picture. What depends on pictures (sizes, clipping, EXIF) is ``data/coco.py``'s.
+Nothing here opens a picture. What depends on pictures (sizes, clipping, EXIF) is
+``data/coco.py``'s.
 """
 
 from __future__ import annotations
@@ -44,25 +46,39 @@ class Categories:
 
     def as_list(self) -> list[dict[str, Json]]:
         """``[{"id": …, "name": …}]`` in class order, as JSON."""
-        return [{"id": category_id, "name": name} for category_id, name in zip(self.ids, self.names, strict=True)]
+        return [
+            {"id": category_id, "name": name}
+            for category_id, name in zip(self.ids, self.names, strict=True)
+        ]
 
     @classmethod
-    def from_list(cls, items: Iterable[Mapping[str, Json]], *, source: str = "categories") -> Categories:
-        """Inverse of ``as_list``: classes in the order of ``items``. ``source`` names them in errors."""
+    def from_list(
+        cls, items: Iterable[Mapping[str, Json]], *, source: str = "categories"
+    ) -> Categories:
+        """Inverse of ``as_list``: classes in the order of ``items``. ``source`` names them in
+        errors.
+        """
         pairs: dict[int, str] = {}
         for position, item in enumerate(items):
             where = f"{source}: category at position {position}"
             category_id = _integer(_get(item, "id", where), "id", where)
             if category_id in pairs:
-                raise DataError(f"{source}: category id {category_id} stands twice ({pairs[category_id]!r} and {item.get('name')!r}); "
-                                "give every category its own id")
+                raise DataError(
+                    f"{source}: category id {category_id} stands twice ({pairs[category_id]!r} and "
+                    f"{item.get('name')!r}); "
+                    "give every category its own id"
+                )
             pairs[category_id] = str(_get(item, "name", where))
         if not pairs:
-            raise DataError(f"{source}: the list of categories is empty; a detector needs at least one class")
+            raise DataError(
+                f"{source}: the list of categories is empty; a detector needs at least one class"
+            )
         return cls(tuple(pairs), tuple(pairs.values()))
 
     @classmethod
-    def from_coco(cls, items: Iterable[Mapping[str, Json]], *, source: str = "categories") -> Categories:
+    def from_coco(
+        cls, items: Iterable[Mapping[str, Json]], *, source: str = "categories"
+    ) -> Categories:
         """Classes of a COCO file's ``categories``, listed in any order: by ascending id."""
         listed = cls.from_list(items, source=source).as_list()
         return cls.from_list(sorted(listed, key=lambda item: item["id"]))
@@ -110,17 +126,25 @@ class Annotations:
     def labels(self, categories: Categories) -> np.ndarray:
         """``[A]`` int64 class indices in ``categories`` (the training file's).
 
-        Raises ``DataError`` for a category that ``categories`` doesn't know, or knows under another name.
+        Raises ``DataError`` for a category that ``categories`` doesn't know, or knows under another
+        name.
         """
         for category_id, name in zip(self.categories.ids, self.categories.names, strict=True):
             if category_id in categories.ids:
                 trained = categories.names[categories.index(category_id)]
                 if trained.strip().casefold() != name.strip().casefold():
-                    raise DataError(f"{self.path}: category id {category_id} is {name!r} here and {trained!r} in the training file; "
-                                    "the same id must name the same class in both")
+                    raise DataError(
+                        f"{self.path}: category id {category_id} is {name!r} here and {trained!r} "
+                        f"in the training file; "
+                        "the same id must name the same class in both"
+                    )
         unknown = ~np.isin(self.category_ids, categories.ids)
         if unknown.any():
-            raise DataError(self._unknown_category(int(np.flatnonzero(unknown)[0]), int(unknown.sum()), categories))
+            raise DataError(
+                self._unknown_category(
+                    int(np.flatnonzero(unknown)[0]), int(unknown.sum()), categories
+                )
+            )
         ids = np.asarray(categories.ids)
         ascending = np.argsort(ids)
         return ascending[np.searchsorted(ids[ascending], self.category_ids)].astype(np.int64)
@@ -129,31 +153,53 @@ class Annotations:
         category_id = int(self.category_ids[row])
         names = dict(zip(self.categories.ids, self.categories.names, strict=True))
         image = self.image_index[row]
-        same_name = [known for known, name in zip(categories.ids, categories.names, strict=True) if name == names.get(category_id)]
+        same_name = [
+            known
+            for known, name in zip(categories.ids, categories.names, strict=True)
+            if name == names.get(category_id)
+        ]
         hint = f"; the training file has that name under id {same_name[0]}" if same_name else ""
-        return (f"{self.path}: category id {category_id} ({names.get(category_id, 'no name')!r}) of annotation {self.ids[row]} in image "
-                f"{self.image_ids[image]} ({self.file_names[image]}) is unknown to the training categories {_some(categories.ids)}{hint}. "
-                f"{count} annotations are of such categories: remove them, or add the category to the training file")
+        return (
+            f"{self.path}: category id {category_id} ({names.get(category_id, 'no name')!r}) of "
+            f"annotation {self.ids[row]} in image "
+            f"{self.image_ids[image]} ({self.file_names[image]}) is unknown to the training "
+            f"categories {_some(categories.ids)}{hint}. "
+            f"{count} annotations are of such categories: remove them, or add the category to the "
+            f"training file"
+        )
 
 
 def read(path: str | Path) -> Annotations:
-    """Read a COCO ``instances`` json. Raises ``DataError`` for anything that can be known to be wrong without the pictures.
+    """Read a COCO ``instances`` json. Raises ``DataError`` for anything that can be known to be
+    wrong without the pictures.
 
-    Needed keys: ``images`` (``id``, ``file_name``), ``annotations`` (``id``, ``image_id``, ``category_id``, ``bbox``) and
-    ``categories`` (``id``, ``name``). ``iscrowd`` defaults to 0; ``area``, ``segmentation`` and the rest aren't looked at.
+    Needed keys: ``images`` (``id``, ``file_name``), ``annotations`` (``id``, ``image_id``,
+    ``category_id``, ``bbox``) and ``categories`` (``id``, ``name``). ``iscrowd`` defaults to 0;
+    ``area``, ``segmentation`` and the rest aren't looked at.
     """
     path = Path(path)
     content, sha256 = _load(path)
     for key in ("images", "annotations", "categories"):
         if not isinstance(content.get(key), list):
-            found = f"is a {type(content[key]).__name__}, not a list" if key in content else f"is missing{nearest(key, content)}"
-            raise DataError(f"{path}: key {key!r} {found}; a COCO file has the lists images, annotations and categories")
+            found = (
+                f"is a {type(content[key]).__name__}, not a list"
+                if key in content
+                else f"is missing{nearest(key, content)}"
+            )
+            raise DataError(
+                f"{path}: key {key!r} {found}; a COCO file has the lists images, annotations and "
+                f"categories"
+            )
     image_ids, file_names, sizes_wh = _images(path, content["images"])
-    rows = _rows(path, content["annotations"], {image_id: index for index, image_id in enumerate(image_ids)})
+    rows = _rows(
+        path, content["annotations"], {image_id: index for index, image_id in enumerate(image_ids)}
+    )
     categories = Categories.from_coco(content["categories"], source=str(path))
     return Annotations(
-        path=path, sha256=sha256,
-        image_ids=np.asarray(image_ids, dtype=np.int64), file_names=tuple(file_names),
+        path=path,
+        sha256=sha256,
+        image_ids=np.asarray(image_ids, dtype=np.int64),
+        file_names=tuple(file_names),
         sizes_wh=np.asarray(sizes_wh, dtype=np.int64).reshape(-1, 2),
         ids=np.asarray([row[0] for row in rows], dtype=np.int64),
         image_index=np.asarray([row[1] for row in rows], dtype=np.int64),
@@ -172,12 +218,20 @@ def _load(path: Path) -> tuple[dict[str, Json], str]:
     try:
         content = json.loads(raw.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text (byte {error.start}); expected a COCO json file") from error
+        raise DataError(
+            f"{path}: not UTF-8 text (byte {error.start}); expected a COCO json file"
+        ) from error
     except json.JSONDecodeError as error:
-        raise DataError(f"{path}: malformed json at line {error.lineno}, column {error.colno} (character {error.pos} of {len(raw)} bytes): "
-                        f"{error.msg}; is the file complete?") from error
+        raise DataError(
+            f"{path}: malformed json at line {error.lineno}, column {error.colno} (character "
+            f"{error.pos} of {len(raw)} bytes): "
+            f"{error.msg}; is the file complete?"
+        ) from error
     if not isinstance(content, dict):
-        raise DataError(f"{path}: expected a json object with images, annotations and categories, got a {type(content).__name__}")
+        raise DataError(
+            f"{path}: expected a json object with images, annotations and categories, got a "
+            f"{type(content).__name__}"
+        )
     return content, hashlib.sha256(raw).hexdigest()
 
 
@@ -193,13 +247,18 @@ def _images(path: Path, items: list[Json]) -> tuple[list[int], list[str], list[t
         if not isinstance(file_name, str) or not file_name:
             raise DataError(f"{where} (id {image_id}): file_name {file_name!r} is not a name")
         if image_id in seen:
-            raise DataError(f"{path}: image id {image_id} stands twice ({seen[image_id]!r} and {file_name!r}); give every image its own id")
+            raise DataError(
+                f"{path}: image id {image_id} stands twice ({seen[image_id]!r} and {file_name!r}); "
+                f"give every image its own id"
+            )
         seen[image_id] = file_name
         sizes_wh.append((_side(item, "width", where), _side(item, "height", where)))
     return list(seen), list(seen.values()), sizes_wh
 
 
-def _rows(path: Path, items: list[Json], image_index: Mapping[int, int]) -> list[tuple[int, int, int, list[float], bool]]:
+def _rows(
+    path: Path, items: list[Json], image_index: Mapping[int, int]
+) -> list[tuple[int, int, int, list[float], bool]]:
     """(annotation id, image position, category id, box xywh, crowd) of each annotation."""
     rows, seen = [], set()
     for position, item in enumerate(items):
@@ -207,16 +266,34 @@ def _rows(path: Path, items: list[Json], image_index: Mapping[int, int]) -> list
         annotation_id = _integer(_get(item, "id", where), "id", where)
         where = f"{path}: annotation {annotation_id}"
         if annotation_id in seen:
-            raise DataError(f"{where} stands twice; give every annotation its own id (the evaluator would count only one)")
+            raise DataError(
+                f"{where} stands twice; give every annotation its own id (the evaluator would "
+                f"count only one)"
+            )
         seen.add(annotation_id)
         image_id = _integer(_get(item, "image_id", where), "image_id", where)
         if image_id not in image_index:
-            raise DataError(f"{where} is of image {image_id}, which the list of images doesn't have; remove it or add the image")
+            raise DataError(
+                f"{where} is of image {image_id}, which the list of images doesn't have; remove it "
+                f"or add the image"
+            )
         box = _get(item, "bbox", where)
-        if not (isinstance(box, list) and len(box) == 4 and all(_is_number(value) for value in box)):
-            raise DataError(f"{where} of image {image_id}: bbox {box!r} is not [x, y, width, height] in finite pixels")
-        rows.append((annotation_id, image_index[image_id], _integer(_get(item, "category_id", where), "category_id", where), box,
-                     bool(item.get("iscrowd", 0))))
+        if not (
+            isinstance(box, list) and len(box) == 4 and all(_is_number(value) for value in box)
+        ):
+            raise DataError(
+                f"{where} of image {image_id}: bbox {box!r} is not [x, y, width, height] in finite "
+                f"pixels"
+            )
+        rows.append(
+            (
+                annotation_id,
+                image_index[image_id],
+                _integer(_get(item, "category_id", where), "category_id", where),
+                box,
+                bool(item.get("iscrowd", 0)),
+            )
+        )
     return rows
 
 
@@ -224,7 +301,10 @@ def _get(item: Json, key: str, where: str) -> Json:
     if not isinstance(item, Mapping):
         raise DataError(f"{where} is {item!r}, expected an object")
     if key not in item:
-        raise DataError(f"{where}: key {key!r} is missing{nearest(key, item)}; it has {', '.join(map(str, item)) or 'no key'}")
+        raise DataError(
+            f"{where}: key {key!r} is missing{nearest(key, item)}; it has "
+            f"{', '.join(map(str, item)) or 'no key'}"
+        )
     return item[key]
 
 
@@ -249,4 +329,9 @@ def _is_number(value: Json) -> bool:
 def _some(values: Iterable[object], limit: int = 12) -> str:
     """The first few of many, for a message."""
     items = [str(value) for value in values]
-    return "[" + ", ".join(items[:limit]) + (f", … {len(items)} in all" if len(items) > limit else "") + "]"
+    return (
+        "["
+        + ", ".join(items[:limit])
+        + (f", … {len(items)} in all" if len(items) > limit else "")
+        + "]"
+    )

@@ -1,7 +1,9 @@
-"""Pictures of simple things, drawn by code: one generator in, one scene out. What the embedded data set is made of.
+"""Pictures of simple things, drawn by code: one generator in, one scene out. What the embedded data
+set is made of.
 
-Five classes told apart by shape alone: colour, texture, size, rotation and stretch are drawn independently of the class. Things
-overlap, leave the frame, lie among clutter (bars, lines, arcs, specks) on textured grounds; some scenes have none at all.
+Five classes told apart by shape alone: colour, texture, size, rotation and stretch are drawn
+independently of the class. Things overlap, leave the frame, lie among clutter (bars, lines, arcs,
+specks) on textured grounds; some scenes have none at all.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ _MIN_CONTRAST = 80.0  # Euclidean RGB distance between a thing and the ground ar
 
 @dataclass(frozen=True)
 class Thing:
-    """A drawn object: its class, the box around its extent (occluded parts too) clipped to the frame, and its visible pixels."""
+    """A drawn object: its class, the box around its extent (occluded parts too) clipped to the
+    frame, and its visible pixels.
+    """
 
     label: int
     box_xyxy: tuple[float, float, float, float]
@@ -38,7 +42,9 @@ class Thing:
 
 @dataclass
 class _Canvas:
-    """The picture while it is drawn, supersampled, and the mask of each thing as far as it is still visible."""
+    """The picture while it is drawn, supersampled, and the mask of each thing as far as it is still
+    visible.
+    """
 
     image: Image.Image
     masks: list[Image.Image] = field(default_factory=list)
@@ -63,14 +69,24 @@ def scene(generator: Generator, size_hw: tuple[int, int]) -> tuple[Image.Image, 
     if generator.random() < 0.3:
         _clutter(generator, canvas, count=1, occluding=True)
     visible = [_count(mask) for mask in canvas.masks]
-    things = [Thing(label, tuple(value / _SUPERSAMPLE for value in box),  # type: ignore[arg-type]
-                    pixels / _SUPERSAMPLE**2, pixels / full)
-              for label, box, pixels, full in zip(labels, boxes, visible, canvas.full_px, strict=True)]
+    things = [
+        Thing(
+            label,
+            tuple(value / _SUPERSAMPLE for value in box),  # type: ignore[arg-type]
+            pixels / _SUPERSAMPLE**2,
+            pixels / full,
+        )
+        for label, box, pixels, full in zip(labels, boxes, visible, canvas.full_px, strict=True)
+    ]
     return _expose(generator, canvas.image.reduce(_SUPERSAMPLE)), things
 
 
-def _place(generator: Generator, canvas: _Canvas, label: int) -> tuple[float, float, float, float] | None:
-    """Draw one thing, if it then shows enough of itself and hides no other too far. Returns its box on the canvas."""
+def _place(
+    generator: Generator, canvas: _Canvas, label: int
+) -> tuple[float, float, float, float] | None:
+    """Draw one thing, if it then shows enough of itself and hides no other too far. Returns its box
+    on the canvas.
+    """
     width, height = canvas.image.size
     low, high = _SIZE_SHARE
     extent = min(width, height) * low * (high / low) ** generator.beta(1.2, 1.0)
@@ -83,7 +99,10 @@ def _place(generator: Generator, canvas: _Canvas, label: int) -> tuple[float, fl
     if inside_px < 0.65 * full_px:
         return None
     remaining = [ImageChops.subtract(other, mask) for other in canvas.masks]
-    if any(_count(other) < _MIN_VISIBLE * full for other, full in zip(remaining, canvas.full_px, strict=True)):
+    if any(
+        _count(other) < _MIN_VISIBLE * full
+        for other, full in zip(remaining, canvas.full_px, strict=True)
+    ):
         return None
     _paint(generator, canvas.image, mask, stamp, (left, top))
     canvas.masks = [*remaining, mask]
@@ -128,17 +147,29 @@ def _around(radii: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.stack([radii * np.sin(angles), -radii * np.cos(angles)], axis=1)
 
 
-def _paint(generator: Generator, image: Image.Image, mask: Image.Image, stamp: Image.Image, corner: tuple[int, int]) -> None:
-    """Fill the mask with a texture that stands out from what it covers; often with a shadow and an outline."""
+def _paint(
+    generator: Generator,
+    image: Image.Image,
+    mask: Image.Image,
+    stamp: Image.Image,
+    corner: tuple[int, int],
+) -> None:
+    """Fill the mask with a texture that stands out from what it covers; often with a shadow and an
+    outline.
+    """
     unit = _SUPERSAMPLE * max(1.0, min(image.size) / _SUPERSAMPLE / 160)
-    below = np.asarray(image.resize((32, 32)), dtype=np.float32)[np.asarray(mask.resize((32, 32))) > 64]
+    below = np.asarray(image.resize((32, 32)), dtype=np.float32)[
+        np.asarray(mask.resize((32, 32))) > 64
+    ]
     ground = below.mean(0) if len(below) else np.full(3, 128, dtype=np.float32)
     colour = _colour(generator, *_VIVID)
     while np.linalg.norm(colour - ground) < _MIN_CONTRAST:
         colour = _colour(generator, *_VIVID)
     if generator.random() < 0.6:
         offset = (generator.uniform(1, 3, 2) * unit).astype(int)
-        shadow = ImageChops.offset(mask, int(offset[0]), int(offset[1])).filter(ImageFilter.BoxBlur(2 * unit))
+        shadow = ImageChops.offset(mask, int(offset[0]), int(offset[1])).filter(
+            ImageFilter.BoxBlur(2 * unit)
+        )
         image.paste((12, 12, 18), (0, 0), shadow.point(lambda value: int(value * 0.4)))
     fill = _texture(generator, colour, stamp.height, stamp.width)
     image.paste(Image.fromarray(fill), corner, stamp)
@@ -152,15 +183,22 @@ def _texture(generator: Generator, colour: Array, height: int, width: int) -> ND
     """``[h, w, 3]`` flat, shaded, striped, dotted or mottled, in tones of one colour."""
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     angle, period = generator.uniform(0, math.pi), generator.uniform(4, 9) * _SUPERSAMPLE
-    along, across = (x * math.cos(angle) + y * math.sin(angle)), (y * math.cos(angle) - x * math.sin(angle))
-    kind = generator.choice(("flat", "shaded", "striped", "dotted", "mottled"), p=(0.25, 0.3, 0.15, 0.1, 0.2))
+    along, across = (
+        (x * math.cos(angle) + y * math.sin(angle)),
+        (y * math.cos(angle) - x * math.sin(angle)),
+    )
+    kind = generator.choice(
+        ("flat", "shaded", "striped", "dotted", "mottled"), p=(0.25, 0.3, 0.15, 0.1, 0.2)
+    )
     tone = np.zeros((height, width), dtype=np.float32)
     if kind == "shaded":
         tone = 0.55 * (along - along.mean()) / (np.ptp(along) + 1)
     elif kind == "striped":
         tone = 0.22 * np.tanh(4 * np.sin(along * 2 * math.pi / period))
     elif kind == "dotted":
-        tone = 0.3 * np.tanh(6 * (np.sin(along * 2 * math.pi / period) * np.sin(across * 2 * math.pi / period) - 0.3))
+        tone = 0.3 * np.tanh(
+            6 * (np.sin(along * 2 * math.pi / period) * np.sin(across * 2 * math.pi / period) - 0.3)
+        )
     elif kind == "mottled":
         tone = 0.35 * (_noise(generator, height, width, cells=int(generator.integers(4, 9))) - 0.5)
     filled: NDArray[np.uint8] = np.clip(colour * (1 + tone[..., None]), 0, 255).astype(np.uint8)
@@ -168,11 +206,16 @@ def _texture(generator: Generator, colour: Array, height: int, width: int) -> ND
 
 
 def _ground(generator: Generator, height: int, width: int) -> Image.Image:
-    """A textured background: two or three muted tones mixed by clouds, waves, a checker or a slope, with grain."""
+    """A textured background: two or three muted tones mixed by clouds, waves, a checker or a slope,
+    with grain.
+    """
     dark, light, third = (_colour(generator, (0.05, 0.5), (0.15, 0.85)) for _ in range(3))
     y, x = np.mgrid[0:height, 0:width].astype(np.float32) / min(height, width)
     angle = generator.uniform(0, math.pi)
-    along, across = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
+    along, across = (
+        x * math.cos(angle) + y * math.sin(angle),
+        y * math.cos(angle) - x * math.sin(angle),
+    )
     clouds = _noise(generator, height, width, cells=int(generator.integers(2, 5)))
     fine = _noise(generator, height, width, cells=int(generator.integers(10, 28)))
     kind = generator.choice(("clouds", "waves", "checker", "slope"), p=(0.4, 0.2, 0.15, 0.25))
@@ -182,16 +225,24 @@ def _ground(generator: Generator, height: int, width: int) -> Image.Image:
         mix = 0.5 + 0.4 * np.sin(2 * math.pi * (generator.uniform(3, 8) * along + 0.8 * clouds))
     elif kind == "checker":
         cells = generator.uniform(3, 7)
-        mix = 0.25 + 0.5 * (np.sin(along * cells * math.pi) * np.sin(across * cells * math.pi) > 0) + 0.3 * (fine - 0.5)
+        mix = (
+            0.25
+            + 0.5 * (np.sin(along * cells * math.pi) * np.sin(across * cells * math.pi) > 0)
+            + 0.3 * (fine - 0.5)
+        )
     else:
         mix = (along - along.min()) / np.ptp(along) + 0.3 * (fine - 0.5)
     mix = np.clip(mix, 0, 1)[..., None]
     tint = 0.35 * np.clip(_noise(generator, height, width, cells=3) * 2 - 1, 0, 1)[..., None]
-    return Image.fromarray(((dark * (1 - mix) + light * mix) * (1 - tint) + third * tint).astype(np.uint8))
+    return Image.fromarray(
+        ((dark * (1 - mix) + light * mix) * (1 - tint) + third * tint).astype(np.uint8)
+    )
 
 
 def _clutter(generator: Generator, canvas: _Canvas, *, count: int, occluding: bool = False) -> None:
-    """Distractors of no class: bars, lines, arcs, specks. ``occluding``: a thin one in front, which hides what lies below."""
+    """Distractors of no class: bars, lines, arcs, specks. ``occluding``: a thin one in front, which
+    hides what lies below.
+    """
     width, height = canvas.image.size
     side = min(width, height)
     for _ in range(count):
@@ -202,22 +253,38 @@ def _clutter(generator: Generator, canvas: _Canvas, *, count: int, occluding: bo
         kind = "bar" if occluding else generator.choice(("bar", "line", "arc", "specks"))
         if kind in ("bar", "line"):
             reach = side * generator.uniform(0.15, 0.8)
-            thick = side * (generator.uniform(0.02, 0.06) if kind == "bar" else generator.uniform(0.006, 0.015))
+            thick = side * (
+                generator.uniform(0.02, 0.06) if kind == "bar" else generator.uniform(0.006, 0.015)
+            )
             step = np.array([math.cos(angle), math.sin(angle)]) * reach / 2
-            draw.line([x - step[0], y - step[1], x + step[0], y + step[1]], fill=255, width=max(2, int(thick)))
+            draw.line(
+                [x - step[0], y - step[1], x + step[0], y + step[1]],
+                fill=255,
+                width=max(2, int(thick)),
+            )
         elif kind == "arc":
             radius, start = side * generator.uniform(0.06, 0.3), generator.uniform(0, 360)
-            draw.arc([x - radius, y - radius, x + radius, y + radius], start, start + generator.uniform(40, 150), fill=255,
-                     width=max(2, int(side * generator.uniform(0.008, 0.03))))
+            draw.arc(
+                [x - radius, y - radius, x + radius, y + radius],
+                start,
+                start + generator.uniform(40, 150),
+                fill=255,
+                width=max(2, int(side * generator.uniform(0.008, 0.03))),
+            )
         else:
             for _ in range(int(generator.integers(3, 9))):
                 left, top = generator.normal((x, y), side * 0.06)
                 radius = side * generator.uniform(0.006, 0.018)
                 draw.ellipse([left - radius, top - radius, left + radius, top + radius], fill=255)
         remaining = [ImageChops.subtract(other, mask) for other in canvas.masks]
-        if all(_count(other) >= _MIN_VISIBLE * full for other, full in zip(remaining, canvas.full_px, strict=True)):
+        if all(
+            _count(other) >= _MIN_VISIBLE * full
+            for other, full in zip(remaining, canvas.full_px, strict=True)
+        ):
             canvas.masks = remaining
-            canvas.image.paste(tuple(int(v) for v in _colour(generator, (0.1, 0.8), (0.1, 1.0))), (0, 0), mask)
+            canvas.image.paste(
+                tuple(int(v) for v in _colour(generator, (0.1, 0.8), (0.1, 1.0))), (0, 0), mask
+            )
 
 
 def _expose(generator: Generator, image: Image.Image) -> Image.Image:
@@ -230,7 +297,9 @@ def _expose(generator: Generator, image: Image.Image) -> Image.Image:
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 
-def _colour(generator: Generator, saturation: tuple[float, float], value: tuple[float, float]) -> Array:
+def _colour(
+    generator: Generator, saturation: tuple[float, float], value: tuple[float, float]
+) -> Array:
     """``[3]`` RGB in [0, 255] of any hue."""
     hue, s, v = generator.uniform(0, 6), generator.uniform(*saturation), generator.uniform(*value)
     ramp = np.clip(np.abs((hue + np.array([0.0, 4.0, 2.0])) % 6 - 3) - 1, 0, 1)

@@ -1,7 +1,9 @@
-"""Batches for training and evaluation: shuffled, sharded, composed; the same stream whatever the number of workers.
+"""Batches for training and evaluation: shuffled, sharded, composed; the same stream whatever the
+number of workers.
 
-A worker builds whole batches, and each image's randomness depends on ``(seed, epoch, position)`` alone. So the stream is the same with
-no worker or many, and can start at any batch of an epoch: what an exact resume needs.
+A worker builds whole batches, and each image's randomness depends on ``(seed, epoch, position)``
+alone. So the stream is the same with no worker or many, and can start at any batch of an epoch:
+what an exact resume needs.
 """
 
 from __future__ import annotations
@@ -49,14 +51,25 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """The batch in page-locked memory, from where the copy to the GPU needn't be waited for."""
-        boxes, labels, image_index = self.targets.boxes_cxcywh, self.targets.labels, self.targets.image_index
-        targets = replace(self.targets, boxes_cxcywh=boxes.pin_memory(), labels=labels.pin_memory(), image_index=image_index.pin_memory())
+        boxes, labels, image_index = (
+            self.targets.boxes_cxcywh,
+            self.targets.labels,
+            self.targets.image_index,
+        )
+        targets = replace(
+            self.targets,
+            boxes_cxcywh=boxes.pin_memory(),
+            labels=labels.pin_memory(),
+            image_index=image_index.pin_memory(),
+        )
         return replace(self, images=self.images.pin_memory(), targets=targets)
 
 
 @dataclass(frozen=True)
 class EvalBatch:
-    """Images to score: ``images [B, 3, H, W]`` float32 in [0, 1], their ids, and ``sizes_wh [B, 2]`` int64, original width and height."""
+    """Images to score: ``images [B, 3, H, W]`` float32 in [0, 1], their ids, and
+    ``sizes_wh [B, 2]`` int64, original width and height.
+    """
 
     images: Tensor
     image_ids: tuple[int, ...]
@@ -71,16 +84,30 @@ class Samples(SceneSource, Protocol):
     """A data set as the loader sees it: scenes by position (``data.coco.CocoDataset``)."""
 
 
-def train_batches(dataset: Samples, config: Config, schedule: Schedule, epoch: int, *, seed: int, rank: int = 0, world_size: int = 1,
-                  start_batch: int = 0, workers: int | None = None, pin_memory: bool = False) -> Iterator[Batch]:
-    """The training batches of one epoch, from ``start_batch`` on, for process ``rank`` of ``world_size``.
+def train_batches(
+    dataset: Samples,
+    config: Config,
+    schedule: Schedule,
+    epoch: int,
+    *,
+    seed: int,
+    rank: int = 0,
+    world_size: int = 1,
+    start_batch: int = 0,
+    workers: int | None = None,
+    pin_memory: bool = False,
+) -> Iterator[Batch]:
+    """The training batches of one epoch, from ``start_batch`` on, for process ``rank`` of
+    ``world_size``.
 
-    Shuffled by (seed, epoch), augmented by the epoch's phase. What doesn't fill a batch in all processes is left out of the epoch,
-    but for a set smaller than one batch: that makes one smaller batch. ``workers``: loader processes; None: ``config.data.workers``.
-    ``pin_memory``: workers' batches come in page-locked memory (for a run on CUDA).
+    Shuffled by (seed, epoch), augmented by the epoch's phase. What doesn't fill a batch in all
+    processes is left out of the epoch, but for a set smaller than one batch: that makes one smaller
+    batch. ``workers``: loader processes; None: ``config.data.workers``. ``pin_memory``: workers'
+    batches come in page-locked memory (for a run on CUDA).
 
     Raises:
-        DataError: an empty set, fewer images than processes, or an image that can't be read (also from a worker, with its own message).
+        DataError: an empty set, fewer images than processes, or an image that can't be read (also
+            from a worker, with its own message).
     """
     plan = _split(len(dataset), config.data.batch_size, world_size)
     phase = schedule.phase(epoch)
@@ -93,11 +120,20 @@ def train_batches(dataset: Samples, config: Config, schedule: Schedule, epoch: i
     return _iterate(batches, range(start_batch, plan.batches), config, workers, pin_memory)
 
 
-def eval_batches(dataset: Samples, config: Config, *, limit: int | None = None, batch_size: int | None = None,
-                 workers: int | None = None, pin_memory: bool = False) -> Iterator[EvalBatch]:
-    """The images in order, squashed to the input size; the last batch may be smaller. ``limit``: the first so many images only.
+def eval_batches(
+    dataset: Samples,
+    config: Config,
+    *,
+    limit: int | None = None,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    pin_memory: bool = False,
+) -> Iterator[EvalBatch]:
+    """The images in order, squashed to the input size; the last batch may be smaller. ``limit``:
+    the first so many images only.
 
-    ``batch_size``: None takes ``data.eval_batch_size``, or twice ``data.batch_size`` where that is None. Raises ``DataError`` as above.
+    ``batch_size``: None takes ``data.eval_batch_size``, or twice ``data.batch_size`` where that is
+    None. Raises ``DataError`` as above.
     """
     size = batch_size or config.data.eval_batch_size or 2 * config.data.batch_size
     count = len(dataset) if limit is None else min(limit, len(dataset))
@@ -106,7 +142,8 @@ def eval_batches(dataset: Samples, config: Config, *, limit: int | None = None, 
 
 
 def steps_per_epoch(dataset: Samples, config: Config, *, world_size: int = 1) -> int:
-    """Batches that each process gets in an epoch (``train.accumulate`` of them make one optimisation step).
+    """Batches that each process gets in an epoch (``train.accumulate`` of them make one
+    optimisation step).
 
     Raises ``DataError`` for a set that makes none.
     """
@@ -115,7 +152,9 @@ def steps_per_epoch(dataset: Samples, config: Config, *, world_size: int = 1) ->
 
 @dataclass(frozen=True)
 class _Split:
-    """How an epoch falls into batches: ``batch_size`` images for each of ``world_size`` processes, ``batches`` times."""
+    """How an epoch falls into batches: ``batch_size`` images for each of ``world_size`` processes,
+    ``batches`` times.
+    """
 
     batch_size: int
     batches: int
@@ -131,7 +170,10 @@ def _split(images: int, batch_size: int, world_size: int) -> _Split:
     if images < 1:
         raise DataError("the training set is empty: there is no image to train on")
     if images < world_size:
-        raise DataError(f"{images} images can't be shared by {world_size} processes: at least one each is needed")
+        raise DataError(
+            f"{images} images can't be shared by {world_size} processes: at least one each is "
+            f"needed"
+        )
     size = min(batch_size, images // world_size)
     return _Split(size, images // (size * world_size) if size == batch_size else 1, world_size)
 
@@ -139,8 +181,14 @@ def _split(images: int, batch_size: int, world_size: int) -> _Split:
 @functools.cache
 def _note_small_set(images: int, size: int, wanted: int, world_size: int) -> None:
     shared = f" for each of {world_size} processes" if world_size > 1 else ""
-    logger.warning("the training set of %d images is smaller than one batch (data.batch_size %d): one batch of %d%s an epoch",
-                   images, wanted, size, shared)
+    logger.warning(
+        "the training set of %d images is smaller than one batch (data.batch_size %d): one batch "
+        "of %d%s an epoch",
+        images,
+        wanted,
+        size,
+        shared,
+    )
 
 
 T_co = TypeVar("T_co", covariant=True)
@@ -166,14 +214,27 @@ class _TrainBatches:
 
     def __getitem__(self, index: int, /) -> Batch:
         positions = self.split.positions(index, self.rank)
-        composed = self.pipeline.batch(self.dataset, [self._order[position] for position in positions], self.phase,
-                                       [generator_of(self.seed, self.epoch, position) for position in positions],
-                                       generator_of(self.seed, self.epoch, "batch", positions.start))
-        return Batch(composed.images, composed.targets, sum(composed.mosaics) / len(composed.mosaics), composed.mixed, self.epoch, index)
+        composed = self.pipeline.batch(
+            self.dataset,
+            [self._order[position] for position in positions],
+            self.phase,
+            [generator_of(self.seed, self.epoch, position) for position in positions],
+            generator_of(self.seed, self.epoch, "batch", positions.start),
+        )
+        return Batch(
+            composed.images,
+            composed.targets,
+            sum(composed.mosaics) / len(composed.mosaics),
+            composed.mixed,
+            self.epoch,
+            index,
+        )
 
     @functools.cached_property
     def _order(self) -> list[int]:
-        order: list[int] = torch.randperm(len(self.dataset), generator=generator_of(self.seed, self.epoch, "order")).tolist()
+        order: list[int] = torch.randperm(
+            len(self.dataset), generator=generator_of(self.seed, self.epoch, "order")
+        ).tolist()
         return order
 
 
@@ -188,9 +249,18 @@ class _EvalBatches:
         return -(-self.count // self.batch_size)
 
     def __getitem__(self, index: int, /) -> EvalBatch:
-        items = [self.dataset[item] for item in range(index * self.batch_size, min((index + 1) * self.batch_size, self.count))]
+        items = [
+            self.dataset[item]
+            for item in range(
+                index * self.batch_size, min((index + 1) * self.batch_size, self.count)
+            )
+        ]
         images = stack([single.resize_pixels(item.image, self.input_size) for item in items])
-        return EvalBatch(images, tuple(item.image_id for item in items), torch.tensor([item.image.shape[:0:-1] for item in items]))
+        return EvalBatch(
+            images,
+            tuple(item.image_id for item in items),
+            torch.tensor([item.image.shape[:0:-1] for item in items]),
+        )
 
 
 @dataclass(frozen=True)
@@ -212,12 +282,16 @@ class _Guarded(Dataset[T_co], Generic[T_co]):
 
 
 def _fill_cache(dataset: Samples) -> None:
-    """Read everything here once, so that workers share one cache: what a worker reads itself is lost with it at the epoch's end."""
+    """Read everything here once, so that workers share one cache: what a worker reads itself is
+    lost with it at the epoch's end.
+    """
     for index in range(len(dataset)):
         dataset[index]
 
 
-def _iterate(batches: _Batches[T_co], indices: range, config: Config, workers: int | None, pin_memory: bool) -> Iterator[T_co]:
+def _iterate(
+    batches: _Batches[T_co], indices: range, config: Config, workers: int | None, pin_memory: bool
+) -> Iterator[T_co]:
     """The batches in order, built here (0 workers) or ahead of time in worker processes."""
     workers = config.data.workers if workers is None else workers
     if workers == 0:
@@ -226,9 +300,16 @@ def _iterate(batches: _Batches[T_co], indices: range, config: Config, workers: i
         return
     if config.data.cache and multiprocessing.get_start_method() == "fork":
         _fill_cache(batches.dataset)
-    # A generator of its own: DataLoader would draw its base seed from the global state, and so change what a run computes.
-    loader = DataLoader(_Guarded(batches), batch_size=None, sampler=indices, num_workers=min(workers, max(1, len(indices))),
-                        pin_memory=pin_memory, generator=torch.Generator())
+    # A generator of its own: DataLoader would draw its base seed from the global state, and so
+    # change what a run computes.
+    loader = DataLoader(
+        _Guarded(batches),
+        batch_size=None,
+        sampler=indices,
+        num_workers=min(workers, max(1, len(indices))),
+        pin_memory=pin_memory,
+        generator=torch.Generator(),
+    )
     for batch in loader:
         if isinstance(batch, _Failure):
             raise DataError(batch.message)

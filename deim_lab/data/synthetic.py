@@ -1,4 +1,6 @@
-"""The embedded data set: drawn by code, seeded, on disk in COCO layout, so that everything works before any data is at hand."""
+"""The embedded data set: drawn by code, seeded, on disk in COCO layout, so that everything works
+before any data is at hand.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +23,23 @@ _MARKER = "spec.json"
 _VERSION = 1  # raise when the drawing changes: older folders are then drawn anew
 
 
-def make(folder: str | Path, *, train_images: int = 300, val_images: int = 100, size_px: tuple[int, int] = (160, 160),
-         seed: int = 0) -> Path:
-    """Draw the set into ``folder``, or keep it if it is there, whole and of the same description. Returns the folder.
+def make(
+    folder: str | Path,
+    *,
+    train_images: int = 300,
+    val_images: int = 100,
+    size_px: tuple[int, int] = (160, 160),
+    seed: int = 0,
+) -> Path:
+    """Draw the set into ``folder``, or keep it if it is there, whole and of the same description.
+    Returns the folder.
 
     Args:
-        folder: becomes ``images/{train,val}`` and ``annotations/instances_{train,val}.json``. It appears at once, whole. One that this
-            function made is drawn anew if incomplete or of another description; any other that isn't empty is refused.
-        train_images, val_images: at least 1 each. An image depends on seed, half and position alone, not on how many there are.
+        folder: becomes ``images/{train,val}`` and ``annotations/instances_{train,val}.json``. It
+            appears at once, whole. One that this function made is drawn anew if incomplete or of
+            another description; any other that isn't empty is refused.
+        train_images, val_images: at least 1 each. An image depends on seed, half and position
+            alone, not on how many there are.
         size_px: height and width, at least 32.
         seed: not negative.
 
@@ -36,19 +47,39 @@ def make(folder: str | Path, *, train_images: int = 300, val_images: int = 100, 
         DataError: for a value out of range, or a folder that holds something else.
     """
     folder = Path(folder)
-    spec = {"version": _VERSION, "train_images": train_images, "val_images": val_images, "size_px": list(size_px), "seed": seed}
-    bounds = {"train_images": (train_images, 1), "val_images": (val_images, 1), "size_px": (min(size_px), 32), "seed": (seed, 0)}
+    spec = {
+        "version": _VERSION,
+        "train_images": train_images,
+        "val_images": val_images,
+        "size_px": list(size_px),
+        "seed": seed,
+    }
+    bounds = {
+        "train_images": (train_images, 1),
+        "val_images": (val_images, 1),
+        "size_px": (min(size_px), 32),
+        "seed": (seed, 0),
+    }
     for name, (value, least) in bounds.items():
         if value < least:
             raise DataError(f"embedded data set: {name} {value!r} is below {least}")
     if _is_complete(folder, spec):
         return folder
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / _MARKER).is_file())):
-        raise DataError(f"{folder} exists and is not an embedded data set; name another folder, or remove it")
+    if folder.exists() and (
+        not folder.is_dir() or (any(folder.iterdir()) and not (folder / _MARKER).is_file())
+    ):
+        raise DataError(
+            f"{folder} exists and is not an embedded data set; name another folder, or remove it"
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        log.info("drawing the embedded data set: %d + %d images into %s", train_images, val_images, folder)
+        log.info(
+            "drawing the embedded data set: %d + %d images into %s",
+            train_images,
+            val_images,
+            folder,
+        )
         for number, (split, count) in enumerate((("train", train_images), ("val", val_images))):
             _draw_half(draft, split, count, size_px, (seed, number))
         _write_json(draft / _MARKER, spec)
@@ -59,7 +90,9 @@ def make(folder: str | Path, *, train_images: int = 300, val_images: int = 100, 
     return folder
 
 
-def _draw_half(folder: Path, split: str, count: int, size_px: tuple[int, int], seed: tuple[int, int]) -> None:
+def _draw_half(
+    folder: Path, split: str, count: int, size_px: tuple[int, int], seed: tuple[int, int]
+) -> None:
     images_dir = folder / "images" / split
     images_dir.mkdir(parents=True)
     images: list[dict[str, Any]] = []
@@ -68,18 +101,39 @@ def _draw_half(folder: Path, split: str, count: int, size_px: tuple[int, int], s
         picture, things = drawing.scene(np.random.default_rng([*seed, position]), size_px)
         file_name = f"{position + 1:06d}.jpg"
         picture.save(images_dir / file_name, quality=92, subsampling=0)
-        images.append({"id": position + 1, "file_name": file_name, "width": size_px[1], "height": size_px[0]})
+        images.append(
+            {"id": position + 1, "file_name": file_name, "width": size_px[1], "height": size_px[0]}
+        )
         for thing in things:
             left, top, right, bottom = thing.box_xyxy
-            annotations.append({
-                "id": len(annotations) + 1, "image_id": position + 1, "category_id": thing.label + 1, "iscrowd": 0,
-                "bbox": [round(value, 2) for value in (left, top, right - left, bottom - top)], "area": round(thing.visible_px, 1),
-            })
-    categories = [{"id": index + 1, "name": name, "supercategory": "shape"} for index, name in enumerate(drawing.CLASSES)]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": position + 1,
+                    "category_id": thing.label + 1,
+                    "iscrowd": 0,
+                    "bbox": [round(value, 2) for value in (left, top, right - left, bottom - top)],
+                    "area": round(thing.visible_px, 1),
+                }
+            )
+    categories = [
+        {"id": index + 1, "name": name, "supercategory": "shape"}
+        for index, name in enumerate(drawing.CLASSES)
+    ]
     (folder / "annotations").mkdir(exist_ok=True)
-    _write_json(folder / "annotations" / f"instances_{split}.json",
-                {"info": {"description": "DEIM Lab's embedded data set, drawn by code", "version": str(_VERSION)}, "licenses": [],
-                 "images": images, "annotations": annotations, "categories": categories})
+    _write_json(
+        folder / "annotations" / f"instances_{split}.json",
+        {
+            "info": {
+                "description": "DEIM Lab's embedded data set, drawn by code",
+                "version": str(_VERSION),
+            },
+            "licenses": [],
+            "images": images,
+            "annotations": annotations,
+            "categories": categories,
+        },
+    )
 
 
 def _is_complete(folder: Path, spec: dict[str, Any]) -> bool:
@@ -87,8 +141,14 @@ def _is_complete(folder: Path, spec: dict[str, Any]) -> bool:
         if json.loads((folder / _MARKER).read_text()) != spec:
             return False
         for split in ("train", "val"):
-            listed = json.loads((folder / "annotations" / f"instances_{split}.json").read_text())["images"]
-            there = {entry.name for entry in os.scandir(folder / "images" / split) if entry.stat().st_size}
+            listed = json.loads((folder / "annotations" / f"instances_{split}.json").read_text())[
+                "images"
+            ]
+            there = {
+                entry.name
+                for entry in os.scandir(folder / "images" / split)
+                if entry.stat().st_size
+            }
             if not there.issuperset(image["file_name"] for image in listed):
                 return False
     except (OSError, ValueError, KeyError):
@@ -97,7 +157,9 @@ def _is_complete(folder: Path, spec: dict[str, Any]) -> bool:
 
 
 def _put_in_place(draft: Path, folder: Path, spec: dict[str, Any]) -> None:
-    """Rename the draft to ``folder``. Of two processes that draw the same set at once, the later one keeps the earlier one's."""
+    """Rename the draft to ``folder``. Of two processes that draw the same set at once, the later
+    one keeps the earlier one's.
+    """
     if folder.exists() and not _is_complete(folder, spec):
         old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
         os.rename(folder, old / "old")

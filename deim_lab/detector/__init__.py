@@ -1,1 +1,3 @@
-"""The detector: backbone, hybrid encoder, decoder with edge distributions; its weights, predictions and export."""
+"""The detector: backbone, hybrid encoder, decoder with edge distributions; its weights, predictions
+and export.
+"""

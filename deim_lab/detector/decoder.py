@@ -1,6 +1,8 @@
-"""What the decoders of all families share: selected and denoising queries, the layer, the heads, and the levels that come out.
+"""What the decoders of all families share: selected and denoising queries, the layer, the heads,
+and the levels that come out.
 
-A family gives the refinement between its heads: ``dfine`` (boxes as edge distributions) and ``rtdetr`` (boxes as they are).
+A family gives the refinement between its heads: ``dfine`` (boxes as edge distributions) and
+``rtdetr`` (boxes as they are).
 """
 
 from __future__ import annotations
@@ -16,7 +18,13 @@ from torch import Tensor, nn
 from deim_lab.detector.attention import DeformableAttention
 from deim_lab.detector.denoising import DenoisingQueries, make_queries
 from deim_lab.detector.layers import ACTIVATIONS, ConvNorm, Mlp, TableCache
-from deim_lab.detector.queries import Selection, isolate_groups, make_anchors, repeat_in_groups, select_queries
+from deim_lab.detector.queries import (
+    Selection,
+    isolate_groups,
+    make_anchors,
+    repeat_in_groups,
+    select_queries,
+)
 from deim_lab.structures import DecoderOutput, DetectorOutput, Prediction, Targets, at_least_float32
 
 PRIOR = 0.01  # probability that an untrained score head gives to every class (focal prior)
@@ -27,7 +35,9 @@ Shapes = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class Denoising:
-    """How to make denoising queries; the meaning of each number stands in ``config.ModelConfig``."""
+    """How to make denoising queries; the meaning of each number stands in
+    ``config.ModelConfig``.
+    """
 
     num_denoising: int
     max_denoising: int
@@ -40,14 +50,17 @@ class DecoderSpec:
     """The size of a decoder.
 
     Attributes:
-        in_channels: channels of the maps; where they aren't ``dim``, a 1×1 convolution makes them so.
+        in_channels: channels of the maps; where they aren't ``dim``, a 1×1 convolution makes them
+            so.
         eval_layers: layers that inference runs, the first of ``num_layers``.
         points: sampling points a head takes on each level.
         act: activation of the feed-forward networks and the MLPs.
         gateway: a learnt gate around cross-attention, else a residual.
-        query_position: MLP from a box to its query's position, ``wide`` (4 → 2·dim → dim) or ``deep`` (4 → dim → dim → dim).
+        query_position: MLP from a box to its query's position, ``wide`` (4 → 2·dim → dim) or
+            ``deep`` (4 → dim → dim → dim).
         denoising: ``None`` builds no class embedding, and no denoising queries are made.
-        query_groups: groups of ``num_queries`` queries in training; inference has the first alone (``queries.repeat_in_groups``).
+        query_groups: groups of ``num_queries`` queries in training; inference has the first alone
+            (``queries.repeat_in_groups``).
     """
 
     in_channels: int
@@ -68,7 +81,9 @@ class DecoderSpec:
 
 @dataclass(frozen=True)
 class Refined:
-    """What the layers gave: as the fields of ``DecoderOutput``, denoising queries first. For inference its one level is enough."""
+    """What the layers gave: as the fields of ``DecoderOutput``, denoising queries first. For
+    inference its one level is enough.
+    """
 
     levels: tuple[str, ...]
     logits: Tensor
@@ -78,15 +93,20 @@ class Refined:
 
     def part(self, queries: slice) -> DecoderOutput:
         """Only these queries."""
-        return DecoderOutput(self.levels, self.logits[:, :, queries], self.boxes_cxcywh[:, :, queries],
-                             None if self.corners is None else self.corners[:, :, queries],
-                             None if self.reference_cxcywh is None else self.reference_cxcywh[:, queries])
+        return DecoderOutput(
+            self.levels,
+            self.logits[:, :, queries],
+            self.boxes_cxcywh[:, :, queries],
+            None if self.corners is None else self.corners[:, :, queries],
+            None if self.reference_cxcywh is None else self.reference_cxcywh[:, queries],
+        )
 
 
 class QueryDecoder(nn.Module):
     """Fused maps, finest first → ``Prediction`` in eval mode, ``DetectorOutput`` in train mode.
 
-    A family builds its layers, hands them over, then builds its box heads and calls ``finish``; and it gives ``refine``.
+    A family builds its layers, hands them over, then builds its box heads and calls ``finish``; and
+    it gives ``refine``.
 
     Args:
         layers: of the family; ``layers.layers`` is the list of them.
@@ -96,33 +116,53 @@ class QueryDecoder(nn.Module):
     up: nn.Parameter | None  # of W(n), where the family has edge distributions (``edges``)
     reg_scale: nn.Parameter | None
 
-    def __init__(self, spec: DecoderSpec, layers: nn.Module, *, always_project: bool = False) -> None:
+    def __init__(
+        self, spec: DecoderSpec, layers: nn.Module, *, always_project: bool = False
+    ) -> None:
         super().__init__()
         dim, act = spec.dim, spec.act
         self.register_parameter("up", None)
         self.register_parameter("reg_scale", None)
         self.spec, self.num_classes, self.query_groups = spec, spec.num_classes, spec.query_groups
-        self.input_proj = nn.ModuleList(ConvNorm(spec.in_channels, dim, 1) if always_project or spec.in_channels != dim else nn.Identity()
-                                        for _ in spec.points)
+        self.input_proj = nn.ModuleList(
+            ConvNorm(spec.in_channels, dim, 1)
+            if always_project or spec.in_channels != dim
+            else nn.Identity()
+            for _ in spec.points
+        )
         self.decoder = layers
         if spec.denoising is not None:
-            self.denoising_class_embed = nn.Embedding(spec.num_classes + 1, dim, padding_idx=spec.num_classes)
-        self.query_pos_head = Mlp(4, 2 * dim, dim, 2, act) if spec.query_position == "wide" else Mlp(4, dim, dim, 3, act)
+            self.denoising_class_embed = nn.Embedding(
+                spec.num_classes + 1, dim, padding_idx=spec.num_classes
+            )
+        self.query_pos_head = (
+            Mlp(4, 2 * dim, dim, 2, act)
+            if spec.query_position == "wide"
+            else Mlp(4, dim, dim, 3, act)
+        )
         self.enc_output: nn.Module = nn.Sequential()
         self.enc_output.add_module("proj", nn.Linear(dim, dim))
         self.enc_output.add_module("norm", nn.LayerNorm(dim))
         self.enc_score_head = nn.Linear(dim, spec.num_classes)
         self.enc_bbox_head = Mlp(dim, dim, 4, 3, act)
-        self.dec_score_head = nn.ModuleList(nn.Linear(dim, spec.num_classes) for _ in range(spec.num_layers))
+        self.dec_score_head = nn.ModuleList(
+            nn.Linear(dim, spec.num_classes) for _ in range(spec.num_layers)
+        )
         self._anchors = TableCache()
 
     def finish(self, box_heads: Sequence[Mlp]) -> None:
-        """Initial values: score heads at the focal prior, box heads without any correction. Then what only query groups need."""
+        """Initial values: score heads at the focal prior, box heads without any correction. Then
+        what only query groups need.
+        """
         for score in (self.enc_score_head, *self.dec_score_head):
             self.initialise_score(score)
         for head in (self.enc_bbox_head, *box_heads):
             head.zero_last_layer()
-        for part in (self.enc_output, self.query_pos_head.layers[:2], self.input_proj):  # the deep head's third layer is left as it is
+        for part in (
+            self.enc_output,
+            self.query_pos_head.layers[:2],
+            self.input_proj,
+        ):  # the deep head's third layer is left as it is
             for layer in part.modules():
                 if isinstance(layer, (nn.Linear, nn.Conv2d)):
                     nn.init.xavier_uniform_(layer.weight)
@@ -132,12 +172,21 @@ class QueryDecoder(nn.Module):
 
     @staticmethod
     def initialise_score(head: nn.Module) -> None:
-        """The bias at which every class of every query has probability ``PRIOR`` (focal loss, Lin et al. 2017, section 4.1)."""
+        """The bias at which every class of every query has probability ``PRIOR`` (focal loss, Lin
+        et al. 2017, section 4.1).
+        """
         nn.init.constant_(head.bias, -math.log((1 - PRIOR) / PRIOR))  # type: ignore[arg-type]
 
-    def forward(self, features: Sequence[Tensor], targets: Targets | None = None, *,
-                every_level: bool | None = None) -> Prediction | DetectorOutput:
-        """``every_level``: return all levels (and all groups) as in training, in eval mode up to the one of inference; None: in train mode."""
+    def forward(
+        self,
+        features: Sequence[Tensor],
+        targets: Targets | None = None,
+        *,
+        every_level: bool | None = None,
+    ) -> Prediction | DetectorOutput:
+        """``every_level``: return all levels (and all groups) as in training, in eval mode up to
+        the one of inference; None: in train mode.
+        """
         every_level = self.training if every_level is None else every_level
         memory, shapes = self.flatten(features)
         chosen = self.select(memory, shapes)
@@ -151,20 +200,40 @@ class QueryDecoder(nn.Module):
 
     def flatten(self, features: Sequence[Tensor]) -> tuple[Tensor, Shapes]:
         """Maps → memory ``[B, Σ h·w, dim]`` and the levels' (h, w)."""
-        maps = [project(feature) for project, feature in zip(self.input_proj, features, strict=True)]
+        maps = [
+            project(feature) for project, feature in zip(self.input_proj, features, strict=True)
+        ]
         shapes = tuple((item.shape[-2], item.shape[-1]) for item in maps)
         return torch.cat([item.flatten(2) for item in maps], dim=-1).transpose(1, 2), shapes
 
     def select(self, memory: Tensor, shapes: Shapes) -> Selection:
         """Query selection on ``memory`` (see ``queries.select_queries``)."""
         device = memory.device
-        anchors_logit, valid = self._anchors.get_or_make((shapes, device), lambda: make_anchors(shapes, device=device))
-        return select_queries(memory, anchors_logit.to(at_least_float32(memory[:0]).dtype), valid, self.spec.num_queries,
-                              project=self.enc_output, score=self.enc_score_head, box=self.enc_bbox_head)
+        anchors_logit, valid = self._anchors.get_or_make(
+            (shapes, device), lambda: make_anchors(shapes, device=device)
+        )
+        return select_queries(
+            memory,
+            anchors_logit.to(at_least_float32(memory[:0]).dtype),
+            valid,
+            self.spec.num_queries,
+            project=self.enc_output,
+            score=self.enc_score_head,
+            box=self.enc_bbox_head,
+        )
 
-    def refine(self, content: Tensor, boxes_logit: Tensor, memory: Tensor, shapes: Shapes, mask: Tensor | None, *,
-               every_level: bool) -> Refined:
-        """Run the layers (``self.run``) on queries ``[B, Q, dim]`` with boxes before the sigmoid ``[B, Q, 4]``.
+    def refine(
+        self,
+        content: Tensor,
+        boxes_logit: Tensor,
+        memory: Tensor,
+        shapes: Shapes,
+        mask: Tensor | None,
+        *,
+        every_level: bool,
+    ) -> Refined:
+        """Run the layers (``self.run``) on queries ``[B, Q, dim]`` with boxes before the sigmoid
+        ``[B, Q, 4]``.
 
         Args:
             mask: ``[Q, Q]``, True where a query (row) may not attend.
@@ -178,34 +247,51 @@ class QueryDecoder(nn.Module):
         return self.spec.num_layers if self.training else self.spec.eval_layers
 
     def drop_unused_heads(self) -> None:
-        """Leave out what inference doesn't use (deploy form): the query groups; a family may know more."""
+        """Leave out what inference doesn't use (deploy form): the query groups; a family may know
+        more.
+        """
         if self.query_groups > 1:
             self.query_groups = 1
             del self.group_embed
 
-    def _queries(self, chosen: Selection, noisy: DenoisingQueries | None, groups: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Content, boxes before the sigmoid and attention mask of the denoising queries and all groups of the selected ones."""
+    def _queries(
+        self, chosen: Selection, noisy: DenoisingQueries | None, groups: int
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Content, boxes before the sigmoid and attention mask of the denoising queries and all
+        groups of the selected ones.
+        """
         content, boxes_logit = chosen.features.detach(), chosen.boxes_logit.detach()
         mask = None if noisy is None else noisy.attention_mask
         if groups > 1:
             content, boxes_logit = repeat_in_groups(content, boxes_logit, self.group_embed.weight)
             mask = isolate_groups(mask, self.spec.num_queries, groups, device=content.device)
         if noisy is not None:
-            content = torch.cat([self.denoising_class_embed(noisy.class_ids).to(content.dtype), content], dim=1)
+            content = torch.cat(
+                [self.denoising_class_embed(noisy.class_ids).to(content.dtype), content], dim=1
+            )
             boxes_logit = torch.cat([noisy.boxes_logit.to(boxes_logit.dtype), boxes_logit], dim=1)
         elif self.training and self.spec.denoising is not None:
-            # Keeps the embedding in the graph: data-parallel training waits for a gradient of every parameter.
+            # Keeps the embedding in the graph: data-parallel training waits for a gradient of every
+            # parameter.
             content = content + 0 * self.denoising_class_embed.weight.sum()
         return content, boxes_logit, mask
 
-    def _output(self, chosen: Selection, refined: Refined, noisy: DenoisingQueries | None, groups: int) -> DetectorOutput:
-        """Part denoising queries (first) from matching queries, which the encoder's level precedes. There all groups are the same."""
+    def _output(
+        self, chosen: Selection, refined: Refined, noisy: DenoisingQueries | None, groups: int
+    ) -> DetectorOutput:
+        """Part denoising queries (first) from matching queries, which the encoder's level precedes.
+        There all groups are the same.
+        """
         split = 0 if noisy is None else len(noisy)
         layers = refined.part(slice(split, None))
         matching = DecoderOutput(
             levels=("encoder", *layers.levels),
-            logits=torch.cat([at_least_float32(chosen.logits).repeat(1, groups, 1)[None], layers.logits]),
-            boxes_cxcywh=torch.cat([chosen.boxes_logit.sigmoid().repeat(1, groups, 1)[None], layers.boxes_cxcywh]),
+            logits=torch.cat(
+                [at_least_float32(chosen.logits).repeat(1, groups, 1)[None], layers.logits]
+            ),
+            boxes_cxcywh=torch.cat(
+                [chosen.boxes_logit.sigmoid().repeat(1, groups, 1)[None], layers.boxes_cxcywh]
+            ),
             corners=layers.corners,
             reference_cxcywh=layers.reference_cxcywh,
             anchors=chosen.index.repeat(1, groups),
@@ -213,20 +299,36 @@ class QueryDecoder(nn.Module):
         )
         if noisy is None:
             return DetectorOutput(matching, up=self.up, reg_scale=self.reg_scale)
-        return DetectorOutput(matching, refined.part(slice(split)), noisy.matches, noisy.groups, up=self.up, reg_scale=self.reg_scale)
+        return DetectorOutput(
+            matching,
+            refined.part(slice(split)),
+            noisy.matches,
+            noisy.groups,
+            up=self.up,
+            reg_scale=self.reg_scale,
+        )
 
     def _make_denoising(self, targets: Targets | None) -> DenoisingQueries | None:
         how = self.spec.denoising
         if targets is None or how is None:
             return None
-        return make_queries(targets, num_classes=self.num_classes, num_queries=self.spec.num_queries, num_denoising=how.num_denoising,
-                            max_denoising=how.max_denoising, label_noise_ratio=how.label_noise_ratio, box_noise_scale=how.box_noise_scale)
+        return make_queries(
+            targets,
+            num_classes=self.num_classes,
+            num_queries=self.spec.num_queries,
+            num_denoising=how.num_denoising,
+            max_denoising=how.max_denoising,
+            label_noise_ratio=how.label_noise_ratio,
+            box_noise_scale=how.box_noise_scale,
+        )
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention among the queries, deformable attention into the maps, feed-forward network; norms after each.
+    """Self-attention among the queries, deformable attention into the maps, feed-forward network;
+    norms after each.
 
-    A family may have other norms (``norm_type``) and another feed-forward network, between the norms 2 and 3 of its layout.
+    A family may have other norms (``norm_type``) and another feed-forward network, between the
+    norms 2 and 3 of its layout.
 
     Args:
         project: cross-attention with value and output projections.
@@ -258,10 +360,21 @@ class DecoderLayer(nn.Module):
     def feed_forward(self, content: Tensor) -> Tensor:
         return self.linear2(self.act(self.linear1(content)))
 
-    def forward(self, content: Tensor, position: Tensor, reference_cxcywh: Tensor, values: Sequence[Tensor], mask: Tensor | None) -> Tensor:
-        """``content`` and ``position [B, Q, dim]``, boxes ``[B, Q, 4]``, values of each level (``attention``) → content ``[B, Q, dim]``."""
+    def forward(
+        self,
+        content: Tensor,
+        position: Tensor,
+        reference_cxcywh: Tensor,
+        values: Sequence[Tensor],
+        mask: Tensor | None,
+    ) -> Tensor:
+        """``content`` and ``position [B, Q, dim]``, boxes ``[B, Q, 4]``, values of each level
+        (``attention``) → content ``[B, Q, dim]``.
+        """
         placed = content + position
-        content = self.norm1(content + self.self_attn(placed, placed, content, attn_mask=mask, need_weights=False)[0])
+        content = self.norm1(
+            content + self.self_attn(placed, placed, content, attn_mask=mask, need_weights=False)[0]
+        )
         read = self.cross_attn(content + position, reference_cxcywh, values)
         content = self.gateway(content, read) if self.gated else self.norm2(content + read)
         content = content + self.feed_forward(content)
@@ -269,7 +382,9 @@ class DecoderLayer(nn.Module):
 
 
 class _Gate(nn.Module):
-    """Two learnt gates weigh what a query was against what it has read (D-FINE's "target gating layer")."""
+    """Two learnt gates weigh what a query was against what it has read (D-FINE's "target gating
+    layer").
+    """
 
     def __init__(self, dim: int, norm: nn.Module) -> None:
         super().__init__()

@@ -1,8 +1,9 @@
 """DEIMv2's decoder: D-FINE's with plainer parts, so that a very small one still learns.
 
-Against ``dfine`` (DEIMv2, Huang et al. 2025): root-mean-square norms, a gated feed-forward network, the queries' positions made once from
-the first boxes instead of before every layer, queries selected on the memory as it is; in the smallest sizes one box head for all layers
-and no gate around cross-attention.
+Against ``dfine`` (DEIMv2, Huang et al. 2025): root-mean-square norms, a gated feed-forward network,
+the queries' positions made once from the first boxes instead of before every layer, queries
+selected on the memory as it is; in the smallest sizes one box head for all layers and no gate
+around cross-attention.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ NORM_EPS = 1e-6
 
 
 class RmsNorm(nn.Module):
-    """x · scale / √(mean x² + ε) over the last axis (Zhang & Sennrich 2019), computed in float32 at least."""
+    """x · scale / √(mean x² + ε) over the last axis (Zhang & Sennrich 2019), computed in float32 at
+    least.
+    """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -27,11 +30,15 @@ class RmsNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         wide = at_least_float32(x)
-        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + NORM_EPS)).to(x.dtype) * self.scale
+        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + NORM_EPS)).to(
+            x.dtype
+        ) * self.scale
 
 
 class SwiGlu(nn.Module):
-    """Feed-forward network of ``hidden`` channels, each gated by another: w3(SiLU(a) · b) with (a, b) = w12(x) (Shazeer 2020)."""
+    """Feed-forward network of ``hidden`` channels, each gated by another: w3(SiLU(a) · b) with (a,
+    b) = w12(x) (Shazeer 2020).
+    """
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
@@ -47,7 +54,9 @@ class SwiGlu(nn.Module):
 
 
 class Deimv2Layer(DecoderLayer):
-    """``DecoderLayer`` with other norms and another feed-forward network, which has half of ``ffn_dim`` channels twice."""
+    """``DecoderLayer`` with other norms and another feed-forward network, which has half of
+    ``ffn_dim`` channels twice.
+    """
 
     norm_type = RmsNorm
 
@@ -62,17 +71,26 @@ class Deimv2Decoder(DFineDecoder):
     """As ``DFineDecoder``.
 
     Args:
-        share_box_head: one box head for all layers; it stands once among the parameters, and under each layer's name in the state.
+        share_box_head: one box head for all layers; it stands once among the parameters, and under
+            each layer's name in the state.
     """
 
     layer_type = Deimv2Layer
     position_once = True
 
-    def __init__(self, spec: DecoderSpec, *, reg_max: int, reg_scale: float, up: float, share_box_head: bool) -> None:
+    def __init__(
+        self, spec: DecoderSpec, *, reg_max: int, reg_scale: float, up: float, share_box_head: bool
+    ) -> None:
         super().__init__(spec, reg_max=reg_max, reg_scale=reg_scale, up=up)
         self.enc_output = nn.Identity()
         if share_box_head:
             self.dec_bbox_head = nn.ModuleList([self.dec_bbox_head[0]] * spec.num_layers)
-        for name in ("query_pos_head", "pre_bbox_head", "dec_score_head", "dec_bbox_head", "group_embed"):
+        for name in (
+            "query_pos_head",
+            "pre_bbox_head",
+            "dec_score_head",
+            "dec_bbox_head",
+            "group_embed",
+        ):
             if name in self._modules:  # the order of the official layout
                 self._modules[name] = self._modules.pop(name)

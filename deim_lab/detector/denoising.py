@@ -1,8 +1,10 @@
-"""Contrastive denoising: noisy copies of the targets as extra queries whose right answer is known (DINO, Zhang et al. 2022).
+"""Contrastive denoising: noisy copies of the targets as extra queries whose right answer is known
+(DINO, Zhang et al. 2022).
 
-A group holds one slightly noisy copy of every target of an image (a positive, to be restored) and one strongly noisy copy (a
-negative, to be rejected). Images with fewer targets than the fullest one are padded. Chance is drawn apart (``draw``) from the
-arithmetic that uses it, so recorded draws can be replayed.
+A group holds one slightly noisy copy of every target of an image (a positive, to be restored) and
+one strongly noisy copy (a negative, to be rejected). Images with fewer targets than the fullest one
+are padded. Chance is drawn apart (``draw``) from the arithmetic that uses it, so recorded draws can
+be replayed.
 """
 
 from __future__ import annotations
@@ -24,13 +26,16 @@ _warned_of_cap = False
 
 @dataclass(frozen=True)
 class DenoisingQueries:
-    """``N = groups · 2 · n`` queries for each of ``B`` images; a group is ``n`` positives, then ``n`` negatives.
+    """``N = groups · 2 · n`` queries for each of ``B`` images; a group is ``n`` positives, then
+    ``n`` negatives.
 
     Attributes:
         class_ids: ``[B, N]`` int64 (possibly flipped) label; ``num_classes`` marks padding.
-        boxes_logit: ``[B, N, 4]`` noisy cxcywh box before the sigmoid; padding is the empty box at the origin.
-        attention_mask: ``[N + Q, N + Q]`` bool, denoising queries first; True where a query (row) may *not* attend. Matching queries
-            see no denoising query (that would leak the answer), groups don't see each other, denoising queries see matching ones.
+        boxes_logit: ``[B, N, 4]`` noisy cxcywh box before the sigmoid; padding is the empty box at
+            the origin.
+        attention_mask: ``[N + Q, N + Q]`` bool, denoising queries first; True where a query (row)
+            may *not* attend. Matching queries see no denoising query (that would leak the answer),
+            groups don't see each other, denoising queries see matching ones.
         matches: the positives, ``query`` counted in ``[0, N)``.
         groups: number of groups.
     """
@@ -51,9 +56,11 @@ class Draws:
 
     Attributes:
         flip: ``[B, N]`` uniform in [0, 1); below half the label-noise ratio the label is replaced.
-        labels: ``[B, N]`` int64 in ``[0, num_classes)``, the replacement (it may be the label itself).
+        labels: ``[B, N]`` int64 in ``[0, num_classes)``, the replacement (it may be the label
+            itself).
         signs: ``[B, N, 4]`` 0 or 1: an edge moves to lower or higher coordinates.
-        parts: ``[B, N, 4]`` uniform in [0, 1): how far, in half widths and heights; negatives go 1 further.
+        parts: ``[B, N, 4]`` uniform in [0, 1): how far, in half widths and heights; negatives go 1
+            further.
     """
 
     flip: Tensor
@@ -62,20 +69,33 @@ class Draws:
     parts: Tensor
 
 
-def make_queries(targets: Targets, *, num_classes: int, num_queries: int, num_denoising: int, max_denoising: int,
-                 label_noise_ratio: float, box_noise_scale: float, generator: torch.Generator | None = None,
-                 draws: Draws | None = None) -> DenoisingQueries | None:
-    """Denoising queries for a batch, on the targets' device; ``None`` if switched off or if no image has a target.
+def make_queries(
+    targets: Targets,
+    *,
+    num_classes: int,
+    num_queries: int,
+    num_denoising: int,
+    max_denoising: int,
+    label_noise_ratio: float,
+    box_noise_scale: float,
+    generator: torch.Generator | None = None,
+    draws: Draws | None = None,
+) -> DenoisingQueries | None:
+    """Denoising queries for a batch, on the targets' device; ``None`` if switched off or if no
+    image has a target.
 
     Args:
         targets: of the batch; ``n`` is the count of the fullest image.
         num_classes: labels are in ``[0, num_classes)``.
         num_queries: matching queries ``Q`` that follow the denoising ones in the decoder.
-        num_denoising: there are ``max(1, num_denoising // n)`` groups, so up to ``2 · num_denoising`` queries; 0 switches off.
-        max_denoising: hard cap on ``N`` (memory grows with its square): of an image with more than ``max_denoising // 2`` targets
-            only so many first ones are denoised, and a warning is logged once.
+        num_denoising: there are ``max(1, num_denoising // n)`` groups, so up to
+            ``2 · num_denoising`` queries; 0 switches off.
+        max_denoising: hard cap on ``N`` (memory grows with its square): of an image with more than
+            ``max_denoising // 2`` targets only so many first ones are denoised, and a warning is
+            logged once.
         label_noise_ratio: half of it is the probability that a label is replaced.
-        box_noise_scale: 1 moves a positive's edge by up to half the box's side, a negative's by half to a whole side.
+        box_noise_scale: 1 moves a positive's edge by up to half the box's side, a negative's by
+            half to a whole side.
         generator: source of the draws; torch's global one if ``None``.
         draws: recorded draws in place of new ones.
     """
@@ -86,7 +106,9 @@ def make_queries(targets: Targets, *, num_classes: int, num_queries: int, num_de
     per_group = min(fullest, max_denoising // 2)
     groups = max(1, min(num_denoising // per_group, max_denoising // (2 * per_group)))
     device = targets.labels.device
-    rank = torch.arange(len(targets), device=device) - (counts.cumsum(0) - counts)[targets.image_index]
+    rank = (
+        torch.arange(len(targets), device=device) - (counts.cumsum(0) - counts)[targets.image_index]
+    )
     kept = torch.arange(len(targets), device=device)
     if fullest > per_group:
         _warn_of_cap(fullest, per_group, max_denoising)
@@ -94,30 +116,58 @@ def make_queries(targets: Targets, *, num_classes: int, num_queries: int, num_de
         rank = rank[kept]
 
     image = targets.image_index[kept]
-    clean_labels = torch.full((targets.batch_size, per_group), num_classes, dtype=torch.int64, device=device)
+    clean_labels = torch.full(
+        (targets.batch_size, per_group), num_classes, dtype=torch.int64, device=device
+    )
     clean_labels[image, rank] = targets.labels[kept]
-    clean_boxes = torch.zeros(targets.batch_size, per_group, 4, dtype=targets.boxes_cxcywh.dtype, device=device)
+    clean_boxes = torch.zeros(
+        targets.batch_size, per_group, 4, dtype=targets.boxes_cxcywh.dtype, device=device
+    )
     clean_boxes[image, rank] = targets.boxes_cxcywh[kept]
     clean_labels = clean_labels.repeat(1, 2 * groups)
     clean_boxes = clean_boxes.repeat(1, 2 * groups, 1)
     total = clean_labels.shape[1]
     slot = torch.arange(total, device=device)
-    draws = draws or draw(targets.batch_size, total, num_classes, device=device, dtype=clean_boxes.dtype, generator=generator)
+    draws = draws or draw(
+        targets.batch_size,
+        total,
+        num_classes,
+        device=device,
+        dtype=clean_boxes.dtype,
+        generator=generator,
+    )
 
     first_of_group = torch.arange(groups, device=device) * (2 * per_group)
-    matches = Matches(image=image.repeat(groups), query=(first_of_group[:, None] + rank).flatten(), target=kept.repeat(groups))
+    matches = Matches(
+        image=image.repeat(groups),
+        query=(first_of_group[:, None] + rank).flatten(),
+        target=kept.repeat(groups),
+    )
     return DenoisingQueries(
-        class_ids=_flip_labels(clean_labels, draws, padding=num_classes, probability=label_noise_ratio / 2),
-        boxes_logit=_shake_boxes(clean_boxes, draws, negative=slot // per_group % 2 == 1, scale=box_noise_scale),
+        class_ids=_flip_labels(
+            clean_labels, draws, padding=num_classes, probability=label_noise_ratio / 2
+        ),
+        boxes_logit=_shake_boxes(
+            clean_boxes, draws, negative=slot // per_group % 2 == 1, scale=box_noise_scale
+        ),
         attention_mask=_attention_mask(slot // (2 * per_group), num_queries),
         matches=matches,
         groups=groups,
     )
 
 
-def draw(batch_size: int, queries: int, num_classes: int, *, device: torch.device, dtype: torch.dtype = torch.float32,
-         generator: torch.Generator | None = None) -> Draws:
-    """All the chance that ``queries`` denoising queries an image need. A generator of another device draws on its own device."""
+def draw(
+    batch_size: int,
+    queries: int,
+    num_classes: int,
+    *,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    generator: torch.Generator | None = None,
+) -> Draws:
+    """All the chance that ``queries`` denoising queries an image need. A generator of another
+    device draws on its own device.
+    """
     source = device if generator is None else generator.device
     flip = torch.rand(batch_size, queries, generator=generator, device=source, dtype=dtype)
     labels = torch.randint(num_classes, (batch_size, queries), generator=generator, device=source)
@@ -127,14 +177,20 @@ def draw(batch_size: int, queries: int, num_classes: int, *, device: torch.devic
 
 
 def _flip_labels(labels: Tensor, draws: Draws, *, padding: int, probability: float) -> Tensor:
-    return torch.where((draws.flip < probability) & (labels != padding), draws.labels.to(labels.dtype), labels)
+    return torch.where(
+        (draws.flip < probability) & (labels != padding), draws.labels.to(labels.dtype), labels
+    )
 
 
 def _shake_boxes(boxes_cxcywh: Tensor, draws: Draws, *, negative: Tensor, scale: float) -> Tensor:
-    """Each edge of ``[B, N, 4]`` boxes moved by its sign · part · half a side · scale, clipped to the image; before the sigmoid."""
+    """Each edge of ``[B, N, 4]`` boxes moved by its sign · part · half a side · scale, clipped to
+    the image; before the sigmoid.
+    """
     parts = draws.parts + negative[:, None]
     half_sides = boxes_cxcywh[..., 2:].repeat(1, 1, 2) / 2
-    shaken = (cxcywh_to_xyxy(boxes_cxcywh) + (draws.signs * 2 - 1) * parts * half_sides * scale).clamp(0, 1)
+    shaken = (
+        cxcywh_to_xyxy(boxes_cxcywh) + (draws.signs * 2 - 1) * parts * half_sides * scale
+    ).clamp(0, 1)
     low, high = shaken.chunk(2, dim=-1)
     # A box that its noise turned inside out stays where it is, with its size made positive.
     noisy = torch.cat([(low + high) / 2, (high - low).abs()], dim=-1)
@@ -144,7 +200,9 @@ def _shake_boxes(boxes_cxcywh: Tensor, draws: Draws, *, negative: Tensor, scale:
 def _attention_mask(group: Tensor, num_queries: int) -> Tensor:
     """``group [N]`` of each denoising query → ``[N + Q, N + Q]``, True = may not attend."""
     total = group.shape[0]
-    mask = torch.zeros(total + num_queries, total + num_queries, dtype=torch.bool, device=group.device)
+    mask = torch.zeros(
+        total + num_queries, total + num_queries, dtype=torch.bool, device=group.device
+    )
     mask[:total, :total] = group[:, None] != group
     mask[total:, :total] = True
     return mask
@@ -154,5 +212,11 @@ def _warn_of_cap(fullest: int, per_group: int, max_denoising: int) -> None:
     global _warned_of_cap
     if not _warned_of_cap:
         _warned_of_cap = True
-        logger.warning("an image has %d targets: only the first %d of an image are denoised (model.max_denoising %d); "
-                       "said once, it may happen again", fullest, per_group, max_denoising)
+        logger.warning(
+            "an image has %d targets: only the first %d of an image are denoised "
+            "(model.max_denoising %d); "
+            "said once, it may happen again",
+            fullest,
+            per_group,
+            max_denoising,
+        )

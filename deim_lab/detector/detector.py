@@ -23,7 +23,8 @@ def build_detector(preset_or_config: str | Config, num_classes: int) -> Detector
     """An untrained detector.
 
     Args:
-        preset_or_config: a name of ``PRESETS`` or a ``Config``, of which ``model`` and the number of query groups (``match.kind``) are used.
+        preset_or_config: a name of ``PRESETS`` or a ``Config``, of which ``model`` and the number
+            of query groups (``match.kind``) are used.
         num_classes: classes are ``[0, num_classes)``.
 
     Raises:
@@ -31,30 +32,71 @@ def build_detector(preset_or_config: str | Config, num_classes: int) -> Detector
     """
     config = preset(preset_or_config) if isinstance(preset_or_config, str) else preset_or_config
     if num_classes < 1:
-        raise ConfigError(f"num_classes {num_classes} is below 1: the training annotations need at least one category")
+        raise ConfigError(
+            f"num_classes {num_classes} is below 1: the training annotations need at least one "
+            f"category"
+        )
     model = config.model
     backbone = build_backbone(model)
     if model.encoder == "lite":
-        lite = LiteEncoder(backbone.channels, hidden_dim=model.hidden_dim, expansion=model.expansion, depth_mult=model.depth_mult)
-        return Detector(backbone, lite, _build_decoder(config, num_classes), strides=(*backbone.strides, 2 * backbone.strides[-1]))
-    encoder = HybridEncoder(backbone.channels, hidden_dim=model.hidden_dim, ffn_dim=model.encoder_ffn_dim, num_heads=model.num_heads,
-                            expansion=model.expansion, depth_mult=model.depth_mult, rtdetr=model.family == "rtdetrv2",
-                            summed=model.family == "deimv2")
-    return Detector(backbone, encoder, _build_decoder(config, num_classes), strides=backbone.strides)
+        lite = LiteEncoder(
+            backbone.channels,
+            hidden_dim=model.hidden_dim,
+            expansion=model.expansion,
+            depth_mult=model.depth_mult,
+        )
+        return Detector(
+            backbone,
+            lite,
+            _build_decoder(config, num_classes),
+            strides=(*backbone.strides, 2 * backbone.strides[-1]),
+        )
+    encoder = HybridEncoder(
+        backbone.channels,
+        hidden_dim=model.hidden_dim,
+        ffn_dim=model.encoder_ffn_dim,
+        num_heads=model.num_heads,
+        expansion=model.expansion,
+        depth_mult=model.depth_mult,
+        rtdetr=model.family == "rtdetrv2",
+        summed=model.family == "deimv2",
+    )
+    return Detector(
+        backbone, encoder, _build_decoder(config, num_classes), strides=backbone.strides
+    )
 
 
 def _build_decoder(config: Config, num_classes: int) -> QueryDecoder:
     model = config.model
-    denoising = Denoising(model.num_denoising, model.max_denoising, model.label_noise_ratio, model.box_noise_scale)
-    spec = DecoderSpec(in_channels=model.hidden_dim, num_classes=num_classes, dim=model.decoder_dim, ffn_dim=model.decoder_ffn_dim,
-                       num_layers=model.decoder_layers, eval_layers=model.eval_layers or model.decoder_layers, num_heads=model.num_heads,
-                       points=model.decoder_points, num_queries=model.num_queries, act=model.activation, gateway=model.gateway,
-                       query_position=model.query_position, denoising=denoising if model.num_denoising else None,
-                       query_groups=config.match.groups)
+    denoising = Denoising(
+        model.num_denoising, model.max_denoising, model.label_noise_ratio, model.box_noise_scale
+    )
+    spec = DecoderSpec(
+        in_channels=model.hidden_dim,
+        num_classes=num_classes,
+        dim=model.decoder_dim,
+        ffn_dim=model.decoder_ffn_dim,
+        num_layers=model.decoder_layers,
+        eval_layers=model.eval_layers or model.decoder_layers,
+        num_heads=model.num_heads,
+        points=model.decoder_points,
+        num_queries=model.num_queries,
+        act=model.activation,
+        gateway=model.gateway,
+        query_position=model.query_position,
+        denoising=denoising if model.num_denoising else None,
+        query_groups=config.match.groups,
+    )
     if model.family == "rtdetrv2":
         return RTDetrDecoder(spec)
     if model.family == "deimv2":
-        return Deimv2Decoder(spec, reg_max=model.reg_max, reg_scale=model.reg_scale, up=model.up, share_box_head=model.share_box_head)
+        return Deimv2Decoder(
+            spec,
+            reg_max=model.reg_max,
+            reg_scale=model.reg_scale,
+            up=model.up,
+            share_box_head=model.share_box_head,
+        )
     return DFineDecoder(spec, reg_max=model.reg_max, reg_scale=model.reg_scale, up=model.up)
 
 
@@ -62,11 +104,19 @@ class Detector(nn.Module):
     """Images → boxes and class logits of a fixed number of queries.
 
     Attributes:
-        strides: of the levels, finest first; both sides of an image must be multiples of the coarsest.
+        strides: of the levels, finest first; both sides of an image must be multiples of the
+            coarsest.
         deployed: whether this is the deploy form, which can't be trained.
     """
 
-    def __init__(self, backbone: Backbone, encoder: HybridEncoder | LiteEncoder, decoder: QueryDecoder, *, strides: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        encoder: HybridEncoder | LiteEncoder,
+        decoder: QueryDecoder,
+        *,
+        strides: tuple[int, ...],
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.decoder = decoder
@@ -78,27 +128,34 @@ class Detector(nn.Module):
     def num_classes(self) -> int:
         return self.decoder.num_classes
 
-    def forward(self, images: Tensor, targets: Targets | None = None) -> Prediction | DetectorOutput:
-        """``images [B, 3, H, W]`` float in [0, 1] → ``Prediction`` in eval mode, ``DetectorOutput`` in train mode.
+    def forward(
+        self, images: Tensor, targets: Targets | None = None
+    ) -> Prediction | DetectorOutput:
+        """``images [B, 3, H, W]`` float in [0, 1] → ``Prediction`` in eval mode, ``DetectorOutput``
+        in train mode.
 
         Args:
             targets: only for denoising queries, in train mode; ``None`` makes none.
 
         Raises:
-            ValueError: images of another kind, a side that is no multiple of the coarsest stride, or too few anchors for the queries.
+            ValueError: images of another kind, a side that is no multiple of the coarsest stride,
+                or too few anchors for the queries.
         """
         self._check(images, targets)
         return self.decoder(self.encoder(self.backbone(images)), targets)
 
     def every_level(self, images: Tensor) -> DetectorOutput:
-        """What training would score, without denoising queries: all levels (in eval mode up to the one that inference uses), and all query
-        groups. Norms stay in the mode they are in.
+        """What training would score, without denoising queries: all levels (in eval mode up to the
+        one that inference uses), and all query groups. Norms stay in the mode they are in.
 
         Raises:
             ValueError: as ``forward``, and for the deploy form, whose earlier heads are gone.
         """
         if self.deployed:
-            raise ValueError("the deploy form has no heads for the earlier levels: take the model it was made from")
+            raise ValueError(
+                "the deploy form has no heads for the earlier levels: take the model it was made "
+                "from"
+            )
         self._check(images, None)
         result = self.decoder(self.encoder(self.backbone(images)), every_level=True)
         assert isinstance(result, DetectorOutput)
@@ -106,12 +163,17 @@ class Detector(nn.Module):
 
     def train(self, mode: bool = True) -> Detector:
         if mode and self.deployed:
-            raise ValueError("the deploy form can't be trained: parts that only training needs are gone; train the model it was made from")
+            raise ValueError(
+                "the deploy form can't be trained: parts that only training needs are gone; train "
+                "the model it was made from"
+            )
         super().train(mode)
         return self
 
     def deploy(self) -> Detector:
-        """A copy for inference, with equal outputs: norms folded into convolutions, unused heads left out. In eval mode for good."""
+        """A copy for inference, with equal outputs: norms folded into convolutions, unused heads
+        left out. In eval mode for good.
+        """
         model = copy.deepcopy(self).eval()
         model.encoder.fuse()
         model.decoder.drop_unused_heads()
@@ -120,10 +182,18 @@ class Detector(nn.Module):
 
     def _check(self, images: Tensor, targets: Targets | None) -> None:
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-            raise ValueError(f"images are {images.dtype} of shape {list(images.shape)}; expected float in [0, 1] of shape [B, 3, H, W]")
+            raise ValueError(
+                f"images are {images.dtype} of shape {list(images.shape)}; expected float in [0, "
+                f"1] of shape [B, 3, H, W]"
+            )
         height, width = images.shape[-2:]
         coarsest = self.strides[-1]
         if height % coarsest or width % coarsest or not height or not width:
-            raise ValueError(f"image size {height} × {width} (height × width): both must be multiples of {coarsest}")
+            raise ValueError(
+                f"image size {height} × {width} (height × width): both must be multiples of "
+                f"{coarsest}"
+            )
         if targets is not None and targets.batch_size != images.shape[0]:
-            raise ValueError(f"targets of {targets.batch_size} images for a batch of {images.shape[0]}")
+            raise ValueError(
+                f"targets of {targets.batch_size} images for a batch of {images.shape[0]}"
+            )

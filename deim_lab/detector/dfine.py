@@ -1,7 +1,9 @@
-"""The D-FINE decoder: queries refined layer by layer, boxes as edge distributions that every layer corrects.
+"""The D-FINE decoder: queries refined layer by layer, boxes as edge distributions that every layer
+corrects.
 
-D-FINE (Peng et al. 2024): fine-grained distribution refinement (FDR), a gate in place of the residual around cross-attention, and a
-localisation quality estimate (LQE) added to the class logits. DEIM keeps all of it and changes the activation to SiLU.
+D-FINE (Peng et al. 2024): fine-grained distribution refinement (FDR), a gate in place of the
+residual around cross-attention, and a localisation quality estimate (LQE) added to the class
+logits. DEIM keeps all of it and changes the activation to SiLU.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ _POSITION_MAX = 10.0
 
 
 class DFineDecoder(QueryDecoder):
-    """``QueryDecoder`` with levels ``encoder``, ``pre`` (a plain regression after the first layer) and each layer.
+    """``QueryDecoder`` with levels ``encoder``, ``pre`` (a plain regression after the first layer)
+    and each layer.
 
     Args:
         reg_max, reg_scale, up: shape of the bins, see ``edges``.
@@ -35,25 +38,44 @@ class DFineDecoder(QueryDecoder):
     reg_scale: nn.Parameter
 
     def __init__(self, spec: DecoderSpec, *, reg_max: int, reg_scale: float, up: float) -> None:
-        super().__init__(spec, _Stack([self.layer_type(spec, project=False) for _ in range(spec.num_layers)], reg_max, spec.act))
+        super().__init__(
+            spec,
+            _Stack(
+                [self.layer_type(spec, project=False) for _ in range(spec.num_layers)],
+                reg_max,
+                spec.act,
+            ),
+        )
         self.reg_max = reg_max
         self.up = nn.Parameter(torch.tensor([float(up)]), requires_grad=False)
         self.reg_scale = nn.Parameter(torch.tensor([float(reg_scale)]), requires_grad=False)
         self.pre_bbox_head = Mlp(spec.dim, spec.dim, 4, 3, spec.act)
-        heads = [Mlp(spec.dim, spec.dim, 4 * (reg_max + 1), 3, spec.act) for _ in range(spec.num_layers)]
+        heads = [
+            Mlp(spec.dim, spec.dim, 4 * (reg_max + 1), 3, spec.act) for _ in range(spec.num_layers)
+        ]
         self.dec_bbox_head = nn.ModuleList(heads)
         self.finish([self.pre_bbox_head, *heads])
 
     def drop_unused_heads(self) -> None:
-        """Leave out the score heads, quality estimates and query groups that inference doesn't use."""
+        """Leave out the score heads, quality estimates and query groups that inference doesn't
+        use.
+        """
         super().drop_unused_heads()
         for index in range(self.spec.num_layers):
             if index != self.spec.eval_layers - 1:
                 self.dec_score_head[index] = nn.Identity()
                 self.decoder.lqe_layers[index] = nn.Identity()
 
-    def refine(self, content: Tensor, boxes_logit: Tensor, memory: Tensor, shapes: Shapes, mask: Tensor | None, *,
-               every_level: bool) -> Refined:
+    def refine(
+        self,
+        content: Tensor,
+        boxes_logit: Tensor,
+        memory: Tensor,
+        shapes: Shapes,
+        mask: Tensor | None,
+        *,
+        every_level: bool,
+    ) -> Refined:
         values = split_heads(memory, shapes, self.spec.num_heads)
         bins = bin_distances(self.reg_max, self.up, self.reg_scale)
         levels, all_logits, all_boxes, all_corners = [], [], [], []
@@ -65,23 +87,34 @@ class DFineDecoder(QueryDecoder):
                 position = self.query_pos_head(reference).clamp(-_POSITION_MAX, _POSITION_MAX)
             content = self.decoder.layers[index](content, position, reference, values, mask)
             if index == 0:
-                first = (at_least_float32(self.pre_bbox_head(content)) + inverse_sigmoid(reference)).sigmoid()
+                first = (
+                    at_least_float32(self.pre_bbox_head(content)) + inverse_sigmoid(reference)
+                ).sigmoid()
                 initial = first.detach()
                 if every_level:
                     levels.append("pre")
                     all_logits.append(at_least_float32(self.dec_score_head[0](content)))
                     all_boxes.append(first)
-            # Corrections add up, and their gradient reaches all layers; boxes are always measured from the first reference.
+            # Corrections add up, and their gradient reaches all layers; boxes are always measured
+            # from the first reference.
             corners = at_least_float32(self.dec_bbox_head[index](content + previous)) + corners
             boxes = distances_to_boxes(initial, expected_distances(corners, bins), self.reg_scale)
             if every_level or index == self.run - 1:
-                logits = self.dec_score_head[index](content) + self.decoder.lqe_layers[index](corners)
+                logits = self.dec_score_head[index](content) + self.decoder.lqe_layers[index](
+                    corners
+                )
                 levels.append(f"layer_{index}")
                 all_logits.append(at_least_float32(logits))
                 all_boxes.append(boxes)
                 all_corners.append(corners)
             reference, previous = boxes.detach(), content.detach()
-        return Refined(tuple(levels), torch.stack(all_logits), torch.stack(all_boxes), torch.stack(all_corners), initial)
+        return Refined(
+            tuple(levels),
+            torch.stack(all_logits),
+            torch.stack(all_boxes),
+            torch.stack(all_corners),
+            initial,
+        )
 
 
 class _Stack(nn.Module):
@@ -94,7 +127,9 @@ class _Stack(nn.Module):
 
 
 class _QualityEstimate(nn.Module):
-    """How peaked the edge distributions ``[B, Q, 4·bins]`` are → ``[B, Q, 1]``, to be added to the class logits."""
+    """How peaked the edge distributions ``[B, Q, 4·bins]`` are → ``[B, Q, 1]``, to be added to the
+    class logits.
+    """
 
     def __init__(self, reg_max: int, act: str) -> None:
         super().__init__()

@@ -1,9 +1,12 @@
-"""Edge distributions ↔ boxes: the bins' distances W(n), their expectation, and the bins that a target box falls into.
+"""Edge distributions ↔ boxes: the bins' distances W(n), their expectation, and the bins that a
+target box falls into.
 
-D-FINE (Peng et al. 2024, section 3.1, Fine-grained Distribution Refinement) describes each of the four edges of a box (left, top,
-right, bottom) by a distribution over ``reg_max + 1`` bins. Bin n stands for the distance W(n), measured outwards from the edge of
-a reference box in units of the reference's size / ``reg_scale``. W is fine around 0 and coarse at its ends, so that small
-corrections are exact and large ones possible. Everything here is a pure function, in float32 or float64.
+D-FINE (Peng et al. 2024, section 3.1, Fine-grained Distribution Refinement) describes each of the
+four edges of a box (left, top, right, bottom) by a distribution over ``reg_max + 1`` bins. Bin n
+stands for the distance W(n), measured outwards from the edge of a reference box in units of the
+reference's size / ``reg_scale``. W is fine around 0 and coarse at its ends, so that small
+corrections are exact and large ones possible. Everything here is a pure function, in float32 or
+float64.
 """
 
 from __future__ import annotations
@@ -13,46 +16,67 @@ from torch import Tensor
 
 from deim_lab.boxes import xyxy_to_cxcywh
 
-# A target beyond the last bin gets this position below reg_max, so that its left neighbour is still a bin (official value).
+# A target beyond the last bin gets this position below reg_max, so that its left neighbour is still
+# a bin (official value).
 _LAST_BIN_MARGIN = 0.1
 
 
 def bin_distances(reg_max: int, up: Tensor | float, reg_scale: Tensor | float) -> Tensor:
-    """W(n) of D-FINE, eq. 2: ``[reg_max + 1]`` increasing distances, antisymmetric, 0 in the middle.
+    """W(n) of D-FINE, eq. 2: ``[reg_max + 1]`` increasing distances, antisymmetric, 0 in the
+    middle.
 
     Args:
         reg_max: bins less one; even and at least 4.
-        up, reg_scale: a = |up · reg_scale| bounds the regular bins (the outermost two lie at ±2a). Tensors keep their device, and
-            a float dtype; int tensors (official checkpoints hold ``reg_scale`` so) count as float32.
+        up, reg_scale: a = |up · reg_scale| bounds the regular bins (the outermost two lie at ±2a).
+            Tensors keep their device, and a float dtype; int tensors (official checkpoints hold
+            ``reg_scale`` so) count as float32.
 
     Raises:
         ValueError: ``reg_max`` odd or below 4.
     """
     if reg_max < 4 or reg_max % 2:
-        raise ValueError(f"reg_max {reg_max} must be even and at least 4: W(n) has as many bins below 0 as above")
-    like = next((item for item in (up, reg_scale) if isinstance(item, Tensor) and item.is_floating_point()), None)
+        raise ValueError(
+            f"reg_max {reg_max} must be even and at least 4: W(n) has as many bins below 0 as above"
+        )
+    like = next(
+        (item for item in (up, reg_scale) if isinstance(item, Tensor) and item.is_floating_point()),
+        None,
+    )
     device = next((item.device for item in (up, reg_scale) if isinstance(item, Tensor)), None)
     dtype = torch.float32 if like is None else torch.promote_types(like.dtype, torch.float32)
-    bound = (torch.as_tensor(up, dtype=dtype, device=device) * torch.as_tensor(reg_scale, dtype=dtype, device=device)).abs().reshape(1)
+    bound = (
+        (
+            torch.as_tensor(up, dtype=dtype, device=device)
+            * torch.as_tensor(reg_scale, dtype=dtype, device=device)
+        )
+        .abs()
+        .reshape(1)
+    )
     step = (bound + 1) ** (2 / (reg_max - 2))
     positive = step ** torch.arange(1, reg_max // 2, dtype=dtype, device=device) - 1
     return torch.cat([-2 * bound, -positive.flip(0), torch.zeros_like(bound), positive, 2 * bound])
 
 
 def expected_distances(corners: Tensor, bins: Tensor) -> Tensor:
-    """Mean of each edge's distribution: logits ``[..., 4 * (reg_max + 1)]``, W ``[reg_max + 1]`` → distances ``[..., 4]``.
+    """Mean of each edge's distribution: logits ``[..., 4 * (reg_max + 1)]``, W ``[reg_max + 1]`` →
+    distances ``[..., 4]``.
 
-    Kept in float32 at least, whatever the autocast mode: a half-precision distance moves a box by pixels.
+    Kept in float32 at least, whatever the autocast mode: a half-precision distance moves a box by
+    pixels.
     """
     logits = corners.unflatten(-1, (4, bins.shape[0]))
     # A product and a sum, not a matmul, which autocast would run in half precision.
     return (logits.to(torch.promote_types(logits.dtype, bins.dtype)).softmax(-1) * bins).sum(-1)
 
 
-def distances_to_boxes(reference_cxcywh: Tensor, distances: Tensor, reg_scale: Tensor | float) -> Tensor:
-    """Move each edge of the reference outwards: ``[..., 4]`` cxcywh and distances (l, t, r, b) ``[..., 4]`` → cxcywh ``[..., 4]``.
+def distances_to_boxes(
+    reference_cxcywh: Tensor, distances: Tensor, reg_scale: Tensor | float
+) -> Tensor:
+    """Move each edge of the reference outwards: ``[..., 4]`` cxcywh and distances (l, t, r, b)
+    ``[..., 4]`` → cxcywh ``[..., 4]``.
 
-    A distance d puts an edge (reg_scale / 2 + d) · size / reg_scale from the reference's centre (D-FINE, eq. 1).
+    A distance d puts an edge (reg_scale / 2 + d) · size / reg_scale from the reference's centre
+    (D-FINE, eq. 1).
     """
     centre, unit = reference_cxcywh[..., :2], reference_cxcywh[..., 2:] / reg_scale
     low = centre - (0.5 * reg_scale + distances[..., :2]) * unit
@@ -63,23 +87,31 @@ def distances_to_boxes(reference_cxcywh: Tensor, distances: Tensor, reg_scale: T
 def boxes_to_bins(
     reference_cxcywh: Tensor, boxes_xyxy: Tensor, *, bins: Tensor, reg_scale: Tensor | float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Where a box's edges fall on the bins of a reference, and how each is shared by its two neighbours.
+    """Where a box's edges fall on the bins of a reference, and how each is shared by its two
+    neighbours.
 
-    The inverse of ``distances_to_boxes``, then linear interpolation between the bins n and n + 1 around the distance.
+    The inverse of ``distances_to_boxes``, then linear interpolation between the bins n and n + 1
+    around the distance.
 
     Args:
         reference_cxcywh: ``[..., 4]``; boxes_xyxy: ``[..., 4]`` in the same units.
         bins: ``[reg_max + 1]`` from ``bin_distances``.
 
     Returns:
-        Three ``[..., 4]`` (edges l, t, r, b), without gradient: ``target`` (float; its floor is the left bin, in
-        [0, reg_max - 0.1]), ``weight_right`` and ``weight_left``, which sum to 1. Below W(0) all the weight is on bin 0; at or
+        Three ``[..., 4]`` (edges l, t, r, b), without gradient: ``target`` (float; its floor is the
+        left bin, in
+        [0, reg_max - 0.1]), ``weight_right`` and ``weight_left``, which sum to 1. Below W(0) all
+        the weight is on bin 0; at or
         above W(reg_max) all of it is on bin reg_max.
     """
     with torch.no_grad():
         centre = reference_cxcywh[..., :2]
-        unit = reference_cxcywh[..., 2:] / reg_scale + 1e-16  # a reference of no size would divide 0 by 0
-        from_centre = torch.cat([(centre - boxes_xyxy[..., :2]) / unit, (boxes_xyxy[..., 2:] - centre) / unit], dim=-1)
+        unit = (
+            reference_cxcywh[..., 2:] / reg_scale + 1e-16
+        )  # a reference of no size would divide 0 by 0
+        from_centre = torch.cat(
+            [(centre - boxes_xyxy[..., :2]) / unit, (boxes_xyxy[..., 2:] - centre) / unit], dim=-1
+        )
         distance = (from_centre - 0.5 * reg_scale).contiguous()
 
         reg_max = bins.shape[0] - 1
@@ -88,6 +120,8 @@ def boxes_to_bins(
         below, above = index < 0, index >= reg_max
         left = index.clamp(0, reg_max - 1)
         to_left, to_right = (distance - bins[left]).abs(), (bins[left + 1] - distance).abs()
-        weight_right = (to_left / (to_left + to_right)).masked_fill(below, 0.0).masked_fill(above, 1.0)
+        weight_right = (
+            (to_left / (to_left + to_right)).masked_fill(below, 0.0).masked_fill(above, 1.0)
+        )
         target = left.to(distance.dtype).masked_fill(above, reg_max - _LAST_BIN_MARGIN)
         return target, weight_right, 1 - weight_right

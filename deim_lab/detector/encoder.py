@@ -1,7 +1,9 @@
-"""The hybrid encoder of RT-DETR and D-FINE: self-attention on the coarsest map, then fusion top-down and bottom-up.
+"""The hybrid encoder of RT-DETR and D-FINE: self-attention on the coarsest map, then fusion
+top-down and bottom-up.
 
-RT-DETR's encoder (Zhao et al. 2024, section 4.2), with its own blocks or with D-FINE's fuse blocks (GELAN with re-parametrised
-convolutions) and depth-wise down-sampling. Every fused map has ``hidden_dim`` channels and the size of the backbone map it stems from.
+RT-DETR's encoder (Zhao et al. 2024, section 4.2), with its own blocks or with D-FINE's fuse blocks
+(GELAN with re-parametrised convolutions) and depth-wise down-sampling. Every fused map has
+``hidden_dim`` channels and the size of the backbone map it stems from.
 """
 
 from __future__ import annotations
@@ -18,54 +20,86 @@ TEMPERATURE = 10000.0  # of the position embedding
 
 
 class HybridEncoder(nn.Module):
-    """Backbone maps ``[B, C_i, h_i, w_i]``, finest first, each half the one before → maps ``[B, hidden_dim, h_i, w_i]``.
+    """Backbone maps ``[B, C_i, h_i, w_i]``, finest first, each half the one before → maps
+    ``[B, hidden_dim, h_i, w_i]``.
 
     Args:
         in_channels: channels of each map.
         expansion: width of the fuse blocks' inner convolutions.
         depth_mult: number of those convolutions, in units of 3.
-        summed: two maps are added before a fuse block, not concatenated, and its CSP layers split one convolution (DEIMv2).
-        rtdetr: RT-DETR's own blocks: one CSP layer to fuse, one strided convolution to shrink, lateral maps activated.
+        summed: two maps are added before a fuse block, not concatenated, and its CSP layers split
+            one convolution (DEIMv2).
+        rtdetr: RT-DETR's own blocks: one CSP layer to fuse, one strided convolution to shrink,
+            lateral maps activated.
     """
 
-    def __init__(self, in_channels: Sequence[int], *, hidden_dim: int, ffn_dim: int, num_heads: int, expansion: float,
-                 depth_mult: float, summed: bool = False, rtdetr: bool = False) -> None:
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        *,
+        hidden_dim: int,
+        ffn_dim: int,
+        num_heads: int,
+        expansion: float,
+        depth_mult: float,
+        summed: bool = False,
+        rtdetr: bool = False,
+    ) -> None:
         super().__init__()
         self.summed = summed
         steps = len(in_channels) - 1
-        self.input_proj = nn.ModuleList(ConvNorm(channels, hidden_dim, 1) for channels in in_channels)
+        self.input_proj = nn.ModuleList(
+            ConvNorm(channels, hidden_dim, 1) for channels in in_channels
+        )
         self.encoder = nn.ModuleList([_TransformerEncoder(hidden_dim, ffn_dim, num_heads)])
-        self.lateral_convs = nn.ModuleList(ConvNorm(hidden_dim, hidden_dim, 1, act="silu" if rtdetr else None) for _ in range(steps))
+        self.lateral_convs = nn.ModuleList(
+            ConvNorm(hidden_dim, hidden_dim, 1, act="silu" if rtdetr else None)
+            for _ in range(steps)
+        )
 
         def fuse_block() -> nn.Module:
             inner, depth = fuse_block_size(hidden_dim, expansion, depth_mult)
             if rtdetr:
-                return _CspLayer(2 * hidden_dim, hidden_dim, depth, inner=int(expansion * hidden_dim))
+                return _CspLayer(
+                    2 * hidden_dim, hidden_dim, depth, inner=int(expansion * hidden_dim)
+                )
             return FuseBlock(hidden_dim, inner, depth, summed=summed)
 
         def shrink() -> nn.Module:
-            return ConvNorm(hidden_dim, hidden_dim, 3, 2, act="silu") if rtdetr else nn.Sequential(_Downsample(hidden_dim))
+            return (
+                ConvNorm(hidden_dim, hidden_dim, 3, 2, act="silu")
+                if rtdetr
+                else nn.Sequential(_Downsample(hidden_dim))
+            )
 
         self.fpn_blocks = nn.ModuleList(fuse_block() for _ in range(steps))
         self.downsample_convs = nn.ModuleList(shrink() for _ in range(steps))
         self.pan_blocks = nn.ModuleList(fuse_block() for _ in range(steps))
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        maps = [project(feature) for project, feature in zip(self.input_proj, features, strict=True)]
+        maps = [
+            project(feature) for project, feature in zip(self.input_proj, features, strict=True)
+        ]
         maps[-1] = self.encoder[0](maps[-1])
 
-        for step, (lateral, fuse) in enumerate(zip(self.lateral_convs, self.fpn_blocks, strict=True)):
+        for step, (lateral, fuse) in enumerate(
+            zip(self.lateral_convs, self.fpn_blocks, strict=True)
+        ):
             coarse = len(maps) - 1 - step
             maps[coarse] = lateral(maps[coarse])  # the way back up uses the lateral map, too
             enlarged = F.interpolate(maps[coarse], scale_factor=2.0, mode="nearest")
             maps[coarse - 1] = fuse(self._join(enlarged, maps[coarse - 1]))
 
-        for fine, (shrink, fuse) in enumerate(zip(self.downsample_convs, self.pan_blocks, strict=True)):
+        for fine, (shrink, fuse) in enumerate(
+            zip(self.downsample_convs, self.pan_blocks, strict=True)
+        ):
             maps[fine + 1] = fuse(self._join(shrink(maps[fine]), maps[fine + 1]))
         return maps
 
     def fuse(self) -> None:
-        """Fold the norms of the fusion part into their convolutions (deploy form). The input projections stay as they are."""
+        """Fold the norms of the fusion part into their convolutions (deploy form). The input
+        projections stay as they are.
+        """
         fold_norms(self.lateral_convs, self.fpn_blocks, self.downsample_convs, self.pan_blocks)
 
     def _join(self, first: Tensor, second: Tensor) -> Tensor:
@@ -73,12 +107,16 @@ class HybridEncoder(nn.Module):
 
 
 def fuse_block_size(hidden_dim: int, expansion: float, depth_mult: float) -> tuple[int, int]:
-    """Channels and number of a fuse block's inner convolutions. Python rounds halves to even here, as the official layouts do."""
+    """Channels and number of a fuse block's inner convolutions. Python rounds halves to even here,
+    as the official layouts do.
+    """
     return round(expansion * hidden_dim // 2), round(3 * depth_mult)
 
 
 def fold_norms(*parts: nn.Module) -> None:
-    """Fold every norm in ``parts`` into its convolution, and re-parametrised convolutions into one each, in place."""
+    """Fold every norm in ``parts`` into its convolution, and re-parametrised convolutions into one
+    each, in place.
+    """
     for part in parts:
         blocks = list(part.modules())
         for block in blocks:
@@ -89,16 +127,25 @@ def fold_norms(*parts: nn.Module) -> None:
                 block.fuse()
 
 
-def position_embedding(width: int, height: int, dim: int, *, device: torch.device | None = None) -> Tensor:
-    """Sines and cosines of a cell's x and y: ``[1, height · width, dim]`` float32, in the official order.
+def position_embedding(
+    width: int, height: int, dim: int, *, device: torch.device | None = None
+) -> Tensor:
+    """Sines and cosines of a cell's x and y: ``[1, height · width, dim]`` float32, in the official
+    order.
 
-    Row p of the table belongs to x = p // height, y = p % height, whereas the map it is added to is flattened row by row. On square
-    maps this swaps x and y, on others it scrambles them; trained checkpoints depend on it, so it is kept (docs/architecture.md).
+    Row p of the table belongs to x = p // height, y = p % height, whereas the map it is added to is
+    flattened row by row. On square maps this swaps x and y, on others it scrambles them; trained
+    checkpoints depend on it, so it is kept (docs/architecture.md).
     """
     quarter = dim // 4
-    frequency = 1.0 / TEMPERATURE ** (torch.arange(quarter, dtype=torch.float32, device=device) / quarter)
-    x, y = torch.meshgrid(torch.arange(width, dtype=torch.float32, device=device), torch.arange(height, dtype=torch.float32, device=device),
-                          indexing="ij")
+    frequency = 1.0 / TEMPERATURE ** (
+        torch.arange(quarter, dtype=torch.float32, device=device) / quarter
+    )
+    x, y = torch.meshgrid(
+        torch.arange(width, dtype=torch.float32, device=device),
+        torch.arange(height, dtype=torch.float32, device=device),
+        indexing="ij",
+    )
     phase_x, phase_y = (item.flatten()[:, None] * frequency for item in (x, y))
     return torch.cat([phase_x.sin(), phase_x.cos(), phase_y.sin(), phase_y.cos()], dim=1)[None]
 
@@ -120,11 +167,15 @@ class _TransformerEncoder(nn.Module):
 
     def _position(self, x: Tensor) -> Tensor:
         (dim, height, width), device = x.shape[1:], x.device
-        return self._positions.get_or_make((height, width, device), lambda: position_embedding(width, height, dim, device=device))
+        return self._positions.get_or_make(
+            (height, width, device), lambda: position_embedding(width, height, dim, device=device)
+        )
 
 
 class _TransformerLayer(nn.Module):
-    """Self-attention and feed-forward network, norms after each; positions are added to queries and keys only."""
+    """Self-attention and feed-forward network, norms after each; positions are added to queries and
+    keys only.
+    """
 
     def __init__(self, dim: int, ffn_dim: int, num_heads: int) -> None:
         super().__init__()
@@ -153,7 +204,9 @@ class _Downsample(nn.Module):
 
 
 class FuseBlock(nn.Module):
-    """Two maps, side by side ``[B, 2·dim, h, w]`` or (``summed``) added ``[B, dim, h, w]`` → one ``[B, dim, h, w]`` ("RepNCSPELAN4")."""
+    """Two maps, side by side ``[B, 2·dim, h, w]`` or (``summed``) added ``[B, dim, h, w]`` → one
+    ``[B, dim, h, w]`` ("RepNCSPELAN4").
+    """
 
     def __init__(self, dim: int, inner: int, depth: int, *, summed: bool = False) -> None:
         super().__init__()
@@ -170,25 +223,32 @@ class FuseBlock(nn.Module):
 
 
 class _CspLayer(nn.Module):
-    """Two 1×1 branches to ``inner`` channels (None: ``out_channels``), one of them through ``depth`` re-parametrised convolutions, added.
+    """Two 1×1 branches to ``inner`` channels (None: ``out_channels``), one of them through
+    ``depth`` re-parametrised convolutions, added.
 
     Where ``inner`` isn't ``out_channels``, a last 1×1 convolution makes it so.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, depth: int, *, inner: int | None = None) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, depth: int, *, inner: int | None = None
+    ) -> None:
         super().__init__()
         inner = out_channels if inner is None else inner
         self.conv1 = ConvNorm(in_channels, inner, 1, act="silu")
         self.conv2 = ConvNorm(in_channels, inner, 1, act="silu")
         self.bottlenecks = nn.Sequential(*(_RepConv(inner) for _ in range(depth)))
-        self.conv3 = nn.Identity() if inner == out_channels else ConvNorm(inner, out_channels, 1, act="silu")
+        self.conv3 = (
+            nn.Identity() if inner == out_channels else ConvNorm(inner, out_channels, 1, act="silu")
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv3(self.bottlenecks(self.conv1(x)) + self.conv2(x))
 
 
 class _SplitCspLayer(nn.Module):
-    """``_CspLayer`` with one convolution for both branches: its second half of channels goes through the re-parametrised convolutions."""
+    """``_CspLayer`` with one convolution for both branches: its second half of channels goes
+    through the re-parametrised convolutions.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, depth: int) -> None:
         super().__init__()
@@ -201,7 +261,9 @@ class _SplitCspLayer(nn.Module):
 
 
 class _RepConv(nn.Module):
-    """3×3 plus 1×1 convolution, each with norm, then SiLU; ``fuse`` makes one 3×3 of them (RepVGG, Ding et al. 2021)."""
+    """3×3 plus 1×1 convolution, each with norm, then SiLU; ``fuse`` makes one 3×3 of them (RepVGG,
+    Ding et al. 2021).
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -1,7 +1,8 @@
 """Any model of timm or torchvision that makes feature maps, as a backbone.
 
-timm cuts its models itself (``features_only``); torchvision's are cut where each resolution ends, which one small picture finds out.
-Images come in [0, 1] and are normalised as those models were trained.
+timm cuts its models itself (``features_only``); torchvision's are cut where each resolution ends,
+which one small picture finds out. Images come in [0, 1] and are normalised as those models were
+trained.
 """
 
 from __future__ import annotations
@@ -21,15 +22,18 @@ _PROBE = 128  # px, side of the picture that finds strides
 
 
 class FeatureBackbone(nn.Module):
-    """``[B, 3, H, W]`` in [0, 1] → the feature maps of ``stages`` (0-based), finest first, of stride 4·2^stage and ``channels`` channels.
+    """``[B, 3, H, W]`` in [0, 1] → the feature maps of ``stages`` (0-based), finest first, of
+    stride 4·2^stage and ``channels`` channels.
 
     Args:
         name: ``timm:NAME`` or ``torchvision:NAME``.
         stages: consecutive stages to return.
-        pretrained: with the library's own ImageNet weights (downloaded, where they aren't in its cache).
+        pretrained: with the library's own ImageNet weights (downloaded, where they aren't in its
+            cache).
 
     Raises:
-        ConfigError: unknown source or model, a model without maps of these strides, or timm is missing.
+        ConfigError: unknown source or model, a model without maps of these strides, or timm is
+            missing.
     """
 
     mean: Tensor
@@ -39,11 +43,20 @@ class FeatureBackbone(nn.Module):
         super().__init__()
         source, _, model = name.partition(":")
         self.strides = tuple(4 * 2**stage for stage in stages)
-        if not stages or list(stages) != list(range(stages[0], stages[0] + len(stages))) or stages[0] < 0:
-            raise ConfigError(f"model.backbone_stages {list(stages)} must follow each other, in increasing order")
+        if (
+            not stages
+            or list(stages) != list(range(stages[0], stages[0] + len(stages)))
+            or stages[0] < 0
+        ):
+            raise ConfigError(
+                f"model.backbone_stages {list(stages)} must follow each other, in increasing order"
+            )
         build = {"timm": _timm, "torchvision": _torchvision}.get(source)
         if build is None or not model:
-            raise ConfigError(f"unknown model.backbone {name!r}: expected timm:NAME or torchvision:NAME{nearest(source, SOURCES)}")
+            raise ConfigError(
+                f"unknown model.backbone {name!r}: expected timm:NAME or "
+                f"torchvision:NAME{nearest(source, SOURCES)}"
+            )
         self.body, self.channels, mean, std = build(model, self.strides, pretrained)
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
@@ -66,9 +79,13 @@ def _timm(name: str, strides: tuple[int, ...], pretrained: bool) -> _Built:
     if not timm.is_model(name):
         raise ConfigError(f"timm has no model {name!r}{nearest(name, timm.list_models())}")
     try:
-        every = timm.create_model(name, features_only=True, pretrained=False).feature_info.reduction()
+        every = timm.create_model(
+            name, features_only=True, pretrained=False
+        ).feature_info.reduction()
     except Exception as error:
-        raise ConfigError(f"timm:{name} makes no feature maps ({type(error).__name__}: {error})") from error
+        raise ConfigError(
+            f"timm:{name} makes no feature maps ({type(error).__name__}: {error})"
+        ) from error
     indices = _indices(f"timm:{name}", every, strides)
     body = timm.create_model(name, features_only=True, pretrained=pretrained, out_indices=indices)
     known = timm.get_pretrained_cfg(name)
@@ -87,18 +104,28 @@ def _torchvision(name: str, strides: tuple[int, ...], pretrained: bool) -> _Buil
     ends = _ends(model)
     indices = _indices(f"torchvision:{name}", list(ends), strides)
     chosen = [list(ends.values())[index] for index in indices]
-    body = create_feature_extractor(model, {path: str(index) for index, (path, _) in enumerate(chosen)})
+    body = create_feature_extractor(
+        model, {path: str(index) for index, (path, _) in enumerate(chosen)}
+    )
     return body, tuple(channels for _, channels in chosen), _IMAGENET_MEAN, _IMAGENET_STD
 
 
 def _ends(model: nn.Module) -> dict[int, tuple[str, int]]:
-    """Of each stride, finest first: the path of the last module with that resolution (one or two levels deep), and its channels."""
+    """Of each stride, finest first: the path of the last module with that resolution (one or two
+    levels deep), and its channels.
+    """
     seen: dict[int, tuple[str, int]] = {}
 
     def record(path: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
-            if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2] > 1 and _PROBE % output.shape[2] == 0:
+            if (
+                isinstance(output, Tensor)
+                and output.ndim == 4
+                and output.shape[2] > 1
+                and _PROBE % output.shape[2] == 0
+            ):
                 seen[_PROBE // output.shape[2]] = (path, output.shape[1])
+
         return hook
 
     paths = [path for path, _ in model.named_modules() if path and path.count(".") <= 1]
@@ -108,7 +135,10 @@ def _ends(model: nn.Module) -> dict[int, tuple[str, int]]:
         with torch.no_grad():
             model.eval()(torch.zeros(1, 3, _PROBE, _PROBE))
     except Exception as error:
-        raise ConfigError(f"{type(model).__name__} takes no picture of {_PROBE} px: it can't be a backbone ({error})") from error
+        raise ConfigError(
+            f"{type(model).__name__} takes no picture of {_PROBE} px: it can't be a backbone "
+            f"({error})"
+        ) from error
     finally:
         model.train(training)
         for hook in hooks:
@@ -119,7 +149,10 @@ def _ends(model: nn.Module) -> dict[int, tuple[str, int]]:
 def _indices(name: str, available: Sequence[int], strides: Sequence[int]) -> list[int]:
     missing = [stride for stride in strides if stride not in available]
     if missing:
-        raise ConfigError(f"{name} has feature maps of strides {list(available)}; model.backbone_stages asks for {list(strides)}")
+        raise ConfigError(
+            f"{name} has feature maps of strides {list(available)}; model.backbone_stages asks for "
+            f"{list(strides)}"
+        )
     return [list(available).index(stride) for stride in strides]
 
 
@@ -127,4 +160,6 @@ def import_timm(what: str) -> Any:
     try:
         return importlib.import_module("timm")
     except ImportError as error:
-        raise ConfigError(f"{what} needs the package timm: install `deim-lab[pretrained]`") from error
+        raise ConfigError(
+            f"{what} needs the package timm: install `deim-lab[pretrained]`"
+        ) from error

@@ -1,7 +1,9 @@
-"""HGNetV2, the backbone of D-FINE and DEIM: a stem of stride 4, then stages of densely aggregated convolutions.
+"""HGNetV2, the backbone of D-FINE and DEIM: a stem of stride 4, then stages of densely aggregated
+convolutions.
 
-The architecture is PaddleDetection's PP-HGNetV2 (Cui et al.); the sizes B0 to B5 and DEIMv2's atto, femto and pico, which end at
-stride 16, are those of the official checkpoints, and ``hgnetv2_tiny`` is this project's own for learning on a CPU.
+The architecture is PaddleDetection's PP-HGNetV2 (Cui et al.); the sizes B0 to B5 and DEIMv2's atto,
+femto and pico, which end at stride 16, are those of the official checkpoints, and ``hgnetv2_tiny``
+is this project's own for learning on a CPU.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ from deim_lab.errors import ConfigError, nearest
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: ``blocks`` blocks of ``layers`` chained layers of ``mid`` channels, their outputs aggregated to ``out`` channels."""
+    """One stage: ``blocks`` blocks of ``layers`` chained layers of ``mid`` channels, their outputs
+    aggregated to ``out`` channels.
+    """
 
     mid: int
     out: int
@@ -39,13 +43,32 @@ class Variant:
     stages: tuple[Stage, ...]
 
 
-def _standard(stem: tuple[int, int], layers: int, mid: Sequence[int], out: Sequence[int], blocks: Sequence[int]) -> Variant:
-    kinds: tuple[dict[str, Any], ...] = ({"downsample": False}, {}, {"light": True, "kernel": 5}, {"light": True, "kernel": 5})
-    return Variant(stem, tuple(Stage(m, o, b, layers, **kind)
-                               for m, o, b, kind in zip(mid, out, blocks, kinds, strict=True)))
+def _standard(
+    stem: tuple[int, int],
+    layers: int,
+    mid: Sequence[int],
+    out: Sequence[int],
+    blocks: Sequence[int],
+) -> Variant:
+    kinds: tuple[dict[str, Any], ...] = (
+        {"downsample": False},
+        {},
+        {"light": True, "kernel": 5},
+        {"light": True, "kernel": 5},
+    )
+    return Variant(
+        stem,
+        tuple(
+            Stage(m, o, b, layers, **kind)
+            for m, o, b, kind in zip(mid, out, blocks, kinds, strict=True)
+        ),
+    )
 
 
-_SMALL = (Stage(16, 64, 1, 3, downsample=False), Stage(32, 256, 1, 3))  # of DEIMv2's three smallest sizes; B0's, too
+_SMALL = (
+    Stage(16, 64, 1, 3, downsample=False),
+    Stage(32, 256, 1, 3),
+)  # of DEIMv2's three smallest sizes; B0's, too
 
 VARIANTS: dict[str, Variant] = {
     "hgnetv2_b0": _standard((16, 16), 3, (16, 32, 64, 128), (64, 256, 512, 1024), (1, 1, 2, 1)),
@@ -57,16 +80,20 @@ VARIANTS: dict[str, Variant] = {
     "hgnetv2_atto": Variant((16, 16), (*_SMALL, Stage(64, 256, 1, 3, light=True))),
     "hgnetv2_femto": Variant((16, 16), (*_SMALL, Stage(64, 512, 1, 3, light=True, kernel=5))),
     "hgnetv2_pico": Variant((16, 16), (*_SMALL, Stage(64, 512, 2, 3, light=True, kernel=5))),
-    "hgnetv2_tiny": Variant((16, 16), (Stage(16, 32, 1, 2, downsample=False), Stage(24, 96, 1, 2), Stage(48, 192, 1, 2))),
+    "hgnetv2_tiny": Variant(
+        (16, 16), (Stage(16, 32, 1, 2, downsample=False), Stage(24, 96, 1, 2), Stage(48, 192, 1, 2))
+    ),
 }
 
 
 class HGNetV2(nn.Module):
-    """``[B, 3, H, W]`` → the feature maps of ``stages`` (0-based), finest first, of stride 4·2^stage and ``channels`` channels.
+    """``[B, 3, H, W]`` → the feature maps of ``stages`` (0-based), finest first, of stride
+    4·2^stage and ``channels`` channels.
 
     Args:
         variant: a name of ``VARIANTS``.
-        stages: stages to return; deeper ones are built all the same, as official checkpoints hold them.
+        stages: stages to return; deeper ones are built all the same, as official checkpoints hold
+            them.
         learnable_affine: a scalar scale and shift after each activation.
         freeze_norm: batch norms as constants.
         freeze_stem: the stem takes no gradient.
@@ -75,11 +102,21 @@ class HGNetV2(nn.Module):
         ConfigError: unknown variant, or a stage that it has not.
     """
 
-    def __init__(self, variant: str, stages: Sequence[int], *, learnable_affine: bool, freeze_norm: bool = False,
-                 freeze_stem: bool = False) -> None:
+    def __init__(
+        self,
+        variant: str,
+        stages: Sequence[int],
+        *,
+        learnable_affine: bool,
+        freeze_norm: bool = False,
+        freeze_stem: bool = False,
+    ) -> None:
         super().__init__()
         if variant not in VARIANTS:
-            raise ConfigError(f"unknown model.backbone {variant!r}{nearest(variant, VARIANTS)}; known: {', '.join(VARIANTS)}")
+            raise ConfigError(
+                f"unknown model.backbone {variant!r}{nearest(variant, VARIANTS)}; known: "
+                f"{', '.join(VARIANTS)}"
+            )
         spec = VARIANTS[variant]
         check_stages(variant, stages, len(spec.stages))
         self.returned = tuple(stages)
@@ -88,7 +125,10 @@ class HGNetV2(nn.Module):
         inner, outer = spec.stem
         self.stem = _Stem(inner, outer, learnable_affine)
         widths = [outer, *(stage.out for stage in spec.stages)]
-        self.stages = nn.ModuleList(_Stage(width, stage, learnable_affine) for width, stage in zip(widths[:-1], spec.stages, strict=True))
+        self.stages = nn.ModuleList(
+            _Stage(width, stage, learnable_affine)
+            for width, stage in zip(widths[:-1], spec.stages, strict=True)
+        )
         if freeze_norm:
             freeze_norms(self)
         if freeze_stem:
@@ -119,10 +159,21 @@ class _Affine(nn.Module):
 class _Conv(nn.Module):
     """Convolution, batch norm, and (``act``) ReLU with the optional learnt affine."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, *, groups: int = 1, act: bool = True,
-                 affine: bool = False) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        stride: int = 1,
+        *,
+        groups: int = 1,
+        act: bool = True,
+        affine: bool = False,
+    ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False)
+        self.conv = nn.Conv2d(
+            in_channels, out_channels, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False
+        )
         self.bn: nn.Module = nn.BatchNorm2d(out_channels)
         self.act = nn.ReLU() if act else nn.Identity()
         self.lab = _Affine() if act and affine else nn.Identity()
@@ -162,17 +213,24 @@ class _Stem(nn.Module):
 
 
 class _Block(nn.Module):
-    """Layers in a chain; the input and all their outputs are concatenated and squeezed to ``out`` channels."""
+    """Layers in a chain; the input and all their outputs are concatenated and squeezed to ``out``
+    channels.
+    """
 
     def __init__(self, in_channels: int, stage: Stage, affine: bool, *, residual: bool) -> None:
         super().__init__()
         self.residual = residual
         widths = [in_channels, *[stage.mid] * stage.layers]
         self.layers = nn.ModuleList(
-            _LightConv(width, stage.mid, stage.kernel, affine) if stage.light else _Conv(width, stage.mid, stage.kernel, affine=affine)
-            for width in widths[:-1])
-        self.aggregation = nn.Sequential(_Conv(sum(widths), stage.out // 2, 1, affine=affine),
-                                         _Conv(stage.out // 2, stage.out, 1, affine=affine))
+            _LightConv(width, stage.mid, stage.kernel, affine)
+            if stage.light
+            else _Conv(width, stage.mid, stage.kernel, affine=affine)
+            for width in widths[:-1]
+        )
+        self.aggregation = nn.Sequential(
+            _Conv(sum(widths), stage.out // 2, 1, affine=affine),
+            _Conv(stage.out // 2, stage.out, 1, affine=affine),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         outputs = [x]
@@ -185,14 +243,24 @@ class _Block(nn.Module):
 class _Stage(nn.Module):
     def __init__(self, in_channels: int, stage: Stage, affine: bool) -> None:
         super().__init__()
-        self.downsample = _Conv(in_channels, in_channels, 3, 2, groups=in_channels, act=False) if stage.downsample else nn.Identity()
-        self.blocks = nn.Sequential(*(_Block(stage.out if index else in_channels, stage, affine, residual=index > 0)
-                                      for index in range(stage.blocks)))
+        self.downsample = (
+            _Conv(in_channels, in_channels, 3, 2, groups=in_channels, act=False)
+            if stage.downsample
+            else nn.Identity()
+        )
+        self.blocks = nn.Sequential(
+            *(
+                _Block(stage.out if index else in_channels, stage, affine, residual=index > 0)
+                for index in range(stage.blocks)
+            )
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.blocks(self.downsample(x))
 
 
 def _pad_far_edges(x: Tensor) -> Tensor:
-    """One row and column of zeros at the right and the bottom: what "same" means for the stem's 2×2 kernels."""
+    """One row and column of zeros at the right and the bottom: what "same" means for the stem's 2×2
+    kernels.
+    """
     return F.pad(x, (0, 1, 0, 1))

@@ -1,10 +1,13 @@
-"""Detectors of Hugging Face's ``transformers`` into ours: D-FINE and RT-DETRv2, a local folder or a hub id.
+"""Detectors of Hugging Face's ``transformers`` into ours: D-FINE and RT-DETRv2, a local folder or a
+hub id.
 
-A folder holds ``config.json`` and ``model.safetensors`` (one file, or shards with an index). Keys are renamed to the official layout;
-queries', keys' and values' projections become one tensor. The architecture has knobs that tensors don't show (activations, offsets'
-scale, the layer that inference ends with): they are read from ``config.json``, and what differs is refused. One difference remains:
-``transformers`` builds the encoder's position table row by row, official code column by column, which is the same on squares and not on
-rectangles, where our outputs are those of the official code.
+A folder holds ``config.json`` and ``model.safetensors`` (one file, or shards with an index). Keys
+are renamed to the official layout; queries', keys' and values' projections become one tensor. The
+architecture has knobs that tensors don't show (activations, offsets' scale, the layer that
+inference ends with): they are read from ``config.json``, and what differs is refused. One
+difference remains: ``transformers`` builds the encoder's position table row by row, official code
+column by column, which is the same on squares and not on rectangles, where our outputs are those of
+the official code.
 """
 
 from __future__ import annotations
@@ -36,12 +39,26 @@ FILES = ("model.safetensors", "model.safetensors.index.json")
 
 # Of config.json: the only value that gives the outputs of the official architecture.
 _FIXED: dict[str, Json] = {
-    "normalize_before": False, "activation_function": "silu", "encoder_activation_function": "gelu", "encoder_layers": 1,
-    "learn_initial_query": False, "with_box_refine": True, "positional_encoding_temperature": 10000, "decoder_method": "default",
-    "decoder_offset_scale": 0.5, "layer_norm_eps": 1e-5, "batch_norm_eps": 1e-5, "layer_scale": 1, "top_prob_values": 4,
+    "normalize_before": False,
+    "activation_function": "silu",
+    "encoder_activation_function": "gelu",
+    "encoder_layers": 1,
+    "learn_initial_query": False,
+    "with_box_refine": True,
+    "positional_encoding_temperature": 10000,
+    "decoder_method": "default",
+    "decoder_offset_scale": 0.5,
+    "layer_norm_eps": 1e-5,
+    "batch_norm_eps": 1e-5,
+    "layer_scale": 1,
+    "top_prob_values": 4,
     "eval_size": None,  # with a size, transformers leaves the position table out when it infers
 }
-_FIXED_BACKBONE: dict[str, Json] = {"hidden_act": "relu", "downsample_in_bottleneck": False, "downsample_in_first_stage": False}
+_FIXED_BACKBONE: dict[str, Json] = {
+    "hidden_act": "relu",
+    "downsample_in_bottleneck": False,
+    "downsample_in_first_stage": False,
+}
 
 # Key patterns, tried in this order; all that match are applied.
 _COMMON = (
@@ -84,7 +101,10 @@ _RTDETR = (
     (r"^model\.backbone\.model\.embedder\.embedder\.0\.", "backbone.conv1.conv1_1."),
     (r"^model\.backbone\.model\.embedder\.embedder\.1\.", "backbone.conv1.conv1_2."),
     (r"^model\.backbone\.model\.embedder\.embedder\.2\.", "backbone.conv1.conv1_3."),
-    (r"^model\.backbone\.model\.encoder\.stages\.(\d+)\.layers\.", r"backbone.res_layers.\1.blocks."),
+    (
+        r"^model\.backbone\.model\.encoder\.stages\.(\d+)\.layers\.",
+        r"backbone.res_layers.\1.blocks.",
+    ),
     (r"^(backbone\..*)\.shortcut\.1\.", r"\1.short.conv."),
     (r"^(backbone\..*)\.shortcut\.", r"\1.short."),
     (r"^(backbone\..*)\.layer\.0\.", r"\1.branch2a."),
@@ -113,21 +133,38 @@ class HubCheckpoint:
 
 
 def is_hub(source: str | Path) -> bool:
-    """Whether ``source`` is a folder of ``transformers``, or looks like a hub id (``owner/name``) and no such path exists."""
+    """Whether ``source`` is a folder of ``transformers``, or looks like a hub id (``owner/name``)
+    and no such path exists.
+    """
     path = Path(source)
     if path.exists():
-        return (path / "config.json").is_file() and any((path / name).is_file() for name in (*FILES, "pytorch_model.bin"))
-    return re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) is not None and path.suffix not in (".pth", ".pt", ".safetensors", ".bin", ".onnx")
+        return (path / "config.json").is_file() and any(
+            (path / name).is_file() for name in (*FILES, "pytorch_model.bin")
+        )
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) is not None and path.suffix not in (
+        ".pth",
+        ".pt",
+        ".safetensors",
+        ".bin",
+        ".onnx",
+    )
 
 
-def load_hub(model: Detector, folder_or_id: str | Path, *, categories: Sequence[Category] | None = None,
-             source_categories: Sequence[Category] | None = None,
-             unnamed_categories: Sequence[Category] | None = None) -> LoadReport:
+def load_hub(
+    model: Detector,
+    folder_or_id: str | Path,
+    *,
+    categories: Sequence[Category] | None = None,
+    source_categories: Sequence[Category] | None = None,
+    unnamed_categories: Sequence[Category] | None = None,
+) -> LoadReport:
     """Copy a detector of ``transformers`` into ``model``, head rows by class name.
 
     Args:
-        folder_or_id: a folder with config.json and safetensors, or a hub id such as ``ustc-community/dfine-small-coco``.
-        categories: classes of the model; None: equal numbers of classes are taken to be the same ones.
+        folder_or_id: a folder with config.json and safetensors, or a hub id such as
+            ``ustc-community/dfine-small-coco``.
+        categories: classes of the model; None: equal numbers of classes are taken to be the same
+            ones.
         source_categories: classes of the checkpoint, in place of its own ``id2label``.
         unnamed_categories: classes of the checkpoint if its ``id2label`` has placeholders only.
 
@@ -143,7 +180,14 @@ def load_hub(model: Detector, folder_or_id: str | Path, *, categories: Sequence[
         notes.append(f"num_queries is {queries} there and {mine} here; this model's is used")
     if source_categories is None:
         source_categories = unnamed_categories if found.categories is None else found.categories
-    return fill(model, found.state, str(folder_or_id), categories=categories, source_categories=source_categories, notes=notes)
+    return fill(
+        model,
+        found.state,
+        str(folder_or_id),
+        categories=categories,
+        source_categories=source_categories,
+        notes=notes,
+    )
 
 
 def read_hub(folder_or_id: str | Path) -> HubCheckpoint:
@@ -155,7 +199,10 @@ def read_hub(folder_or_id: str | Path) -> HubCheckpoint:
         raise WeightsError(f"{folder / 'config.json'}: can't be read ({error})") from error
     kind = config.get("model_type") if isinstance(config, dict) else None
     if kind not in FAMILIES:
-        raise WeightsError(f"{folder}: config.json says model_type {kind!r}; known: {', '.join(FAMILIES)}{nearest(str(kind), FAMILIES)}")
+        raise WeightsError(
+            f"{folder}: config.json says model_type {kind!r}; known: "
+            f"{', '.join(FAMILIES)}{nearest(str(kind), FAMILIES)}"
+        )
     patterns = (*_COMMON, *(_DFINE if kind == "d_fine" else _RTDETR))
     renamed = {_rename(key, patterns): value for key, value in _tensors(folder).items()}
     state = _join_projections(renamed, folder)
@@ -164,17 +211,24 @@ def read_hub(folder_or_id: str | Path) -> HubCheckpoint:
 
 
 def hub_folder(folder_or_id: str | Path) -> Path:
-    """The folder itself, or where the hub's cache holds that id (downloaded first, where there is a network)."""
+    """The folder itself, or where the hub's cache holds that id (downloaded first, where there is a
+    network).
+    """
     path = Path(folder_or_id)
     if path.is_dir():
         return path
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        raise ConfigError(f"{folder_or_id!r} is no folder here; to get it from the hub, install `deim-lab[pretrained]`") from error
+        raise ConfigError(
+            f"{folder_or_id!r} is no folder here; to get it from the hub, install "
+            f"`deim-lab[pretrained]`"
+        ) from error
     wanted = ["config.json", "model*.safetensors", "model.safetensors.index.json"]
     try:
-        return Path(snapshot_download(str(folder_or_id), allow_patterns=wanted, local_files_only=True))
+        return Path(
+            snapshot_download(str(folder_or_id), allow_patterns=wanted, local_files_only=True)
+        )
     except Exception:  # not in the cache; whatever is wrong with the id, the next call says
         pass
     try:
@@ -182,13 +236,18 @@ def hub_folder(folder_or_id: str | Path) -> Path:
             return Path(snapshot_download(str(folder_or_id), allow_patterns=wanted))
     except Exception as error:
         why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        raise WeightsError(f"{folder_or_id!r} is no folder here, not in the hub's cache, and can't be downloaded ({why}). Download it where "
-                           "there is a network, and name the folder") from error
+        raise WeightsError(
+            f"{folder_or_id!r} is no folder here, not in the hub's cache, and can't be downloaded "
+            f"({why}). Download it where "
+            "there is a network, and name the folder"
+        ) from error
 
 
 @contextmanager
 def cache_alone_without_network() -> Iterator[None]:
-    """Inside, the hub's client looks into its cache alone where the hub's host has no address; by itself it would retry for a minute."""
+    """Inside, the hub's client looks into its cache alone where the hub's host has no address; by
+    itself it would retry for a minute.
+    """
     try:
         constants: Any = importlib.import_module("huggingface_hub.constants")
     except ImportError:
@@ -199,9 +258,15 @@ def cache_alone_without_network() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if before or not constants.HF_HUB_OFFLINE or not type(error).__module__.startswith("huggingface_hub"):
+        if (
+            before
+            or not constants.HF_HUB_OFFLINE
+            or not type(error).__module__.startswith("huggingface_hub")
+        ):
             raise
-        raise ConnectionError(f"no network: {urlsplit(constants.ENDPOINT).hostname} has no address here") from error
+        raise ConnectionError(
+            f"no network: {urlsplit(constants.ENDPOINT).hostname} has no address here"
+        ) from error
     finally:
         constants.HF_HUB_OFFLINE = before
 
@@ -232,21 +297,29 @@ def _weight_files(folder: Path) -> list[Path]:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise WeightsError(f"{index}: no index of shards ({type(error).__name__})") from error
         return [folder / Path(name).name for name in names]
-    raise WeightsError(f"{folder}: holds no {FILES[0]} (other formats, such as pytorch_model.bin, are not read: save it again with "
-                       "`save_pretrained`)")
+    raise WeightsError(
+        f"{folder}: holds no {FILES[0]} (other formats, such as pytorch_model.bin, are not read: "
+        f"save it again with "
+        "`save_pretrained`)"
+    )
 
 
 def _tensors(folder: Path) -> dict[str, Tensor]:
     try:
         from safetensors.torch import load_file
     except ImportError as error:
-        raise ConfigError("reading safetensors needs the package safetensors: install `deim-lab[pretrained]`") from error
+        raise ConfigError(
+            "reading safetensors needs the package safetensors: install `deim-lab[pretrained]`"
+        ) from error
     result: dict[str, Tensor] = {}
     for file in _weight_files(folder):
         try:
             result |= load_file(file)
         except Exception as error:
-            raise WeightsError(f"{file}: can't be read: it is missing, truncated, or no safetensors file ({type(error).__name__})") from error
+            raise WeightsError(
+                f"{file}: can't be read: it is missing, truncated, or no safetensors file "
+                f"({type(error).__name__})"
+            ) from error
     return result
 
 
@@ -273,11 +346,21 @@ def _join_projections(state: Mapping[str, Tensor], folder: Path) -> dict[str, Te
 
 
 def _untie_heads(state: dict[str, Tensor], layers: int) -> None:
-    """Heads that all layers share are written once, under the first layer's name: give every layer its copy."""
+    """Heads that all layers share are written once, under the first layer's name: give every layer
+    its copy.
+    """
     for name in ("dec_score_head", "dec_bbox_head"):
-        first = {key.removeprefix(f"decoder.{name}.0."): value for key, value in state.items() if key.startswith(f"decoder.{name}.0.")}
+        first = {
+            key.removeprefix(f"decoder.{name}.0."): value
+            for key, value in state.items()
+            if key.startswith(f"decoder.{name}.0.")
+        }
         if not any(key.startswith(f"decoder.{name}.1.") for key in state):
-            state |= {f"decoder.{name}.{layer}.{rest}": value for layer in range(1, layers) for rest, value in first.items()}
+            state |= {
+                f"decoder.{name}.{layer}.{rest}": value
+                for layer in range(1, layers)
+                for rest, value in first.items()
+            }
 
 
 def _class_names(config: Mapping[str, Json]) -> tuple[str, ...] | None:
@@ -292,31 +375,63 @@ def _check_architecture(found: HubCheckpoint, model: Detector) -> None:
     """Refuse what tensors alone don't show."""
     config, spec = found.config, model.decoder.spec
     backbone = config.get("backbone_config") or {}
-    differing = [f"{key} is {config[key]!r}, expected {value!r}" for key, value in _FIXED.items() if config.get(key, value) != value]
-    differing += [f"backbone_config.{key} is {backbone[key]!r}, expected {value!r}" for key, value in _FIXED_BACKBONE.items()
-                  if backbone.get(key, value) != value]
+    differing = [
+        f"{key} is {config[key]!r}, expected {value!r}"
+        for key, value in _FIXED.items()
+        if config.get(key, value) != value
+    ]
+    differing += [
+        f"backbone_config.{key} is {backbone[key]!r}, expected {value!r}"
+        for key, value in _FIXED_BACKBONE.items()
+        if backbone.get(key, value) != value
+    ]
     activation = config.get("decoder_activation_function", "relu")
-    if activation != "relu":  # their box heads have ReLU whatever this says: neither D-FINE nor DEIM
+    if (
+        activation != "relu"
+    ):  # their box heads have ReLU whatever this says: neither D-FINE nor DEIM
         differing.append(f"decoder_activation_function is {activation!r}, expected 'relu'")
     elif spec.act != "relu":
-        differing.append(f"the decoder has ReLU there and {spec.act} here: take a preset without deim_ (such as dfine_n), or set "
-                         "model.activation=relu")
+        differing.append(
+            f"the decoder has ReLU there and {spec.act} here: take a preset without deim_ (such as "
+            f"dfine_n), or set "
+            "model.activation=relu"
+        )
     heads = config.get("decoder_attention_heads", 8)
     if heads != spec.num_heads:
         differing.append(f"decoder_attention_heads is {heads}, this model's {spec.num_heads}")
     layers = config.get("decoder_layers", 6)
-    last = config.get("eval_idx", -1) % layers + 1 if found.config["model_type"] == "d_fine" else layers
+    last = (
+        config.get("eval_idx", -1) % layers + 1
+        if found.config["model_type"] == "d_fine"
+        else layers
+    )
     if last != spec.eval_layers:
-        differing.append(f"inference ends with layer {last} of {layers} there, with layer {spec.eval_layers} of {spec.num_layers} here "
-                         "(model.decoder_layers, model.eval_layers)")
+        differing.append(
+            f"inference ends with layer {last} of {layers} there, with layer {spec.eval_layers} of "
+            f"{spec.num_layers} here "
+            "(model.decoder_layers, model.eval_layers)"
+        )
     points = config.get("decoder_n_points", 4)
     points = [points] * len(spec.points) if isinstance(points, int) else list(points)
-    same_family = (config["model_type"] == "d_fine") is (model.decoder.up is not None)  # another one is refused by its tensors
-    if same_family and len(points) == len(spec.points) and points != list(spec.points):  # equal sums have equal tensors
-        differing.append(f"decoder_n_points is {points}, this model's model.decoder_points {list(spec.points)}")
-    encoders = [module for name, module in model.encoder.named_modules() if name.endswith("self_attn")]
+    same_family = (config["model_type"] == "d_fine") is (
+        model.decoder.up is not None
+    )  # another one is refused by its tensors
+    if (
+        same_family and len(points) == len(spec.points) and points != list(spec.points)
+    ):  # equal sums have equal tensors
+        differing.append(
+            f"decoder_n_points is {points}, this model's model.decoder_points {list(spec.points)}"
+        )
+    encoders = [
+        module for name, module in model.encoder.named_modules() if name.endswith("self_attn")
+    ]
     mine = getattr(encoders[0], "num_heads", None) if encoders else None
     if mine is not None and mine != config.get("encoder_attention_heads", 8):
-        differing.append(f"encoder_attention_heads is {config.get('encoder_attention_heads', 8)}, this model's {mine}")
+        differing.append(
+            f"encoder_attention_heads is {config.get('encoder_attention_heads', 8)}, this model's "
+            f"{mine}"
+        )
     if differing:
-        raise WeightsError(f"{found.folder}: another architecture than this model's: {'; '.join(differing)}")
+        raise WeightsError(
+            f"{found.folder}: another architecture than this model's: {'; '.join(differing)}"
+        )

@@ -1,4 +1,6 @@
-"""What backbones, encoder and decoders share: convolution with norm, constant norm, MLP, inverse sigmoid, tables made once a size."""
+"""What backbones, encoder and decoders share: convolution with norm, constant norm, MLP, inverse
+sigmoid, tables made once a size.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
 
 
 class TableCache(dict[Hashable, Any]):
-    """Tables that depend only on sizes and device, made once each; of more than ``LIMIT`` sizes the oldest is dropped."""
+    """Tables that depend only on sizes and device, made once each; of more than ``LIMIT`` sizes the
+    oldest is dropped.
+    """
 
     LIMIT = 64  # multi-scale training draws from some 20 sizes
 
@@ -37,21 +41,34 @@ class TableCache(dict[Hashable, Any]):
         if key not in self:
             if len(self) >= self.LIMIT:
                 del self[next(iter(self))]
-            with torch.inference_mode(False):  # an inference tensor could never take part in training
+            with torch.inference_mode(
+                False
+            ):  # an inference tensor could never take part in training
                 self[key] = make()
         return self[key]
 
 
 class ConvNorm(nn.Module):
-    """Convolution without bias, batch norm and an optional activation; "same" padding. The encoder's building block.
+    """Convolution without bias, batch norm and an optional activation; "same" padding. The
+    encoder's building block.
 
     ``fuse`` folds the norm into the convolution, for inference.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, *, groups: int = 1,
-                 act: str | None = None) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        stride: int = 1,
+        *,
+        groups: int = 1,
+        act: str | None = None,
+    ) -> None:
         super().__init__()
-        self.conv: nn.Conv2d | None = nn.Conv2d(in_channels, out_channels, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False)
+        self.conv: nn.Conv2d | None = nn.Conv2d(
+            in_channels, out_channels, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False
+        )
         self.norm: nn.BatchNorm2d | None = nn.BatchNorm2d(out_channels)
         self.act = ACTIVATIONS[act] if act else None
 
@@ -72,7 +89,9 @@ class ConvNorm(nn.Module):
 
 
 class FrozenBatchNorm2d(nn.Module):
-    """Batch norm whose statistics and affine are buffers: constants that are saved, but neither trained nor updated."""
+    """Batch norm whose statistics and affine are buffers: constants that are saved, but neither
+    trained nor updated.
+    """
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
         super().__init__()
@@ -83,7 +102,15 @@ class FrozenBatchNorm2d(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps)  # type: ignore[arg-type]
+        return F.batch_norm(
+            x,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            training=False,
+            eps=self.eps,
+        )  # type: ignore[arg-type]
 
 
 def freeze_norms(module: nn.Module) -> None:
@@ -96,11 +123,23 @@ def freeze_norms(module: nn.Module) -> None:
 
 
 def check_stages(backbone: str, stages: Sequence[int], available: int) -> None:
-    """Raise ``ConfigError`` unless ``stages`` are consecutive ones of a backbone that has the stages 0 to ``available`` - 1."""
-    if not stages or sorted(set(stages)) != list(stages) or not 0 <= stages[0] <= stages[-1] < available:
-        raise ConfigError(f"model.backbone_stages {list(stages)}: {backbone} has the stages 0 to {available - 1}, to be named in increasing order")
+    """Raise ``ConfigError`` unless ``stages`` are consecutive ones of a backbone that has the
+    stages 0 to ``available`` - 1.
+    """
+    if (
+        not stages
+        or sorted(set(stages)) != list(stages)
+        or not 0 <= stages[0] <= stages[-1] < available
+    ):
+        raise ConfigError(
+            f"model.backbone_stages {list(stages)}: {backbone} has the stages 0 to "
+            f"{available - 1}, to be named in increasing order"
+        )
     if any(b - a != 1 for a, b in pairwise(stages)):
-        raise ConfigError(f"model.backbone_stages {list(stages)} must follow each other: the encoder doubles sizes from level to level")
+        raise ConfigError(
+            f"model.backbone_stages {list(stages)} must follow each other: the encoder doubles "
+            f"sizes from level to level"
+        )
 
 
 class Mlp(nn.Module):

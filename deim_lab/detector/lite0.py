@@ -1,8 +1,10 @@
-"""EfficientNet-Lite0, a backbone for a CPU: inverted residuals with ReLU6 and no squeeze-and-excitation, built from torchvision's blocks.
+"""EfficientNet-Lite0, a backbone for a CPU: inverted residuals with ReLU6 and no
+squeeze-and-excitation, built from torchvision's blocks.
 
-EfficientNet (Tan & Le 2019, table 1) in its Lite form: ReLU6 for Swish, no squeeze-and-excitation, stem and first and last block as they
-are in B0. Its ImageNet weights come in a small package (``pretrained``), so no hub is needed. Convolutions of stride 2 pad as TensorFlow
-does, at the far edges only: those weights were trained so.
+EfficientNet (Tan & Le 2019, table 1) in its Lite form: ReLU6 for Swish, no squeeze-and-excitation,
+stem and first and last block as they are in B0. Its ImageNet weights come in a small package
+(``pretrained``), so no hub is needed. Convolutions of stride 2 pad as TensorFlow does, at the far
+edges only: those weights were trained so.
 """
 
 from __future__ import annotations
@@ -31,13 +33,21 @@ class _Group:
     blocks: int
 
 
-_GROUPS = (_Group(1, 3, 1, 16, 1), _Group(6, 3, 2, 24, 2), _Group(6, 5, 2, 40, 2), _Group(6, 3, 2, 80, 3), _Group(6, 5, 1, 112, 3),
-           _Group(6, 5, 2, 192, 4), _Group(6, 3, 1, 320, 1))
+_GROUPS = (
+    _Group(1, 3, 1, 16, 1),
+    _Group(6, 3, 2, 24, 2),
+    _Group(6, 5, 2, 40, 2),
+    _Group(6, 3, 2, 80, 3),
+    _Group(6, 5, 1, 112, 3),
+    _Group(6, 5, 2, 192, 4),
+    _Group(6, 3, 1, 320, 1),
+)
 _ENDS = (1, 2, 4, 6)  # the group that ends each stage, i.e. the last of strides 4, 8, 16, 32
 
 
 class Lite0(nn.Module):
-    """``[B, 3, H, W]`` in [0, 1] → the feature maps of ``stages`` (0-based), finest first, of stride 4·2^stage and ``channels`` channels.
+    """``[B, 3, H, W]`` in [0, 1] → the feature maps of ``stages`` (0-based), finest first, of
+    stride 4·2^stage and ``channels`` channels.
 
     Args:
         stages: stages to return.
@@ -48,7 +58,9 @@ class Lite0(nn.Module):
         ConfigError: a stage that it has not.
     """
 
-    def __init__(self, stages: Sequence[int], *, freeze_norm: bool = False, freeze_stem: bool = False) -> None:
+    def __init__(
+        self, stages: Sequence[int], *, freeze_norm: bool = False, freeze_stem: bool = False
+    ) -> None:
         super().__init__()
         check_stages("lite0", stages, len(_ENDS))
         self.returned = tuple(_ENDS[stage] for stage in stages)
@@ -58,8 +70,16 @@ class Lite0(nn.Module):
         self.groups = nn.ModuleList()
         width = _STEM
         for group in _GROUPS:
-            self.groups.append(nn.Sequential(*(_InvertedResidual(group.out if index else width, group, group.stride if index == 0 else 1)
-                                               for index in range(group.blocks))))
+            self.groups.append(
+                nn.Sequential(
+                    *(
+                        _InvertedResidual(
+                            group.out if index else width, group, group.stride if index == 0 else 1
+                        )
+                        for index in range(group.blocks)
+                    )
+                )
+            )
             width = group.out
         if freeze_norm:
             freeze_norms(self)
@@ -77,12 +97,25 @@ class Lite0(nn.Module):
 
 
 def from_wheel(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of the package's file under our names. Its classifier (``_conv_head``, ``_bn1``, ``_fc``) is left out."""
-    result = {f"stem.1{_part(key.removeprefix('_conv_stem').removeprefix('_bn0'), '_conv_stem' in key)}": value
-              for key, value in state.items() if key.startswith(("_conv_stem.", "_bn0."))}
-    places = [(index, block) for index, group in enumerate(_GROUPS) for block in range(group.blocks)]
-    modules = {"_expand_conv": ("expand.0", True), "_bn0": ("expand.0", False), "_depthwise_conv": ("depthwise.1", True),
-               "_bn1": ("depthwise.1", False), "_project_conv": ("project.0", True), "_bn2": ("project.0", False)}
+    """Tensors of the package's file under our names. Its classifier (``_conv_head``, ``_bn1``,
+    ``_fc``) is left out.
+    """
+    result = {
+        f"stem.1{_part(key.removeprefix('_conv_stem').removeprefix('_bn0'), '_conv_stem' in key)}": value
+        for key, value in state.items()
+        if key.startswith(("_conv_stem.", "_bn0."))
+    }
+    places = [
+        (index, block) for index, group in enumerate(_GROUPS) for block in range(group.blocks)
+    ]
+    modules = {
+        "_expand_conv": ("expand.0", True),
+        "_bn0": ("expand.0", False),
+        "_depthwise_conv": ("depthwise.1", True),
+        "_bn1": ("depthwise.1", False),
+        "_project_conv": ("project.0", True),
+        "_bn2": ("project.0", False),
+    }
     for key, value in state.items():
         if not key.startswith("_blocks."):
             continue
@@ -99,13 +132,17 @@ def _part(name: str, is_conv: bool) -> str:
 
 
 class _InvertedResidual(nn.Module):
-    """Widen, filter each channel, narrow; the input is added where neither shape nor stride changes (MobileNetV2, Sandler et al. 2018)."""
+    """Widen, filter each channel, narrow; the input is added where neither shape nor stride changes
+    (MobileNetV2, Sandler et al. 2018).
+    """
 
     def __init__(self, in_channels: int, group: _Group, stride: int) -> None:
         super().__init__()
         wide = in_channels * group.expansion
         self.residual = stride == 1 and in_channels == group.out
-        self.expand: nn.Module = nn.Sequential(_block(in_channels, wide, 1)) if group.expansion > 1 else nn.Identity()
+        self.expand: nn.Module = (
+            nn.Sequential(_block(in_channels, wide, 1)) if group.expansion > 1 else nn.Identity()
+        )
         self.depthwise = _convolution(wide, wide, group.kernel, stride, groups=wide)
         self.project = nn.Sequential(_block(wide, group.out, 1, act=False))
 
@@ -114,16 +151,36 @@ class _InvertedResidual(nn.Module):
         return result + x if self.residual else result
 
 
-def _convolution(in_channels: int, out_channels: int, kernel: int, stride: int, groups: int = 1) -> nn.Sequential:
-    """Padding (for even sizes and stride 2 one pixel more at the right and bottom than at the left and top), then the block."""
+def _convolution(
+    in_channels: int, out_channels: int, kernel: int, stride: int, groups: int = 1
+) -> nn.Sequential:
+    """Padding (for even sizes and stride 2 one pixel more at the right and bottom than at the left
+    and top), then the block.
+    """
     total = kernel - stride
     pad = nn.ZeroPad2d((total // 2, total - total // 2, total // 2, total - total // 2))
     return nn.Sequential(pad, _block(in_channels, out_channels, kernel, stride, groups=groups))
 
 
-def _block(in_channels: int, out_channels: int, kernel: int, stride: int = 1, *, groups: int = 1, act: bool = True) -> nn.Module:
-    return Conv2dNormActivation(in_channels, out_channels, kernel, stride, padding=0, groups=groups, norm_layer=_norm,
-                                activation_layer=nn.ReLU6 if act else None)
+def _block(
+    in_channels: int,
+    out_channels: int,
+    kernel: int,
+    stride: int = 1,
+    *,
+    groups: int = 1,
+    act: bool = True,
+) -> nn.Module:
+    return Conv2dNormActivation(
+        in_channels,
+        out_channels,
+        kernel,
+        stride,
+        padding=0,
+        groups=groups,
+        norm_layer=_norm,
+        activation_layer=nn.ReLU6 if act else None,
+    )
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:

@@ -1,7 +1,9 @@
-"""The encoder of DEIMv2's three smallest sizes: two levels made of one backbone map, fused without any attention.
+"""The encoder of DEIMv2's three smallest sizes: two levels made of one backbone map, fused without
+any attention.
 
-The second level is the first at half the size. As a stand-in for the self-attention of ``encoder``, its mean over the image is added
-everywhere. Then the two are fused top-down and bottom-up by the blocks of ``encoder``, adding maps where that concatenates them.
+The second level is the first at half the size. As a stand-in for the self-attention of ``encoder``,
+its mean over the image is added everywhere. Then the two are fused top-down and bottom-up by the
+blocks of ``encoder``, adding maps where that concatenates them.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from deim_lab.errors import ConfigError
 
 
 class LiteEncoder(nn.Module):
-    """One backbone map ``[B, C, h, w]``, ``h`` and ``w`` even → ``[B, hidden_dim, h, w]`` and ``[B, hidden_dim, h/2, w/2]``.
+    """One backbone map ``[B, C, h, w]``, ``h`` and ``w`` even → ``[B, hidden_dim, h, w]`` and
+    ``[B, hidden_dim, h/2, w/2]``.
 
     Args:
         in_channels: channels of the one map.
@@ -27,11 +30,16 @@ class LiteEncoder(nn.Module):
         ConfigError: more than one map.
     """
 
-    def __init__(self, in_channels: Sequence[int], *, hidden_dim: int, expansion: float, depth_mult: float) -> None:
+    def __init__(
+        self, in_channels: Sequence[int], *, hidden_dim: int, expansion: float, depth_mult: float
+    ) -> None:
         super().__init__()
         if len(in_channels) != 1:
-            raise ConfigError(f"model.encoder 'lite' makes its two levels of one backbone map, and model.backbone_stages names "
-                              f"{len(in_channels)} of them; the encoder of several maps is 'hybrid'")
+            raise ConfigError(
+                f"model.encoder 'lite' makes its two levels of one backbone map, and "
+                f"model.backbone_stages names "
+                f"{len(in_channels)} of them; the encoder of several maps is 'hybrid'"
+            )
         self.input_proj = nn.ModuleList([ConvNorm(in_channels[0], hidden_dim, 1)])
         self.down_sample1 = _Halve(hidden_dim)
         self.down_sample2 = _Halve(hidden_dim)
@@ -47,7 +55,9 @@ class LiteEncoder(nn.Module):
         return [fine, self.pan_block(coarse + self.down_sample2(fine))]
 
     def fuse(self) -> None:
-        """Fold the norms of the fusion part into their convolutions (deploy form). Projection and down-sampling stay as they are."""
+        """Fold the norms of the fusion part into their convolutions (deploy form). Projection and
+        down-sampling stay as they are.
+        """
         fold_norms(self.bi_fusion, self.fpn_block, self.pan_block)
 
 
@@ -55,7 +65,12 @@ class _Halve(nn.Sequential):
     """3×3 average of stride 2 (zeros beyond the border count), 1×1 convolution, norm, SiLU."""
 
     def __init__(self, dim: int) -> None:
-        super().__init__(nn.AvgPool2d(3, 2, 1), nn.Conv2d(dim, dim, 1, bias=False), nn.BatchNorm2d(dim), nn.SiLU())
+        super().__init__(
+            nn.AvgPool2d(3, 2, 1),
+            nn.Conv2d(dim, dim, 1, bias=False),
+            nn.BatchNorm2d(dim),
+            nn.SiLU(),
+        )
 
 
 class _GlobalFusion(nn.Module):

@@ -1,4 +1,6 @@
-"""From a detector's output to detections in pixels and category ids; and from picture files to drawn boxes."""
+"""From a detector's output to detections in pixels and category ids; and from picture files to
+drawn boxes.
+"""
 
 from __future__ import annotations
 
@@ -27,12 +29,27 @@ Pixels = np.ndarray | Tensor
 Source = str | os.PathLike[str] | Pixels
 
 # Okabe and Ito's, then Tol's: colours that readers with any common colour blindness can tell apart.
-_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#882255", "#44AA99", "#999933", "#332288", "#AA4499")
+_COLOURS = (
+    "#E69F00",
+    "#56B4E9",
+    "#009E73",
+    "#F0E442",
+    "#0072B2",
+    "#D55E00",
+    "#CC79A7",
+    "#882255",
+    "#44AA99",
+    "#999933",
+    "#332288",
+    "#AA4499",
+)
 
 
 @dataclass(frozen=True)
 class Detections:
-    """The detections of one image, best first: ``scores [N]`` in [0, 1], ``labels [N]`` class index, ``boxes_xyxy [N, 4]`` px."""
+    """The detections of one image, best first: ``scores [N]`` in [0, 1], ``labels [N]`` class
+    index, ``boxes_xyxy [N, 4]`` px.
+    """
 
     scores: Tensor
     labels: Tensor
@@ -48,33 +65,48 @@ class Detections:
 
     def to(self, device: torch.device | str) -> Detections:
         """The same on another device."""
-        return Detections(self.scores.to(device), self.labels.to(device), self.boxes_xyxy.to(device))
+        return Detections(
+            self.scores.to(device), self.labels.to(device), self.boxes_xyxy.to(device)
+        )
 
 
 def postprocess(prediction: Prediction, sizes_wh: Tensor, *, top_k: int = 300) -> list[Detections]:
-    """The best ``top_k`` of queries × classes of each image, without suppression: one query may appear with several classes.
+    """The best ``top_k`` of queries × classes of each image, without suppression: one query may
+    appear with several classes.
 
     Args:
         prediction: ``logits [B, Q, C]``, ``boxes_cxcywh [B, Q, 4]``.
-        sizes_wh: ``[B, 2]`` width and height in pixels that the boxes are scaled to (of the original images).
+        sizes_wh: ``[B, 2]`` width and height in pixels that the boxes are scaled to (of the
+            original images).
         top_k: at most Q · C are there.
     """
-    return [Detections(*parts) for parts in zip(*best(prediction, sizes_wh, top_k=top_k), strict=True)]
+    return [
+        Detections(*parts) for parts in zip(*best(prediction, sizes_wh, top_k=top_k), strict=True)
+    ]
 
 
 def best(prediction: Prediction, sizes_wh: Tensor, *, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """As ``postprocess``, all images in one: scores ``[B, K]``, labels ``[B, K]``, boxes_xyxy ``[B, K, 4]`` px."""
+    """As ``postprocess``, all images in one: scores ``[B, K]``, labels ``[B, K]``, boxes_xyxy
+    ``[B, K, 4]`` px.
+    """
     logits = prediction.logits.float()
     num_classes = logits.shape[-1]
-    scores, flat = logits.sigmoid().flatten(1).topk(min(top_k, logits.shape[1] * num_classes), dim=1)
+    scores, flat = (
+        logits.sigmoid().flatten(1).topk(min(top_k, logits.shape[1] * num_classes), dim=1)
+    )
     query, labels = flat // num_classes, flat % num_classes
     scale = sizes_wh.to(logits.device, torch.float32).repeat(1, 2)
     boxes_xyxy = cxcywh_to_xyxy(prediction.boxes_cxcywh.float()) * scale[:, None]
     return scores, labels, boxes_xyxy.gather(1, query[..., None].expand(-1, -1, 4))
 
 
-def to_coco(detections: Sequence[Detections], image_ids: Sequence[int], categories: Sequence[Mapping[str, Json]]) -> list[dict[str, Json]]:
-    """COCO result rows ``{"image_id", "category_id", "bbox": [x, y, w, h] px, "score"}`` with the data set's own category ids.
+def to_coco(
+    detections: Sequence[Detections],
+    image_ids: Sequence[int],
+    categories: Sequence[Mapping[str, Json]],
+) -> list[dict[str, Json]]:
+    """COCO result rows ``{"image_id", "category_id", "bbox": [x, y, w, h] px, "score"}`` with the
+    data set's own category ids.
 
     Rounded to what float32 carries and files should hold: boxes to 1/1000 px, scores to 7 decimals.
 
@@ -87,9 +119,20 @@ def to_coco(detections: Sequence[Detections], image_ids: Sequence[int], categori
     for image_id, found in zip(image_ids, detections, strict=True):
         boxes_xyxy = found.boxes_xyxy.double().cpu()
         boxes_xywh = torch.cat([boxes_xyxy[:, :2], boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]], dim=1)
-        rows += [{"image_id": int(image_id), "category_id": int(categories[label]["id"]), "bbox": box, "score": score}
-                 for label, box, score in zip(found.labels.tolist(), boxes_xywh.numpy().round(3).tolist(),
-                                              found.scores.double().cpu().numpy().round(7).tolist(), strict=True)]
+        rows += [
+            {
+                "image_id": int(image_id),
+                "category_id": int(categories[label]["id"]),
+                "bbox": box,
+                "score": score,
+            }
+            for label, box, score in zip(
+                found.labels.tolist(),
+                boxes_xywh.numpy().round(3).tolist(),
+                found.scores.double().cpu().numpy().round(7).tolist(),
+                strict=True,
+            )
+        ]
     return rows
 
 
@@ -98,7 +141,8 @@ class ImageDetections:
     """What was found in one picture.
 
     Attributes:
-        image_id: its position among those asked for, from 1 (those that couldn't be read count too).
+        image_id: its position among those asked for, from 1 (those that couldn't be read count
+            too).
         path: of the file; None for pixels given as an array.
         size_wh: width and height in pixels, upright.
         detections: best first; boxes in pixels.
@@ -135,13 +179,19 @@ class Predictions:
 
 
 class Engine(Protocol):
-    """What finds detections in a batch: a model in PyTorch, or an exported one (``onnx_file.OnnxDetector``)."""
+    """What finds detections in a batch: a model in PyTorch, or an exported one
+    (``onnx_file.OnnxDetector``).
+    """
 
     categories: list[dict[str, Json]]  # {"id", "name"} of each class in class order
     input_size: tuple[int, int]  # height and width in pixels
 
-    def detect(self, images: Tensor, sizes_wh: Tensor, image_ids: Sequence[int]) -> list[Detections]:
-        """Of ``images [B, 3, H, W]`` float in [0, 1], in pixels of ``sizes_wh [B, 2]``; ``image_ids`` are for errors."""
+    def detect(
+        self, images: Tensor, sizes_wh: Tensor, image_ids: Sequence[int]
+    ) -> list[Detections]:
+        """Of ``images [B, 3, H, W]`` float in [0, 1], in pixels of ``sizes_wh [B, 2]``;
+        ``image_ids`` are for errors.
+        """
 
 
 class TorchEngine:
@@ -155,7 +205,9 @@ class TorchEngine:
         self.top_k = loaded.config.eval.top_k
 
     @torch.no_grad()
-    def detect(self, images: Tensor, sizes_wh: Tensor, image_ids: Sequence[int]) -> list[Detections]:
+    def detect(
+        self, images: Tensor, sizes_wh: Tensor, image_ids: Sequence[int]
+    ) -> list[Detections]:
         prediction = self.model(images.to(self.device))
         assert isinstance(prediction, Prediction)
         check_finite(prediction, image_ids)
@@ -163,7 +215,8 @@ class TorchEngine:
 
 
 class Predictor:
-    """A trained detector for picture files: decode upright, squash to its input size, keep the best.
+    """A trained detector for picture files: decode upright, squash to its input size, keep the
+    best.
 
     Args:
         loaded: as ``weights.load_detector`` gives it, or an ``onnx_file.OnnxDetector``.
@@ -172,22 +225,32 @@ class Predictor:
         batch_size: pictures at a time.
     """
 
-    def __init__(self, loaded: LoadedDetector | Engine, device: torch.device | str = "cpu", *, threshold: float = 0.0,
-                 batch_size: int = 8) -> None:
+    def __init__(
+        self,
+        loaded: LoadedDetector | Engine,
+        device: torch.device | str = "cpu",
+        *,
+        threshold: float = 0.0,
+        batch_size: int = 8,
+    ) -> None:
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold {threshold!r} is outside [0, 1]")
         if batch_size < 1:
             raise ValueError(f"batch_size {batch_size!r} is below 1")
-        self.engine: Engine = TorchEngine(loaded, device) if isinstance(loaded, LoadedDetector) else loaded
+        self.engine: Engine = (
+            TorchEngine(loaded, device) if isinstance(loaded, LoadedDetector) else loaded
+        )
         self.categories = self.engine.categories
         self.threshold = threshold
         self.batch_size = batch_size
 
     def predict(self, sources: Source | Iterable[Source]) -> Predictions:
-        """Detections of a file, a folder, a glob, pixels (uint8, RGB: array ``[H, W, 3]`` or tensor ``[3, H, W]``), or several of these.
+        """Detections of a file, a folder, a glob, pixels (uint8, RGB: array ``[H, W, 3]`` or tensor
+        ``[3, H, W]``), or several of these.
 
-        A file that can't be read becomes an entry of ``errors`` and the others are predicted all the same.
-        Raises ``DataError`` for a folder or glob without pictures and for an array of another kind.
+        A file that can't be read becomes an entry of ``errors`` and the others are predicted all
+        the same. Raises ``DataError`` for a folder or glob without pictures and for an array of
+        another kind.
         """
         result = Predictions()
         for item in self.stream(sources):
@@ -197,8 +260,12 @@ class Predictor:
                 result.errors[item[0]] = item[1]
         return result
 
-    def stream(self, sources: Source | Iterable[Source]) -> Iterator[ImageDetections | tuple[str, str]]:
-        """As ``predict``, one by one in the given order: detections, or (path, error) for a file that can't be read."""
+    def stream(
+        self, sources: Source | Iterable[Source]
+    ) -> Iterator[ImageDetections | tuple[str, str]]:
+        """As ``predict``, one by one in the given order: detections, or (path, error) for a file
+        that can't be read.
+        """
         numbered = enumerate(expand(sources), start=1)
         while batch := list(itertools.islice(numbered, self.batch_size)):
             failed: dict[int, tuple[str, str]] = {}
@@ -213,29 +280,48 @@ class Predictor:
             for image_id, _ in batch:
                 yield failed[image_id] if image_id in failed else found[image_id]
 
-    def detect(self, pixels: Mapping[int, Tensor], paths: Mapping[int, Path] | None = None) -> list[ImageDetections]:
-        """Detections of one batch: uint8 RGB ``[3, H, W]`` of each image id, in that order; ``paths`` are only handed on."""
+    def detect(
+        self, pixels: Mapping[int, Tensor], paths: Mapping[int, Path] | None = None
+    ) -> list[ImageDetections]:
+        """Detections of one batch: uint8 RGB ``[3, H, W]`` of each image id, in that order;
+        ``paths`` are only handed on.
+        """
         if not pixels:
             return []
         size = list(self.engine.input_size)
         inputs = torch.stack([F.resize(image, size, antialias=True) for image in pixels.values()])
         sizes_wh = [(image.shape[2], image.shape[1]) for image in pixels.values()]
         found = self.engine.detect(inputs.float() / 255, torch.tensor(sizes_wh), list(pixels))
-        return [self._named(image_id, (paths or {}).get(image_id), size_wh, item.above(self.threshold).to("cpu"))
-                for image_id, size_wh, item in zip(pixels, sizes_wh, found, strict=True)]
+        return [
+            self._named(
+                image_id, (paths or {}).get(image_id), size_wh, item.above(self.threshold).to("cpu")
+            )
+            for image_id, size_wh, item in zip(pixels, sizes_wh, found, strict=True)
+        ]
 
-    def _named(self, image_id: int, path: Path | None, size_wh: tuple[int, int], found: Detections) -> ImageDetections:
+    def _named(
+        self, image_id: int, path: Path | None, size_wh: tuple[int, int], found: Detections
+    ) -> ImageDetections:
         chosen = [self.categories[label] for label in found.labels.tolist()]
-        return ImageDetections(image_id, path, size_wh, found, tuple(int(item["id"]) for item in chosen),
-                               tuple(str(item["name"]) for item in chosen))
+        return ImageDetections(
+            image_id,
+            path,
+            size_wh,
+            found,
+            tuple(int(item["id"]) for item in chosen),
+            tuple(str(item["name"]) for item in chosen),
+        )
 
 
 def expand(sources: Source | Iterable[Source]) -> list[Path | Tensor]:
     """Files one by one (a folder's by name, not its subfolders') and pixels as uint8 ``[3, H, W]``.
 
-    Raises ``DataError`` for a folder or glob in which there is no picture, for no source at all, and for pixels of another kind.
+    Raises ``DataError`` for a folder or glob in which there is no picture, for no source at all,
+    and for pixels of another kind.
     """
-    given = [sources] if isinstance(sources, (str, os.PathLike, np.ndarray, Tensor)) else list(sources)
+    given = (
+        [sources] if isinstance(sources, (str, os.PathLike, np.ndarray, Tensor)) else list(sources)
+    )
     if not given:
         raise DataError("no picture was given; expected files, a folder or a glob")
     result: list[Path | Tensor] = []
@@ -245,12 +331,20 @@ def expand(sources: Source | Iterable[Source]) -> list[Path | Tensor]:
             continue
         path = Path(source)
         if path.is_dir():
-            files = sorted(item for item in path.iterdir() if item.suffix.lower() in images.SUFFIXES and item.is_file())
+            files = sorted(
+                item
+                for item in path.iterdir()
+                if item.suffix.lower() in images.SUFFIXES and item.is_file()
+            )
             if not files:
                 raise DataError(f"folder {path} holds no picture ({', '.join(images.SUFFIXES)})")
             result += files
         elif not path.exists() and glob.has_magic(str(source)):
-            files = sorted(Path(item) for item in glob.glob(str(source), recursive=True) if Path(item).is_file())
+            files = sorted(
+                Path(item)
+                for item in glob.glob(str(source), recursive=True)
+                if Path(item).is_file()
+            )
             if not files:
                 raise DataError(f"no file fits {str(source)!r}")
             result += files
@@ -267,14 +361,28 @@ def coco_rows(found: ImageDetections) -> list[dict[str, Json]]:
     return [row | {"file_name": name} for row in to_coco([own], [found.image_id], categories)]
 
 
-def flat_rows(rows: Sequence[Mapping[str, Json]], categories: Sequence[Mapping[str, Json]]) -> list[dict[str, Json]]:
-    """Result rows for a table: the box as ``x``, ``y``, ``width``, ``height`` px, the class by its name too; ``frame`` None for pictures."""
+def flat_rows(
+    rows: Sequence[Mapping[str, Json]], categories: Sequence[Mapping[str, Json]]
+) -> list[dict[str, Json]]:
+    """Result rows for a table: the box as ``x``, ``y``, ``width``, ``height`` px, the class by its
+    name too; ``frame`` None for pictures.
+    """
     names = {item["id"]: item["name"] for item in categories}
     flat = []
     for row in rows:
         box = dict(zip(("x", "y", "width", "height"), row["bbox"], strict=True))
-        flat.append({"image_id": row["image_id"], "file_name": row["file_name"], "frame": row.get("frame"), "seconds": row.get("seconds"),
-                     "category_id": row["category_id"], "category": names[row["category_id"]], "score": row["score"], **box})
+        flat.append(
+            {
+                "image_id": row["image_id"],
+                "file_name": row["file_name"],
+                "frame": row.get("frame"),
+                "seconds": row.get("seconds"),
+                "category_id": row["category_id"],
+                "category": names[row["category_id"]],
+                "score": row["score"],
+                **box,
+            }
+        )
     return flat
 
 
@@ -286,12 +394,23 @@ def draw(image: Tensor | Image.Image, detections: Detections, names: Sequence[st
         detections: boxes in its pixels.
         names: of each *class*, by label.
     """
-    canvas = image.convert("RGB") if isinstance(image, Image.Image) else Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+    canvas = (
+        image.convert("RGB")
+        if isinstance(image, Image.Image)
+        else Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+    )
     pen = ImageDraw.Draw(canvas)
     width, height = canvas.size
     line = max(1, round(min(width, height) / 250))
     font = ImageFont.load_default(size=max(10, min(width, height) / 40))
-    rows = list(zip(detections.scores.tolist(), detections.labels.tolist(), detections.boxes_xyxy.tolist(), strict=True))
+    rows = list(
+        zip(
+            detections.scores.tolist(),
+            detections.labels.tolist(),
+            detections.boxes_xyxy.tolist(),
+            strict=True,
+        )
+    )
     for score, label, (left, top, right, bottom) in reversed(rows):
         colour = _COLOURS[label % len(_COLOURS)]
         pen.rectangle((left, top, max(left, right), max(top, bottom)), outline=colour, width=line)
@@ -310,18 +429,31 @@ def check_finite(prediction: Prediction, image_ids: Sequence[int]) -> None:
         finite = values.isfinite().flatten(1).all(1)
         if not finite.all():
             bad = tuple(image_ids[index] for index in (~finite).nonzero().flatten().tolist())
-            raise NonFiniteError(f"the detector's {term} are inf or NaN for images {list(bad[:8])}: its weights or activations overflowed",
-                                 image_ids=bad, term=term)
+            raise NonFiniteError(
+                f"the detector's {term} are inf or NaN for images {list(bad[:8])}: its weights or "
+                f"activations overflowed",
+                image_ids=bad,
+                term=term,
+            )
 
 
 def _pixels(source: Pixels) -> Tensor:
     """uint8 ``[3, H, W]`` of an array ``[H, W, 3]`` or a tensor ``[3, H, W]``."""
-    channels = source.shape[-1 if isinstance(source, np.ndarray) else 0] if source.ndim == 3 else None
+    channels = (
+        source.shape[-1 if isinstance(source, np.ndarray) else 0] if source.ndim == 3 else None
+    )
     if str(source.dtype).removeprefix("torch.") != "uint8" or channels != 3 or 0 in source.shape:
-        raise DataError(f"pixels are {source.dtype} of shape {list(source.shape)}; expected uint8 RGB: an array [H, W, 3] or a tensor [3, H, W]")
-    return torch.from_numpy(np.ascontiguousarray(source)).permute(2, 0, 1) if isinstance(source, np.ndarray) else source
+        raise DataError(
+            f"pixels are {source.dtype} of shape {list(source.shape)}; expected uint8 RGB: an "
+            f"array [H, W, 3] or a tensor [3, H, W]"
+        )
+    return (
+        torch.from_numpy(np.ascontiguousarray(source)).permute(2, 0, 1)
+        if isinstance(source, np.ndarray)
+        else source
+    )
 
 
 def _ink_on(colour: str) -> str:
-    red, green, blue = (int(colour[start:start + 2], 16) for start in (1, 3, 5))
+    red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
     return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "white"

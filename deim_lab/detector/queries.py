@@ -1,4 +1,6 @@
-"""Anchors on the feature maps, the choice of the best of them as the decoder's first queries, and groups of such queries."""
+"""Anchors on the feature maps, the choice of the best of them as the decoder's first queries, and
+groups of such queries.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ from torch import Tensor, nn
 
 from deim_lab.structures import at_least_float32
 
-ANCHOR_SIZE = 0.05  # side of an anchor on the finest level, relative to the image; doubles from level to level
+# side of an anchor on the finest level, relative to the image; doubles from level to level
+ANCHOR_SIZE = 0.05
 MARGIN = 0.01  # an anchor with a coordinate nearer than this to 0 or 1 is not used
 
 
@@ -31,48 +34,79 @@ class Selection:
     boxes_logit: Tensor
 
 
-def make_anchors(shapes: Sequence[tuple[int, int]], *, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
-    """One square anchor a cell: boxes before the sigmoid ``[1, A, 4]`` float32 (+inf where not valid) and valid ``[1, A, 1]`` bool.
+def make_anchors(
+    shapes: Sequence[tuple[int, int]], *, device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
+    """One square anchor a cell: boxes before the sigmoid ``[1, A, 4]`` float32 (+inf where not
+    valid) and valid ``[1, A, 1]`` bool.
 
     Args:
         shapes: height and width of each level, finest first.
     """
     levels = []
     for level, (height, width) in enumerate(shapes):
-        y, x = torch.meshgrid(torch.arange(height, dtype=torch.float32, device=device),
-                              torch.arange(width, dtype=torch.float32, device=device), indexing="ij")
-        centre = (torch.stack([x, y], dim=-1) + 0.5) / torch.tensor([width, height], dtype=torch.float32, device=device)
-        levels.append(torch.cat([centre, torch.full_like(centre, ANCHOR_SIZE * 2.0**level)], dim=-1).flatten(0, 1))
+        y, x = torch.meshgrid(
+            torch.arange(height, dtype=torch.float32, device=device),
+            torch.arange(width, dtype=torch.float32, device=device),
+            indexing="ij",
+        )
+        centre = (torch.stack([x, y], dim=-1) + 0.5) / torch.tensor(
+            [width, height], dtype=torch.float32, device=device
+        )
+        levels.append(
+            torch.cat([centre, torch.full_like(centre, ANCHOR_SIZE * 2.0**level)], dim=-1).flatten(
+                0, 1
+            )
+        )
     anchors_cxcywh = torch.cat(levels)[None]
     valid = ((anchors_cxcywh > MARGIN) & (anchors_cxcywh < 1 - MARGIN)).all(-1, keepdim=True)
     logit = torch.log(anchors_cxcywh / (1 - anchors_cxcywh))
     return logit.masked_fill(~valid, torch.inf), valid
 
 
-def select_queries(memory: Tensor, anchors_logit: Tensor, valid: Tensor, num_queries: int, *, project: nn.Module, score: nn.Module,
-                   box: nn.Module) -> Selection:
-    """The ``num_queries`` cells of ``memory [B, A, dim]`` with the highest class logit, their boxes refined from their anchors.
+def select_queries(
+    memory: Tensor,
+    anchors_logit: Tensor,
+    valid: Tensor,
+    num_queries: int,
+    *,
+    project: nn.Module,
+    score: nn.Module,
+    box: nn.Module,
+) -> Selection:
+    """The ``num_queries`` cells of ``memory [B, A, dim]`` with the highest class logit, their boxes
+    refined from their anchors.
 
     Raises:
         ValueError: there are fewer anchors than queries.
     """
     if memory.shape[1] < num_queries:
-        raise ValueError(f"{memory.shape[1]} anchors can't give {num_queries} queries: use larger images or a smaller model.num_queries")
+        raise ValueError(
+            f"{memory.shape[1]} anchors can't give {num_queries} queries: use larger images or a "
+            f"smaller model.num_queries"
+        )
     projected = project(memory * valid.to(memory.dtype))
     logits = score(projected)
     index = logits.amax(-1).topk(num_queries, dim=1).indices
     features = _take(projected, index)
-    boxes_logit = at_least_float32(box(features)) + _take(anchors_logit.expand(memory.shape[0], -1, -1), index)
+    boxes_logit = at_least_float32(box(features)) + _take(
+        anchors_logit.expand(memory.shape[0], -1, -1), index
+    )
     return Selection(index, features, _take(logits, index), boxes_logit)
 
 
-def repeat_in_groups(content: Tensor, boxes_logit: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
-    """Query groups (Group DETR, Chen et al. 2023): the same queries once more for each row of ``embedding [k − 1, dim]``.
+def repeat_in_groups(
+    content: Tensor, boxes_logit: Tensor, embedding: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Query groups (Group DETR, Chen et al. 2023): the same queries once more for each row of
+    ``embedding [k − 1, dim]``.
 
-    Every group starts from the same selected anchors, a further one with its own learnt vector added to their content; the first has
-    none, so it is the whole set of queries that inference has. So each group learns in the very situation of inference, the count of
-    anchors doesn't limit ``k`` (a small image has few), and the price in weights is ``(k − 1) · dim``. Dealing the ``k · Q`` best anchors
-    out instead would leave the later groups with background, or thin out the first against what inference gives it.
+    Every group starts from the same selected anchors, a further one with its own learnt vector
+    added to their content; the first has none, so it is the whole set of queries that inference
+    has. So each group learns in the very situation of inference, the count of anchors doesn't limit
+    ``k`` (a small image has few), and the price in weights is ``(k − 1) · dim``. Dealing the
+    ``k · Q`` best anchors out instead would leave the later groups with background, or thin out the
+    first against what inference gives it.
 
     ``[B, Q, dim]``, ``[B, Q, 4]`` → ``[B, k·Q, dim]``, ``[B, k·Q, 4]``, group by group.
     """
@@ -81,19 +115,27 @@ def repeat_in_groups(content: Tensor, boxes_logit: Tensor, embedding: Tensor) ->
     return grouped.flatten(1, 2), boxes_logit.repeat(1, len(offsets), 1)
 
 
-def isolate_groups(mask: Tensor | None, num_queries: int, groups: int, *, device: torch.device) -> Tensor:
-    """Attention mask of ``N`` denoising queries and ``groups`` groups: True where a query (row) may *not* attend.
+def isolate_groups(
+    mask: Tensor | None, num_queries: int, groups: int, *, device: torch.device
+) -> Tensor:
+    """Attention mask of ``N`` denoising queries and ``groups`` groups: True where a query (row) may
+    *not* attend.
 
     Args:
-        mask: ``[N + Q, N + Q]`` of the denoising queries and the first group, or ``None`` (``N = 0``, all attend). It stays as it is:
-            denoising queries see the first group alone, as they would without groups.
+        mask: ``[N + Q, N + Q]`` of the denoising queries and the first group, or ``None``
+            (``N = 0``, all attend). It stays as it is: denoising queries see the first group alone,
+            as they would without groups.
 
     Returns:
         ``[N + k·Q, N + k·Q]``: a further group sees only itself, and nobody sees it.
     """
     first = num_queries if mask is None else mask.shape[0]
-    block = torch.cat([torch.zeros(first, dtype=torch.int64, device=device),
-                       torch.arange(1, groups, device=device).repeat_interleave(num_queries)])
+    block = torch.cat(
+        [
+            torch.zeros(first, dtype=torch.int64, device=device),
+            torch.arange(1, groups, device=device).repeat_interleave(num_queries),
+        ]
+    )
     result = block[:, None] != block
     if mask is not None:
         result[:first, :first] = mask

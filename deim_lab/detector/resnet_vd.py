@@ -1,7 +1,9 @@
-"""ResNet-vd, the backbone of RT-DETR: a stem of three 3×3 convolutions, and shortcuts that pool before they project.
+"""ResNet-vd, the backbone of RT-DETR: a stem of three 3×3 convolutions, and shortcuts that pool
+before they project.
 
-He et al. 2016 with variant D of "Bag of Tricks for Image Classification" (He et al. 2019, section 4.2): no information is dropped by a
-strided 1×1 convolution. Module names are those of the official checkpoints ("PResNet").
+He et al. 2016 with variant D of "Bag of Tricks for Image Classification" (He et al. 2019, section
+4.2): no information is dropped by a strided 1×1 convolution. Module names are those of the official
+checkpoints ("PResNet").
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ WIDTHS = (64, 128, 256, 512)  # inner channels of the stages
 
 @dataclass(frozen=True)
 class Variant:
-    """A depth: residual blocks of each stage, and whether they are bottlenecks (which put out 4 times their inner channels)."""
+    """A depth: residual blocks of each stage, and whether they are bottlenecks (which put out 4
+    times their inner channels).
+    """
 
     blocks: tuple[int, int, int, int]
     bottleneck: bool
@@ -35,11 +39,13 @@ VARIANTS: dict[str, Variant] = {
 
 
 class ResNetVd(nn.Module):
-    """``[B, 3, H, W]`` → the feature maps of ``stages`` (0-based), finest first, of stride 4·2^stage and ``channels`` channels.
+    """``[B, 3, H, W]`` → the feature maps of ``stages`` (0-based), finest first, of stride
+    4·2^stage and ``channels`` channels.
 
     Args:
         variant: a name of ``VARIANTS``.
-        stages: stages to return; deeper ones are built all the same, as official checkpoints hold them.
+        stages: stages to return; deeper ones are built all the same, as official checkpoints hold
+            them.
         freeze_norm: batch norms as constants.
         freeze_stem: the stem takes no gradient.
 
@@ -47,10 +53,20 @@ class ResNetVd(nn.Module):
         ConfigError: unknown variant, or a stage that it has not.
     """
 
-    def __init__(self, variant: str, stages: Sequence[int], *, freeze_norm: bool = False, freeze_stem: bool = False) -> None:
+    def __init__(
+        self,
+        variant: str,
+        stages: Sequence[int],
+        *,
+        freeze_norm: bool = False,
+        freeze_stem: bool = False,
+    ) -> None:
         super().__init__()
         if variant not in VARIANTS:
-            raise ConfigError(f"unknown model.backbone {variant!r}{nearest(variant, VARIANTS)}; known: {', '.join(VARIANTS)}")
+            raise ConfigError(
+                f"unknown model.backbone {variant!r}{nearest(variant, VARIANTS)}; known: "
+                f"{', '.join(VARIANTS)}"
+            )
         spec = VARIANTS[variant]
         check_stages(variant, stages, len(WIDTHS))
         outputs = [width * (4 if spec.bottleneck else 1) for width in WIDTHS]
@@ -58,11 +74,18 @@ class ResNetVd(nn.Module):
         self.channels = tuple(outputs[stage] for stage in stages)
         self.strides = tuple(4 * 2**stage for stage in stages)
         self.conv1 = nn.Sequential()
-        for name, inner, outer, stride in (("conv1_1", 3, 32, 2), ("conv1_2", 32, 32, 1), ("conv1_3", 32, WIDTHS[0], 1)):
+        for name, inner, outer, stride in (
+            ("conv1_1", 3, 32, 2),
+            ("conv1_2", 32, 32, 1),
+            ("conv1_3", 32, WIDTHS[0], 1),
+        ):
             self.conv1.add_module(name, ConvNorm(inner, outer, 3, stride, act="relu"))
         self.res_layers = nn.ModuleList(
             _Stage(inner, width, outer, blocks, downsample=stage > 0, bottleneck=spec.bottleneck)
-            for stage, (inner, width, outer, blocks) in enumerate(zip([WIDTHS[0], *outputs[:-1]], WIDTHS, outputs, spec.blocks, strict=True)))
+            for stage, (inner, width, outer, blocks) in enumerate(
+                zip([WIDTHS[0], *outputs[:-1]], WIDTHS, outputs, spec.blocks, strict=True)
+            )
+        )
         if freeze_norm:
             freeze_norms(self)
         if freeze_stem:
@@ -79,13 +102,26 @@ class ResNetVd(nn.Module):
 
 
 class _Stage(nn.Module):
-    """Residual blocks; the first changes the channels and (``downsample``) halves the resolution, so only it has a shortcut with weights."""
+    """Residual blocks; the first changes the channels and (``downsample``) halves the resolution,
+    so only it has a shortcut with weights.
+    """
 
-    def __init__(self, in_channels: int, width: int, out_channels: int, blocks: int, *, downsample: bool, bottleneck: bool) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        out_channels: int,
+        blocks: int,
+        *,
+        downsample: bool,
+        bottleneck: bool,
+    ) -> None:
         super().__init__()
         kind = _Bottleneck if bottleneck else _BasicBlock
-        self.blocks = nn.Sequential(kind(in_channels, width, 2 if downsample else 1, project=True),
-                                    *(kind(out_channels, width, 1, project=False) for _ in range(blocks - 1)))
+        self.blocks = nn.Sequential(
+            kind(in_channels, width, 2 if downsample else 1, project=True),
+            *(kind(out_channels, width, 1, project=False) for _ in range(blocks - 1)),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.blocks(x)

@@ -1,8 +1,9 @@
 """The RT-DETRv2 decoder: queries refined layer by layer, each layer correcting the box before it.
 
-RT-DETRv2 (Lv et al. 2024) is RT-DETR (Zhao et al. 2024) with another number of sampling points for each level. Boxes are refined as
-in Deformable DETR; in training with DINO's "look forward twice" (Zhang et al. 2022, section 3.4): a layer's box is measured from the
-previous layer's box with its gradient, while what the layer itself reads is detached, so that a box head learns from two layers.
+RT-DETRv2 (Lv et al. 2024) is RT-DETR (Zhao et al. 2024) with another number of sampling points for
+each level. Boxes are refined as in Deformable DETR; in training with DINO's "look forward twice"
+(Zhang et al. 2022, section 3.4): a layer's box is measured from the previous layer's box with its
+gradient, while what the layer itself reads is detached, so that a box head learns from two layers.
 """
 
 from __future__ import annotations
@@ -26,19 +27,35 @@ class RTDetrDecoder(QueryDecoder):
         self.dec_bbox_head = nn.ModuleList(heads)
         self.finish(heads)
 
-    def refine(self, content: Tensor, boxes_logit: Tensor, memory: Tensor, shapes: Shapes, mask: Tensor | None, *,
-               every_level: bool) -> Refined:
+    def refine(
+        self,
+        content: Tensor,
+        boxes_logit: Tensor,
+        memory: Tensor,
+        shapes: Shapes,
+        mask: Tensor | None,
+        *,
+        every_level: bool,
+    ) -> Refined:
         levels, all_logits, all_boxes = [], [], []
         boxes = boxes_logit.sigmoid()
         for index in range(self.run):
             layer: DecoderLayer = self.decoder.layers[index]  # type: ignore[assignment]
             reference = boxes.detach()
-            content = layer(content, self.query_pos_head(reference), reference, layer.cross_attn.values_of(memory, shapes), mask)
+            content = layer(
+                content,
+                self.query_pos_head(reference),
+                reference,
+                layer.cross_attn.values_of(memory, shapes),
+                mask,
+            )
             correction = at_least_float32(self.dec_bbox_head[index](content))
             if every_level or index == self.run - 1:
                 levels.append(f"layer_{index}")
                 all_logits.append(at_least_float32(self.dec_score_head[index](content)))
-                all_boxes.append((correction + inverse_sigmoid(boxes)).sigmoid())  # looks forward twice
+                all_boxes.append(
+                    (correction + inverse_sigmoid(boxes)).sigmoid()
+                )  # looks forward twice
             boxes = (correction + inverse_sigmoid(reference)).sigmoid()
         return Refined(tuple(levels), torch.stack(all_logits), torch.stack(all_boxes))
 
@@ -48,4 +65,6 @@ class _Stack(nn.Module):
 
     def __init__(self, spec: DecoderSpec) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(DecoderLayer(spec, project=True) for _ in range(spec.num_layers))
+        self.layers = nn.ModuleList(
+            DecoderLayer(spec, project=True) for _ in range(spec.num_layers)
+        )

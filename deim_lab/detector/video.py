@@ -1,4 +1,5 @@
-"""Frames of a video file or a webcam in, frames with boxes out as an MP4; by OpenCV, which is optional.
+"""Frames of a video file or a webcam in, frames with boxes out as an MP4; by OpenCV, which is
+optional.
 
 Frames are read one batch ahead, never all at once, so the length of a video doesn't matter.
 """
@@ -28,7 +29,9 @@ DEFAULT_FPS = 25.0  # where a camera doesn't say its own
 
 @dataclass(frozen=True)
 class Frame:
-    """``pixels`` uint8 RGB ``[3, H, W]`` of frame ``index`` (from 0), ``seconds`` after the start at the nominal rate."""
+    """``pixels`` uint8 RGB ``[3, H, W]`` of frame ``index`` (from 0), ``seconds`` after the start
+    at the nominal rate.
+    """
 
     index: int
     seconds: float
@@ -57,7 +60,11 @@ class VideoReader:
             raise DataError(f"video {source} does not exist")
         self._capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
         if not self._capture.isOpened():
-            expected = "no camera of this number answers" if isinstance(source, int) else "it is damaged, or no video that OpenCV reads"
+            expected = (
+                "no camera of this number answers"
+                if isinstance(source, int)
+                else "it is damaged, or no video that OpenCV reads"
+            )
             raise DataError(f"{self.name} can't be opened: {expected}")
         said = float(self._capture.get(cv2.CAP_PROP_FPS))
         self.fps = said if 0 < said <= 1000 else DEFAULT_FPS
@@ -69,7 +76,9 @@ class VideoReader:
             there, bgr = self._capture.read()
             if not there:
                 if index == 0:
-                    raise DataError(f"{self.name}: not one frame can be read; it is empty or damaged")
+                    raise DataError(
+                        f"{self.name}: not one frame can be read; it is empty or damaged"
+                    )
                 return
             rgb = np.ascontiguousarray(bgr[..., ::-1])
             yield Frame(index, index / self.fps, torch.from_numpy(rgb).permute(2, 0, 1))
@@ -77,12 +86,18 @@ class VideoReader:
     def __enter__(self) -> VideoReader:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._capture.release()
 
 
 class VideoWriter:
-    """An MP4 that gets its name when it is complete; a context manager. The first frame gives the size.
+    """An MP4 that gets its name when it is complete; a context manager. The first frame gives the
+    size.
 
     Raises:
         DataError: OpenCV can't write it.
@@ -96,15 +111,25 @@ class VideoWriter:
 
     def write(self, picture: Image.Image) -> None:
         if self._writer is None:
-            self._writer = self._cv2.VideoWriter(str(self._temporary), self._cv2.VideoWriter_fourcc(*"mp4v"), self.fps, picture.size)
+            self._writer = self._cv2.VideoWriter(
+                str(self._temporary), self._cv2.VideoWriter_fourcc(*"mp4v"), self.fps, picture.size
+            )
             if not self._writer.isOpened():
-                raise DataError(f"{self.path} can't be written as MP4 ({picture.size[0]} × {picture.size[1]} px, {self.fps:g} frames a second)")
+                raise DataError(
+                    f"{self.path} can't be written as MP4 ({picture.size[0]} × {picture.size[1]} "
+                    f"px, {self.fps:g} frames a second)"
+                )
         self._writer.write(np.ascontiguousarray(np.asarray(picture)[..., ::-1]))
 
     def __enter__(self) -> VideoWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self._writer is not None:
             self._writer.release()
             if kind is None:
@@ -123,11 +148,21 @@ class FrameDetections:
 
     def rows(self) -> list[dict[str, Json]]:
         """COCO result rows with ``file_name`` (the video), ``frame`` and ``seconds``."""
-        return [row | {"file_name": self.source, "frame": self.frame, "seconds": round(self.seconds, 3)} for row in coco_rows(self.found)]
+        return [
+            row | {"file_name": self.source, "frame": self.frame, "seconds": round(self.seconds, 3)}
+            for row in coco_rows(self.found)
+        ]
 
 
-def detect_frames(predictor: Predictor, reader: VideoReader, *, first_id: int = 1, limit: int | None = None, writer: VideoWriter | None = None,
-                  draw_from: float = 0.0) -> Iterator[FrameDetections]:
+def detect_frames(
+    predictor: Predictor,
+    reader: VideoReader,
+    *,
+    first_id: int = 1,
+    limit: int | None = None,
+    writer: VideoWriter | None = None,
+    draw_from: float = 0.0,
+) -> Iterator[FrameDetections]:
     """Detections frame by frame, ``predictor.batch_size`` frames at a time.
 
     Args:
@@ -139,7 +174,11 @@ def detect_frames(predictor: Predictor, reader: VideoReader, *, first_id: int = 
     names = [str(item["name"]) for item in predictor.categories]
     frames = itertools.islice(reader, limit)
     while batch := list(itertools.islice(frames, predictor.batch_size)):
-        for frame, found in zip(batch, predictor.detect({first_id + item.index: item.pixels for item in batch}), strict=True):
+        for frame, found in zip(
+            batch,
+            predictor.detect({first_id + item.index: item.pixels for item in batch}),
+            strict=True,
+        ):
             if writer is not None:
                 writer.write(draw(frame.pixels, found.detections.above(draw_from), names))
             yield FrameDetections(reader.name, frame.index, frame.seconds, found)

@@ -1,7 +1,8 @@
-"""Weights in and out: official checkpoints, this project's own files and run folders, and detectors of ``transformers``.
+"""Weights in and out: official checkpoints, this project's own files and run folders, and detectors
+of ``transformers``.
 
-Files are read with ``weights_only=True``: nothing in them is executed. What a file looks like that is of another model says ``layout``;
-how tensors go into a model, ``fill``.
+Files are read with ``weights_only=True``: nothing in them is executed. What a file looks like that
+is of another model says ``layout``; how tensors go into a model, ``fill``.
 """
 
 from __future__ import annotations
@@ -29,11 +30,26 @@ from deim_lab.detector.hub import hub_files, hub_folder, is_hub, load_hub
 from deim_lab.detector.layout import describe, official_state_dict, some
 from deim_lab.errors import WeightsError
 
-__all__ = ["LoadReport", "LoadedDetector", "describe", "export_official", "fingerprint_of", "load_detector", "load_official", "load_weights",
-           "official_state_dict", "read_state", "save_weights"]
+__all__ = [
+    "LoadReport",
+    "LoadedDetector",
+    "describe",
+    "export_official",
+    "fingerprint_of",
+    "load_detector",
+    "load_official",
+    "load_weights",
+    "official_state_dict",
+    "read_state",
+    "save_weights",
+]
 
 FORMAT = "deim_lab/1"
-RUN_FILES = ("best.pt", "last.pt", "last_previous.pt")  # of a run's checkpoints folder, the first that is there
+RUN_FILES = (
+    "best.pt",
+    "last.pt",
+    "last_previous.pt",
+)  # of a run's checkpoints folder, the first that is there
 
 _RESERVED = ("format", "config", "categories", "model", "deployed")
 
@@ -44,38 +60,54 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LoadedDetector:
-    """A trained detector in eval mode, the config it was trained with, and ``{"id", "name"}`` of each class in class order."""
+    """A trained detector in eval mode, the config it was trained with, and ``{"id", "name"}`` of
+    each class in class order.
+    """
 
     model: Detector
     config: Config
     categories: list[dict[str, Json]]
 
 
-def load_official(model: Detector, source: Mapping[str, Any] | str | Path, *, categories: Sequence[Category] | None = None,
-                  source_categories: Sequence[Category] | None = None,
-                  unnamed_categories: Sequence[Category] | None = None) -> LoadReport:
+def load_official(
+    model: Detector,
+    source: Mapping[str, Any] | str | Path,
+    *,
+    categories: Sequence[Category] | None = None,
+    source_categories: Sequence[Category] | None = None,
+    unnamed_categories: Sequence[Category] | None = None,
+) -> LoadReport:
     """Copy an official checkpoint (or any of that layout) into ``model``.
 
-    ``reg_scale`` may be int or float, batch norms of the backbone trained or frozen on either side, anchors of any size. A layout doesn't
-    tell activation functions: official weights of ``dfine_n`` (ReLU) also fit ``deim_dfine_n`` (SiLU), which then computes something else.
-    Own files say what they were trained with, and the report notes a difference.
+    ``reg_scale`` may be int or float, batch norms of the backbone trained or frozen on either side,
+    anchors of any size. A layout doesn't tell activation functions: official weights of ``dfine_n``
+    (ReLU) also fit ``deim_dfine_n`` (SiLU), which then computes something else. Own files say what
+    they were trained with, and the report notes a difference.
 
     Args:
-        source: a bare state dict, ``{"model": …}`` or ``{"ema": {"module": …}}`` (which is preferred); the path of a file with one of
-            them, or a run folder; a folder of ``transformers`` or a hub id (``hub.load_hub``).
-        categories: names, or ``{"id", "name"}``, of the model's classes in class order. Head rows then go by name: classes that the file
-            hasn't start anew, and the report's ``table()`` says which. None: equal numbers of classes are taken to be the same ones,
-            and of another number all head rows start anew.
-        source_categories: of the file's classes. None: as an own file or config.json says; COCO's where there are 80; else unknown,
-            and with ``categories`` all head rows start anew.
+        source: a bare state dict, ``{"model": …}`` or ``{"ema": {"module": …}}`` (which is
+            preferred); the path of a file with one of them, or a run folder; a folder of
+            ``transformers`` or a hub id (``hub.load_hub``).
+        categories: names, or ``{"id", "name"}``, of the model's classes in class order. Head rows
+            then go by name: classes that the file hasn't start anew, and the report's ``table()``
+            says which. None: equal numbers of classes are taken to be the same ones, and of another
+            number all head rows start anew.
+        source_categories: of the file's classes. None: as an own file or config.json says; COCO's
+            where there are 80; else unknown, and with ``categories`` all head rows start anew.
         unnamed_categories: of the file's classes if the file does not name them itself.
 
     Raises:
-        WeightsError: the file can't be read safely, or it is of another size or family; says what it looks like.
+        WeightsError: the file can't be read safely, or it is of another size or family; says what
+            it looks like.
     """
     if not isinstance(source, Mapping) and is_hub(source):
-        return load_hub(model, source, categories=categories, source_categories=source_categories,
-                        unnamed_categories=unnamed_categories)
+        return load_hub(
+            model,
+            source,
+            categories=categories,
+            source_categories=source_categories,
+            unnamed_categories=unnamed_categories,
+        )
     content, where = _open(source if isinstance(source, Mapping) else _weights_file(Path(source)))
     state = _state_of(content, where)
     notes = _of_other_activation(model, content)
@@ -90,12 +122,22 @@ def load_official(model: Detector, source: Mapping[str, Any] | str | Path, *, ca
             source_categories = [name for _, name in COCO80]
             notes.append("its 80 classes are taken to be COCO's")
         elif head is not None:
-            notes.append(f"the file doesn't name its {len(head)} classes: source_categories would say whose head rows can be kept")
-    return fill(model, state, where, categories=categories, source_categories=source_categories, notes=notes)
+            notes.append(
+                f"the file doesn't name its {len(head)} classes: source_categories would say whose "
+                f"head rows can be kept"
+            )
+    return fill(
+        model, state, where, categories=categories, source_categories=source_categories, notes=notes
+    )
 
 
-def load_weights(model: Detector, source: str | Path, *, categories: Sequence[Category],
-                 source_categories: Sequence[Category] | None = None) -> LoadReport:
+def load_weights(
+    model: Detector,
+    source: str | Path,
+    *,
+    categories: Sequence[Category],
+    source_categories: Sequence[Category] | None = None,
+) -> LoadReport:
     """Start training ``model`` from whatever ``load_official`` takes, head rows by class name.
 
     Raises:
@@ -105,7 +147,8 @@ def load_weights(model: Detector, source: str | Path, *, categories: Sequence[Ca
 
 
 def fingerprint_of(source: str | Path) -> str:
-    """Hex sha256 of a weights file, of the file that a run folder stands for, or of all files of a ``transformers`` checkpoint.
+    """Hex sha256 of a weights file, of the file that a run folder stands for, or of all files of a
+    ``transformers`` checkpoint.
 
     Raises ``WeightsError`` where there is none.
     """
@@ -116,54 +159,94 @@ def fingerprint_of(source: str | Path) -> str:
             raise WeightsError(f"{file}: there is no such file")
         with file.open("rb") as handle:
             digests.append(hashlib.file_digest(handle, "sha256").hexdigest())
-    return digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
+    return (
+        digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
+    )
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a weights file, EMA before model before the content itself. Raises ``WeightsError`` where it can't be read safely."""
+    """The tensors of a weights file, EMA before model before the content itself. Raises
+    ``WeightsError`` where it can't be read safely.
+    """
     content, where = _open(path)
     return _state_of(content, where)
 
 
-def export_official(model: Detector, path: str | Path, *, eval_size: tuple[int, int] = (640, 640)) -> Path:
-    """Write ``{"model": …}`` that goes strictly into the official code's model of the same size; whole or not at all.
+def export_official(
+    model: Detector, path: str | Path, *, eval_size: tuple[int, int] = (640, 640)
+) -> Path:
+    """Write ``{"model": …}`` that goes strictly into the official code's model of the same size;
+    whole or not at all.
 
     Args:
-        eval_size: height and width in pixels for which the anchors are written (official code evaluates at this size alone).
+        eval_size: height and width in pixels for which the anchors are written (official code
+            evaluates at this size alone).
 
     Raises:
         WeightsError: the deploy form, whose layout official code can't take up.
     """
     if model.deployed:
-        raise WeightsError("the deploy form has another layout than official checkpoints: export the model it was made from")
-    _save({"model": {key: value.detach().cpu().clone() for key, value in official_state_dict(model, eval_size).items()}}, Path(path))
+        raise WeightsError(
+            "the deploy form has another layout than official checkpoints: export the model it was "
+            "made from"
+        )
+    _save(
+        {
+            "model": {
+                key: value.detach().cpu().clone()
+                for key, value in official_state_dict(model, eval_size).items()
+            }
+        },
+        Path(path),
+    )
     return Path(path)
 
 
-def save_weights(path: str | Path, model: Detector, *, config: Config, categories: Sequence[Mapping[str, Json]],
-                 extra: Mapping[str, Any] | None = None) -> None:
+def save_weights(
+    path: str | Path,
+    model: Detector,
+    *,
+    config: Config,
+    categories: Sequence[Mapping[str, Json]],
+    extra: Mapping[str, Any] | None = None,
+) -> None:
     """Write a model with all that is needed to use it again; whole or not at all.
 
     Args:
         categories: ``{"id", "name"}`` of each class in class order.
-        extra: more entries, such as ``{"ema": state_dict}``, which ``load_detector`` prefers. Tensors, plain values, lists and dicts only.
+        extra: more entries, such as ``{"ema": state_dict}``, which ``load_detector`` prefers.
+            Tensors, plain values, lists and dicts only.
 
     Raises:
-        WeightsError: not as many categories as classes, or an ``extra`` that isn't plain or takes a reserved name.
+        WeightsError: not as many categories as classes, or an ``extra`` that isn't plain or takes a
+            reserved name.
     """
     if len(categories) != model.num_classes:
-        raise WeightsError(f"{len(categories)} categories for a model of {model.num_classes} classes")
+        raise WeightsError(
+            f"{len(categories)} categories for a model of {model.num_classes} classes"
+        )
     for name, value in (extra or {}).items():
         if name in _RESERVED:
-            raise WeightsError(f"extra entry {name!r} is a reserved name of the format ({', '.join(_RESERVED)})")
+            raise WeightsError(
+                f"extra entry {name!r} is a reserved name of the format ({', '.join(_RESERVED)})"
+            )
         _check_plain(name, value)
-    content = {"format": FORMAT, "config": configs.to_dict(config), "categories": [dict(item) for item in categories],
-               "model": model.state_dict(), "deployed": model.deployed, **(extra or {})}
+    content = {
+        "format": FORMAT,
+        "config": configs.to_dict(config),
+        "categories": [dict(item) for item in categories],
+        "model": model.state_dict(),
+        "deployed": model.deployed,
+        **(extra or {}),
+    }
     _save(content, Path(path))
 
 
-def load_detector(path_or_run_folder: str | Path, map_location: str | torch.device = "cpu") -> LoadedDetector:
-    """The detector of an own weights file or of a run folder (its best checkpoint, else its last), with EMA weights where it has them.
+def load_detector(
+    path_or_run_folder: str | Path, map_location: str | torch.device = "cpu"
+) -> LoadedDetector:
+    """The detector of an own weights file or of a run folder (its best checkpoint, else its last),
+    with EMA weights where it has them.
 
     Raises:
         WeightsError: nothing there, not readable, or not a file of this project.
@@ -171,13 +254,23 @@ def load_detector(path_or_run_folder: str | Path, map_location: str | torch.devi
     path = _weights_file(Path(path_or_run_folder))
     content, where = _open(path)
     if content.get("format") != FORMAT:
-        raise WeightsError(f"{where}: not a weights file of this project (its format is {content.get('format')!r}, expected {FORMAT!r}); "
-                           f"it looks like {describe(_state_of(content, where))}. For official weights: build_detector(preset, "
-                           "num_classes), then load_official")
+        raise WeightsError(
+            f"{where}: not a weights file of this project (its format is "
+            f"{content.get('format')!r}, expected {FORMAT!r}); "
+            f"it looks like {describe(_state_of(content, where))}. For official weights: "
+            f"build_detector(preset, "
+            "num_classes), then load_official"
+        )
     for key in ("config", "categories"):
         if key not in content:
-            raise WeightsError(f"{where}: lacks {key!r}, so it can't be built; its entries are {some(list(content))}")
-    config, categories = configs.from_dict(content["config"]), [dict(item) for item in content["categories"]]
+            raise WeightsError(
+                f"{where}: lacks {key!r}, so it can't be built; its entries are "
+                f"{some(list(content))}"
+            )
+    config, categories = (
+        configs.from_dict(content["config"]),
+        [dict(item) for item in content["categories"]],
+    )
     model = build_detector(config, len(categories)).eval()
     if content.get("deployed"):
         model = model.deploy()
@@ -188,11 +281,24 @@ def load_detector(path_or_run_folder: str | Path, map_location: str | torch.devi
 
 
 def _of_other_activation(model: Detector, content: Mapping[str, Any]) -> list[str]:
-    """A note where an own file was trained with another activation than the model's: its tensors fit all the same."""
+    """A note where an own file was trained with another activation than the model's: its tensors
+    fit all the same.
+    """
     mine = model.decoder.spec.act
-    trained = content["config"]["model"]["activation"] if content.get("format") == FORMAT and "config" in content else mine
-    return [] if trained == mine else [f"it was trained with model.activation={trained}, and this model has {mine}: "
-                                       f"the weights mean something else here (--set model.activation={trained} keeps their meaning)"]
+    trained = (
+        content["config"]["model"]["activation"]
+        if content.get("format") == FORMAT and "config" in content
+        else mine
+    )
+    return (
+        []
+        if trained == mine
+        else [
+            f"it was trained with model.activation={trained}, and this model has {mine}: "
+            f"the weights mean something else here (--set model.activation={trained} keeps their "
+            f"meaning)"
+        ]
+    )
 
 
 def _save(content: Mapping[str, Any], path: Path) -> None:
@@ -213,27 +319,44 @@ def _open(source: Mapping[str, Any] | str | Path) -> tuple[Mapping[str, Any], st
     if not path.is_file():
         raise WeightsError(f"{path}: there is no such file")
     if path.suffix.lower() == ".onnx":
-        raise WeightsError(f"{path} is an ONNX file, which only `deim-lab predict` takes; expected weights of PyTorch")
+        raise WeightsError(
+            f"{path} is an ONNX file, which only `deim-lab predict` takes; expected weights of "
+            f"PyTorch"
+        )
     try:
         content = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:
-        code = isinstance(error, pickle.UnpicklingError) and re.search(r"Unsupported (?:global|class)", str(error)) is not None
-        reason = ("it holds Python objects that would have to be executed; only tensors and plain values are read" if code
-                  else "it is truncated, or no PyTorch file at all")
+        code = (
+            isinstance(error, pickle.UnpicklingError)
+            and re.search(r"Unsupported (?:global|class)", str(error)) is not None
+        )
+        reason = (
+            "it holds Python objects that would have to be executed; only tensors and plain values "
+            "are read"
+            if code
+            else "it is truncated, or no PyTorch file at all"
+        )
         raise WeightsError(f"{path}: can't be read: {reason} ({type(error).__name__})") from error
     if not isinstance(content, Mapping):
-        raise WeightsError(f"{path}: holds a {type(content).__name__}, expected a dict of tensors or of state dicts")
+        raise WeightsError(
+            f"{path}: holds a {type(content).__name__}, expected a dict of tensors or of state "
+            f"dicts"
+        )
     return content, str(path)
 
 
 def _state_of(content: Mapping[str, Any], where: str) -> dict[str, Tensor]:
-    """The weights inside a checkpoint: EMA before model before the content itself; wrappers' ``module.`` taken off."""
+    """The weights inside a checkpoint: EMA before model before the content itself; wrappers'
+    ``module.`` taken off.
+    """
     state: Any = content
     if isinstance(content.get("ema"), Mapping):
         state = content["ema"].get("module", content["ema"])
     elif isinstance(content.get("model"), Mapping):
         state = content["model"]
-    if not isinstance(state, Mapping) or not any(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, Mapping) or not any(
+        isinstance(value, Tensor) for value in state.values()
+    ):
         raise WeightsError(f"{where}: holds no weights; its entries are {some(list(content))}")
     tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
     if all(key.startswith("module.") for key in tensors):
@@ -249,8 +372,10 @@ def _weights_file(path: Path) -> Path:
     for name in RUN_FILES:
         if (folder / name).is_file():
             return folder / name
-    raise WeightsError(f"{path}: a folder without {' or '.join(f'checkpoints/{name}' for name in RUN_FILES[:2])}; "
-                       "expected a run folder with a checkpoint, or a weights file")
+    raise WeightsError(
+        f"{path}: a folder without {' or '.join(f'checkpoints/{name}' for name in RUN_FILES[:2])}; "
+        "expected a run folder with a checkpoint, or a weights file"
+    )
 
 
 def _check_plain(where: str, value: Any) -> None:
@@ -261,4 +386,7 @@ def _check_plain(where: str, value: Any) -> None:
         for index, item in enumerate(value):
             _check_plain(f"{where}[{index}]", item)
     elif not (value is None or isinstance(value, Tensor) or type(value) in (str, int, float, bool)):
-        raise WeightsError(f"extra entry {where} is a {type(value).__name__}; only tensors, plain values, lists and dicts can be read back")
+        raise WeightsError(
+            f"extra entry {where} is a {type(value).__name__}; only tensors, plain values, lists "
+            f"and dicts can be read back"
+        )

@@ -1,4 +1,6 @@
-"""Targets per image: what Mosaic and MixUp do to the number of positives a one-to-one matched image can have."""
+"""Targets per image: what Mosaic and MixUp do to the number of positives a one-to-one matched image
+can have.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ MAX_BINS = 32
 
 
 def overview(rows: Rows) -> Figure:
-    """A histogram a variant, on common axes, and the means beside them: the whole claim on one double-column figure."""
+    """A histogram a variant, on common axes, and the means beside them: the whole claim on one
+    double-column figure.
+    """
     with style.context():
         names, edges = variants(rows), bin_edges(rows)
         fig = style.figure(style.DOUBLE, 0.55 + 0.78 * len(names))
@@ -38,8 +42,13 @@ def overview(rows: Rows) -> Figure:
         return fig
 
 
-def histogram(rows: Rows, *, variants: Sequence[str] = ("plain", "both"), edges: Floats | None = None,
-              ax: Axes | None = None) -> Figure:
+def histogram(
+    rows: Rows,
+    *,
+    variants: Sequence[str] = ("plain", "both"),
+    edges: Floats | None = None,
+    ax: Axes | None = None,
+) -> Figure:
     """Share of images by their number of targets, one colour a variant; a line at each mean.
 
     Args:
@@ -55,15 +64,45 @@ def histogram(rows: Rows, *, variants: Sequence[str] = ("plain", "both"), edges:
             inside, _ = np.histogram(counts, edges)
             share = inside / max(len(counts), 1)
             tint = style.colour(name)
-            ax.bar(edges[:-1], share, width=np.diff(edges), align="edge", color=tint, alpha=0.75 if len(variants) > 1 else 1.0,
-                   edgecolor="white", linewidth=0.3, label=f"{style.label(name)}: {counts.mean():.1f}")
-            ax.axvline(counts.mean(), color=tint if len(variants) > 1 else style.INK, linewidth=1.0, linestyle=(0, (3, 2)))
-            style.attach(fig, f"histogram {name}", {"variant": name, "targets_from": edges[:-1] + 0.5, "targets_to": edges[1:] - 0.5,
-                                                    "images": inside, "share": share})
+            ax.bar(
+                edges[:-1],
+                share,
+                width=np.diff(edges),
+                align="edge",
+                color=tint,
+                alpha=0.75 if len(variants) > 1 else 1.0,
+                edgecolor="white",
+                linewidth=0.3,
+                label=f"{style.label(name)}: {counts.mean():.1f}",
+            )
+            ax.axvline(
+                counts.mean(),
+                color=tint if len(variants) > 1 else style.INK,
+                linewidth=1.0,
+                linestyle=(0, (3, 2)),
+            )
+            style.attach(
+                fig,
+                f"histogram {name}",
+                {
+                    "variant": name,
+                    "targets_from": edges[:-1] + 0.5,
+                    "targets_to": edges[1:] - 0.5,
+                    "images": inside,
+                    "share": share,
+                },
+            )
         _axis(ax, edges)
         if len(variants) > 1:  # above the axes, where no bar or mean line can lie under it
-            ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(variants), handlelength=1.0, borderaxespad=0.2, title="mean targets",
-                      alignment="left")
+            ax.legend(
+                loc="lower left",
+                bbox_to_anchor=(0, 1),
+                ncols=len(variants),
+                handlelength=1.0,
+                borderaxespad=0.2,
+                title="mean targets",
+                alignment="left",
+            )
         else:
             ax.legend(loc="upper right", handlelength=1.0)
         return fig
@@ -78,32 +117,56 @@ def means(rows: Rows, *, ax: Axes | None = None) -> Figure:
         positions = np.arange(len(names))[::-1]
         ax.barh(positions, values, height=0.62, color=[style.colour(name) for name in names])
         for position, value in zip(positions, values, strict=True):
-            times = f"  ({value / values[0]:.1f}×)" if values[0] > 0 and position != positions[0] else ""
-            ax.annotate(f"{value:.1f}{times}", (value, position), xytext=(3, 0), textcoords="offset points", va="center", fontsize=7)
+            times = (
+                f"  ({value / values[0]:.1f}×)"
+                if values[0] > 0 and position != positions[0]
+                else ""
+            )
+            ax.annotate(
+                f"{value:.1f}{times}",
+                (value, position),
+                xytext=(3, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=7,
+            )
         ax.set_yticks(positions, [style.label(name).replace(" + ", "\n+ ") for name in names])
         ax.tick_params(axis="y", length=0)
         ax.set_xlim(0, max(values, default=0) * 1.38 or 1)
         ax.set_xlabel("mean targets per image")
-        style.attach(fig, "means", {"variant": names, "targets_per_image": values,
-                                    "times_plain": [value / values[0] if values[0] else float("nan") for value in values]})
+        style.attach(
+            fig,
+            "means",
+            {
+                "variant": names,
+                "targets_per_image": values,
+                "times_plain": [
+                    value / values[0] if values[0] else float("nan") for value in values
+                ],
+            },
+        )
         return fig
 
 
 def mixture(rows: Rows, mosaic_prob: float, mixup_prob: float) -> Floats:
     """Distribution of targets per image at any two probabilities, from images measured once.
 
-    Three coins decide what an image becomes: its own Mosaic (``mosaic_prob``), its neighbour's, and the batch's MixUp (``mixup_prob``).
-    With the measured distributions ``P`` of plain images and ``M`` of Mosaics, an image before MixUp has ``D = (1 − p) P + p M``; MixUp
-    adds the targets of another image, whose number is drawn independently, so the result is ``(1 − q) D + q (D ∗ D)``, ``∗`` a convolution:
-    ``D ∗ D`` holds the four outcomes of the two Mosaic coins with their binomial weights. Its mean is ``(1 + q)((1 − p) mean P + p mean M)``.
-    Exact for the measured images, without running the pipeline again, for images that are drawn at random.
+    Three coins decide what an image becomes: its own Mosaic (``mosaic_prob``), its neighbour's, and
+    the batch's MixUp (``mixup_prob``). With the measured distributions ``P`` of plain images and
+    ``M`` of Mosaics, an image before MixUp has ``D = (1 − p) P + p M``; MixUp adds the targets of
+    another image, whose number is drawn independently, so the result is ``(1 − q) D + q (D ∗ D)``,
+    ``∗`` a convolution: ``D ∗ D`` holds the four outcomes of the two Mosaic coins with their
+    binomial weights. Its mean is ``(1 + q)((1 − p) mean P + p mean M)``. Exact for the measured
+    images, without running the pipeline again, for images that are drawn at random.
 
     Args:
-        rows: columns ``targets``, ``mosaic`` and ``mixed``, from ``augment.density.measure``; those not mixed are used, and some must be
-            Mosaics and some not (``variants(config, certain=True)`` measures both well).
+        rows: columns ``targets``, ``mosaic`` and ``mixed``, from ``augment.density.measure``; those
+            not mixed are used, and some must be Mosaics and some not
+            (``variants(config, certain=True)`` measures both well).
 
     Returns:
-        ``[N]`` probability of 0, 1, … N − 1 targets; the length doesn't depend on the probabilities.
+        ``[N]`` probability of 0, 1, … N − 1 targets; the length doesn't depend on the
+        probabilities.
 
     Raises:
         ValueError: a probability outside [0, 1], or rows without plain images or without Mosaics.
@@ -119,20 +182,31 @@ def mixture(rows: Rows, mosaic_prob: float, mixup_prob: float) -> Floats:
 
 
 def parts(rows: Rows) -> tuple[Floats, Floats]:
-    """Distributions of targets in plain images and in Mosaics, both ``[N]``, from the rows that MixUp didn't touch."""
+    """Distributions of targets in plain images and in Mosaics, both ``[N]``, from the rows that
+    MixUp didn't touch.
+    """
     targets, mosaic, mixed = (np.asarray(rows[name]) for name in ("targets", "mosaic", "mixed"))
-    chosen = [targets[~mixed.astype(bool) & (mosaic.astype(bool) == wanted)] for wanted in (False, True)]
+    chosen = [
+        targets[~mixed.astype(bool) & (mosaic.astype(bool) == wanted)] for wanted in (False, True)
+    ]
     for kind, counts in zip(("plain image", "Mosaic"), chosen, strict=True):
         if not len(counts):
-            raise ValueError(f"the measured rows hold no {kind} that MixUp left alone; measure both, for instance the arms "
-                             "of augment.density.variants(config, certain=True)")
+            raise ValueError(
+                f"the measured rows hold no {kind} that MixUp left alone; measure both, for "
+                f"instance the arms "
+                "of augment.density.variants(config, certain=True)"
+            )
     length = int(max(counts.max() for counts in chosen)) + 1
     plain, mosaics = (np.bincount(counts, minlength=length) / len(counts) for counts in chosen)
     return plain, mosaics
 
 
-def expected(rows: Rows, mosaic_prob: float = 0.5, mixup_prob: float = 0.5, *, ax: Axes | None = None) -> Figure:
-    """The distribution at given probabilities (``mixture``) as bars over the plain one: what the density slider shows."""
+def expected(
+    rows: Rows, mosaic_prob: float = 0.5, mixup_prob: float = 0.5, *, ax: Axes | None = None
+) -> Figure:
+    """The distribution at given probabilities (``mixture``) as bars over the plain one: what the
+    density slider shows.
+    """
     with style.context():
         fig, ax = style.canvas(ax, style.SINGLE * 1.35, 2.5)
         shown = Expected(rows, ax)
@@ -141,7 +215,17 @@ def expected(rows: Rows, mosaic_prob: float = 0.5, mixup_prob: float = 0.5, *, a
         return fig
 
 
-def expected_grid(rows: Rows, settings: Sequence[tuple[float, float]] = ((0, 0), (0.5, 0), (0, 0.5), (0.5, 0.5), (1, 0), (1, 1))) -> Figure:
+def expected_grid(
+    rows: Rows,
+    settings: Sequence[tuple[float, float]] = (
+        (0, 0),
+        (0.5, 0),
+        (0, 0.5),
+        (0.5, 0.5),
+        (1, 0),
+        (1, 1),
+    ),
+) -> Figure:
     """The density slider at several settings at once: its static twin."""
     with style.context():
         columns = min(3, len(settings))
@@ -153,13 +237,15 @@ def expected_grid(rows: Rows, settings: Sequence[tuple[float, float]] = ((0, 0),
             shown.update(mosaic_prob, mixup_prob)
             style.attach(fig, f"Mosaic {mosaic_prob:g}, MixUp {mixup_prob:g}", shown.table())
             ax.label_outer()
-        for ax in panels[len(settings):]:
+        for ax in panels[len(settings) :]:
             ax.set_visible(False)
         return fig
 
 
 class Expected:
-    """The artists of ``expected``, made once; ``update`` moves them to other probabilities. The slider and the still picture share it."""
+    """The artists of ``expected``, made once; ``update`` moves them to other probabilities. The
+    slider and the still picture share it.
+    """
 
     def __init__(self, rows: Rows, ax: Axes, *, legend: bool = True) -> None:
         self.rows, self.ax = rows, ax
@@ -168,20 +254,44 @@ class Expected:
         self.plain_mean = float(plain @ self.support)
         width = max(1, -(-self._reach() // MAX_BINS))
         self.edges = np.arange(0, self._reach() + width, width) - 0.5
-        self.bars = ax.bar(self.edges[:-1], np.zeros(len(self.edges) - 1), width=width, align="edge", color=style.colour("dense"),
-                           edgecolor="white", linewidth=0.3, label="at these probabilities")
-        self.outline = ax.stairs(self._binned(plain), self.edges, color=style.colour("plain"), linewidth=1.3, label="plain")
+        self.bars = ax.bar(
+            self.edges[:-1],
+            np.zeros(len(self.edges) - 1),
+            width=width,
+            align="edge",
+            color=style.colour("dense"),
+            edgecolor="white",
+            linewidth=0.3,
+            label="at these probabilities",
+        )
+        self.outline = ax.stairs(
+            self._binned(plain),
+            self.edges,
+            color=style.colour("plain"),
+            linewidth=1.3,
+            label="plain",
+        )
         self.mean_line = ax.axvline(0, color=style.INK, linewidth=1.0, linestyle=(0, (3, 2)))
         self.title = ax.set_title(" ")
         self.setting: tuple[float, float, float] = (0.0, 0.0, 0.0)  # Mosaic, MixUp, mean
-        ax.set_ylim(0, 1.08 * max(self._binned(mixture(rows, p, q)).max() for p in (0, 1) for q in (0, 1)))
+        ax.set_ylim(
+            0, 1.08 * max(self._binned(mixture(rows, p, q)).max() for p in (0, 1) for q in (0, 1))
+        )
         _axis(ax, self.edges)
         self.legend = ax.legend(loc="upper right") if legend else None
 
     @property
     def moving(self) -> list[Artist]:
-        """What ``update`` changes and what lies over it, in drawing order: all that a live picture has to redraw."""
-        return [*self.bars, self.outline, self.mean_line, self.title, *([self.legend] if self.legend else [])]
+        """What ``update`` changes and what lies over it, in drawing order: all that a live picture
+        has to redraw.
+        """
+        return [
+            *self.bars,
+            self.outline,
+            self.mean_line,
+            self.title,
+            *([self.legend] if self.legend else []),
+        ]
 
     def update(self, mosaic_prob: float, mixup_prob: float) -> float:
         """Move bars, line and title to these probabilities; returns the mean."""
@@ -197,11 +307,19 @@ class Expected:
     def table(self) -> dict[str, Any]:
         """The numbers now shown."""
         mosaic_prob, mixup_prob, mean = self.setting
-        return {"mosaic_prob": mosaic_prob, "mixup_prob": mixup_prob, "targets_from": self.edges[:-1] + 0.5, "targets_to": self.edges[1:] - 0.5,
-                "share": [bar.get_height() for bar in self.bars], "mean": mean}
+        return {
+            "mosaic_prob": mosaic_prob,
+            "mixup_prob": mixup_prob,
+            "targets_from": self.edges[:-1] + 0.5,
+            "targets_to": self.edges[1:] - 0.5,
+            "share": [bar.get_height() for bar in self.bars],
+            "mean": mean,
+        }
 
     def _reach(self) -> int:
-        """Where all but the last thousandth of the densest setting ends: the right end of the axis."""
+        """Where all but the last thousandth of the densest setting ends: the right end of the
+        axis.
+        """
         densest = mixture(self.rows, 1, 1).cumsum()
         return int(np.searchsorted(densest, 0.999)) + 1
 
@@ -220,12 +338,16 @@ def targets_of(rows: Rows, variant: str) -> NDArray[np.int64]:
     """Targets of each image of one variant; ``ValueError`` for one that isn't there."""
     found: NDArray[np.int64] = np.asarray(rows["targets"])[np.asarray(rows["variant"]) == variant]
     if not len(found):
-        raise ValueError(f"variant {variant!r} is not in the table; it has {', '.join(variants(rows)) or 'none'}")
+        raise ValueError(
+            f"variant {variant!r} is not in the table; it has {', '.join(variants(rows)) or 'none'}"
+        )
     return found
 
 
 def bin_edges(rows: Rows) -> Floats:
-    """Edges half-way between whole numbers of targets, at most ``MAX_BINS`` bins of equal width over all variants."""
+    """Edges half-way between whole numbers of targets, at most ``MAX_BINS`` bins of equal width
+    over all variants.
+    """
     top = int(np.asarray(rows["targets"]).max(initial=0)) + 1
     width = max(1, -(-top // MAX_BINS))
     return np.arange(0, top + width, width) - 0.5

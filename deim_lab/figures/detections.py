@@ -1,4 +1,6 @@
-"""Images with boxes: a gallery of composed training images, and a detector's predictions beside the truth."""
+"""Images with boxes: a gallery of composed training images, and a detector's predictions beside the
+truth.
+"""
 
 from __future__ import annotations
 
@@ -18,16 +20,34 @@ from deim_lab.boxes import cxcywh_to_xyxy
 from deim_lab.figures import style
 from deim_lab.structures import Targets
 
-# Okabe and Ito's, then Tol's: a colour a class that readers with any common colour blindness can tell apart; ``detector.predict`` has the same.
-CLASS_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#882255", "#44AA99", "#999933", "#332288", "#AA4499")
-CROWDED = 12  # boxes in an image above which names would hide it: a legend names the colours instead
+# Okabe and Ito's, then Tol's: a colour a class that readers with any common colour blindness can
+# tell apart; ``detector.predict`` has the same.
+CLASS_COLOURS = (
+    "#E69F00",
+    "#56B4E9",
+    "#009E73",
+    "#F0E442",
+    "#0072B2",
+    "#D55E00",
+    "#CC79A7",
+    "#882255",
+    "#44AA99",
+    "#999933",
+    "#332288",
+    "#AA4499",
+)
+CROWDED = (
+    12  # boxes in an image above which names would hide it: a legend names the colours instead
+)
 _NAME_SHARE = 0.06  # of the panel's height that a name takes
 
 Names = Sequence[str] | Mapping[int, str]
 
 
 class Found(Protocol):
-    """Detections of one image, as ``detector.predict`` gives them: ``scores [N]``, ``labels [N]``, ``boxes_xyxy [N, 4]`` px."""
+    """Detections of one image, as ``detector.predict`` gives them: ``scores [N]``, ``labels [N]``,
+    ``boxes_xyxy [N, 4]`` px.
+    """
 
     @property
     def scores(self) -> Any: ...
@@ -37,12 +57,21 @@ class Found(Protocol):
     def boxes_xyxy(self) -> Any: ...
 
 
-def gallery(images: Sequence[Any], boxes_xyxy: Sequence[Any], labels: Sequence[Any], names: Names, *, columns: int = 4,
-            titles: Sequence[str] | None = None, scores: Sequence[Any] | None = None) -> Figure:
+def gallery(
+    images: Sequence[Any],
+    boxes_xyxy: Sequence[Any],
+    labels: Sequence[Any],
+    names: Names,
+    *,
+    columns: int = 4,
+    titles: Sequence[str] | None = None,
+    scores: Sequence[Any] | None = None,
+) -> Figure:
     """Images in a grid with their boxes, a colour a class.
 
     Args:
-        images: uint8 ``[3, H, W]`` tensors or ``[H, W, 3]`` arrays; floats in [0, 1] as well. They may differ in size.
+        images: uint8 ``[3, H, W]`` tensors or ``[H, W, 3]`` arrays; floats in [0, 1] as well. They
+            may differ in size.
         boxes_xyxy: ``[N, 4]`` pixels, one an image.
         labels: ``[N]`` class indices, one an image.
         names: of the classes, by index.
@@ -55,24 +84,56 @@ def gallery(images: Sequence[Any], boxes_xyxy: Sequence[Any], labels: Sequence[A
     """
     _same_length(images, boxes_xyxy=boxes_xyxy, labels=labels, titles=titles, scores=scores)
     if not len(images) or columns < 1:
-        raise ValueError(f"{len(images)} images in {columns} columns: expected at least one of both")
-    marks = [_Marks(boxes, classes, score) for boxes, classes, score in zip(boxes_xyxy, labels, scores or [None] * len(images), strict=True)]
+        raise ValueError(
+            f"{len(images)} images in {columns} columns: expected at least one of both"
+        )
+    marks = [
+        _Marks(boxes, classes, score)
+        for boxes, classes, score in zip(
+            boxes_xyxy, labels, scores or [None] * len(images), strict=True
+        )
+    ]
     titles = titles or [_count(len(mark), "target") for mark in marks]
-    return _grid([_pixels(image) for image in images], marks, names, titles, min(columns, len(images)))
+    return _grid(
+        [_pixels(image) for image in images], marks, names, titles, min(columns, len(images))
+    )
 
 
-def composed(images: Tensor, targets: Targets, names: Names, *, columns: int = 4, titles: Sequence[str] | None = None) -> Figure:
-    """A batch as it enters the detector: ``images [B, 3, H, W]`` in [0, 1] with its ``targets``; otherwise as ``gallery``."""
+def composed(
+    images: Tensor,
+    targets: Targets,
+    names: Names,
+    *,
+    columns: int = 4,
+    titles: Sequence[str] | None = None,
+) -> Figure:
+    """A batch as it enters the detector: ``images [B, 3, H, W]`` in [0, 1] with its ``targets``;
+    otherwise as ``gallery``.
+    """
     height, width = images.shape[-2:]
     to_px = torch.tensor([width, height, width, height])
     each = [targets.of_image(index) for index in range(targets.batch_size)]
-    return gallery(list(images), [cxcywh_to_xyxy(boxes) * to_px for boxes, _ in each], [labels for _, labels in each], names,
-                   columns=columns, titles=titles)
+    return gallery(
+        list(images),
+        [cxcywh_to_xyxy(boxes) * to_px for boxes, _ in each],
+        [labels for _, labels in each],
+        names,
+        columns=columns,
+        titles=titles,
+    )
 
 
-def predictions(images: Sequence[Any], found: Sequence[Found], wanted: Sequence[tuple[Any, Any]], names: Names, threshold: float, *,
-                columns: int = 2) -> Figure:
-    """Each image twice, side by side: the truth, and what was found with at least the score ``threshold``.
+def predictions(
+    images: Sequence[Any],
+    found: Sequence[Found],
+    wanted: Sequence[tuple[Any, Any]],
+    names: Names,
+    threshold: float,
+    *,
+    columns: int = 2,
+) -> Figure:
+    """Each image twice, side by side: the truth, and what was found with at least the score
+    ``threshold``.
 
     Args:
         images: as for ``gallery``.
@@ -88,7 +149,10 @@ def predictions(images: Sequence[Any], found: Sequence[Found], wanted: Sequence[
     pixels, marks, titles = [], [], []
     for image, detections, (boxes, labels) in zip(images, found, wanted, strict=True):
         keep = _array(detections.scores) >= threshold
-        above = (_array(part)[keep] for part in (detections.boxes_xyxy, detections.labels, detections.scores))
+        above = (
+            _array(part)[keep]
+            for part in (detections.boxes_xyxy, detections.labels, detections.scores)
+        )
         marks += [_Marks(boxes, labels, None), _Marks(*above)]
         pixels += [_pixels(image)] * 2
         titles += [f"truth: {len(marks[-2])}", f"found: {len(marks[-1])}"]
@@ -112,13 +176,21 @@ class _Marks:
         return len(self.labels)
 
 
-def _grid(pixels: Sequence[NDArray[Any]], marks: Sequence[_Marks], names: Names, titles: Sequence[str], columns: int) -> Figure:
+def _grid(
+    pixels: Sequence[NDArray[Any]],
+    marks: Sequence[_Marks],
+    names: Names,
+    titles: Sequence[str],
+    columns: int,
+) -> Figure:
     lines = -(-len(pixels) // columns)
     crowded = any(len(mark) > CROWDED for mark in marks)
     tallest = max(image.shape[0] / image.shape[1] for image in pixels)
     width = style.DOUBLE if columns > 2 else style.SINGLE * max(columns, 1.2) / 1.2
     with style.context():
-        fig = style.figure(width, lines * (width / columns * tallest + 0.12) + 0.25 * crowded, photographic=True)
+        fig = style.figure(
+            width, lines * (width / columns * tallest + 0.12) + 0.25 * crowded, photographic=True
+        )
         panels = np.ravel(fig.subplots(lines, columns, squeeze=False))
         for ax in panels:
             ax.set_axis_off()
@@ -128,52 +200,109 @@ def _grid(pixels: Sequence[NDArray[Any]], marks: Sequence[_Marks], names: Names,
             _boxes(ax, mark, names, height_px=image.shape[0], written=not crowded)
         if crowded:
             shown = sorted({int(label) for mark in marks for label in mark.labels})
-            fig.legend(handles=[Patch(color=_colour(label), label=_name(names, label)) for label in shown], loc="outside lower left",
-                       ncols=min(len(shown), 8), handlelength=0.9, handleheight=0.9, fontsize=6)
+            fig.legend(
+                handles=[Patch(color=_colour(label), label=_name(names, label)) for label in shown],
+                loc="outside lower left",
+                ncols=min(len(shown), 8),
+                handlelength=0.9,
+                handleheight=0.9,
+                fontsize=6,
+            )
         style.attach(fig, "boxes", _table(marks, names, titles))
         return fig
 
 
 def _boxes(ax: Axes, mark: _Marks, names: Names, *, height_px: int, written: bool) -> None:
-    """Rectangles on a dark casing, so that they show on any ground; where ``written``, name and score on top of the upper left corner.
+    """Rectangles on a dark casing, so that they show on any ground; where ``written``, name and
+    score on top of the upper left corner.
 
-    The best score comes last and so lies on top. At the image's upper edge the name goes inside the box.
+    The best score comes last and so lies on top. At the image's upper edge the name goes inside the
+    box.
     """
-    order = range(len(mark)) if mark.scores is None else np.argsort(mark.scores, kind="stable").tolist()
+    order = (
+        range(len(mark)) if mark.scores is None else np.argsort(mark.scores, kind="stable").tolist()
+    )
     for index in order:
         x0, y0, x1, y1 = mark.boxes_xyxy[index]
         label = int(mark.labels[index])
-        ax.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=_colour(label), linewidth=1.0,
-                               path_effects=[Stroke(linewidth=1.9, foreground="black", alpha=0.55), Normal()]))
+        ax.add_patch(
+            Rectangle(
+                (x0, y0),
+                x1 - x0,
+                y1 - y0,
+                fill=False,
+                edgecolor=_colour(label),
+                linewidth=1.0,
+                path_effects=[Stroke(linewidth=1.9, foreground="black", alpha=0.55), Normal()],
+            )
+        )
         if written:
             score = "" if mark.scores is None else f" {mark.scores[index]:.2f}"
-            ax.text(max(x0, 0), max(y0, 0), f"{_name(names, label)}{score}", fontsize=4.5, ha="left", color=_ink(label), clip_on=True,
-                    va="bottom" if y0 > _NAME_SHARE * height_px else "top",
-                    bbox={"boxstyle": "square,pad=0.12", "facecolor": _colour(label), "edgecolor": "none", "alpha": 0.9})
+            ax.text(
+                max(x0, 0),
+                max(y0, 0),
+                f"{_name(names, label)}{score}",
+                fontsize=4.5,
+                ha="left",
+                color=_ink(label),
+                clip_on=True,
+                va="bottom" if y0 > _NAME_SHARE * height_px else "top",
+                bbox={
+                    "boxstyle": "square,pad=0.12",
+                    "facecolor": _colour(label),
+                    "edgecolor": "none",
+                    "alpha": 0.9,
+                },
+            )
 
 
 def _table(marks: Sequence[_Marks], names: Names, titles: Sequence[str]) -> dict[str, list[Any]]:
-    columns: dict[str, list[Any]] = {key: [] for key in ("image", "title", "label", "name", "score", "x0_px", "y0_px", "x1_px", "y1_px")}
+    columns: dict[str, list[Any]] = {
+        key: []
+        for key in ("image", "title", "label", "name", "score", "x0_px", "y0_px", "x1_px", "y1_px")
+    }
     for number, (mark, title) in enumerate(zip(marks, titles, strict=True)):
         for index, box in enumerate(mark.boxes_xyxy):
             label = int(mark.labels[index])
-            row = (number, title, label, _name(names, label), None if mark.scores is None else float(mark.scores[index]), *box.tolist())
+            row = (
+                number,
+                title,
+                label,
+                _name(names, label),
+                None if mark.scores is None else float(mark.scores[index]),
+                *box.tolist(),
+            )
             for column, value in zip(columns.values(), row, strict=True):
                 column.append(value)
     return columns
 
 
 def _pixels(image: Any) -> NDArray[Any]:
-    """``[H, W, 3]`` uint8, or float in [0, 1], of a tensor ``[3, H, W]`` or an array ``[H, W, 3]``."""
+    """``[H, W, 3]`` uint8, or float in [0, 1], of a tensor ``[3, H, W]`` or an array ``[H, W,
+    3]``.
+    """
     values = _array(image)
-    if values.ndim == 3 and values.shape[0] == 3 and (hasattr(image, "detach") or values.shape[2] != 3):
+    if (
+        values.ndim == 3
+        and values.shape[0] == 3
+        and (hasattr(image, "detach") or values.shape[2] != 3)
+    ):
         values = values.transpose(1, 2, 0)
     if values.ndim != 3 or values.shape[2] != 3 or 0 in values.shape:
-        raise ValueError(f"image of shape {tuple(_array(image).shape)}; expected [3, H, W] or [H, W, 3]")
+        raise ValueError(
+            f"image of shape {tuple(_array(image).shape)}; expected [3, H, W] or [H, W, 3]"
+        )
     if values.dtype == np.uint8:
         return values
-    if not np.issubdtype(values.dtype, np.floating) or values.min() < -1e-3 or values.max() > 1 + 1e-3:
-        raise ValueError(f"image of {values.dtype} from {values.min():g} to {values.max():g}; expected uint8, or floats in [0, 1]")
+    if (
+        not np.issubdtype(values.dtype, np.floating)
+        or values.min() < -1e-3
+        or values.max() > 1 + 1e-3
+    ):
+        raise ValueError(
+            f"image of {values.dtype} from {values.min():g} to {values.max():g}; expected uint8, "
+            f"or floats in [0, 1]"
+        )
     return values.clip(0, 1)
 
 
@@ -187,7 +316,7 @@ def _colour(label: int) -> str:
 
 def _ink(label: int) -> str:
     """Black on a light colour, white on a dark one."""
-    red, green, blue = (int(_colour(label)[at:at + 2], 16) for at in (1, 3, 5))
+    red, green, blue = (int(_colour(label)[at : at + 2], 16) for at in (1, 3, 5))
     return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 120 else "white"
 
 
@@ -204,4 +333,6 @@ def _count(number: int, noun: str) -> str:
 def _same_length(first: Sequence[Any] | NDArray[Any], **others: Iterable[Any] | None) -> None:
     for name, values in others.items():
         if values is not None and len(values) != len(first):  # type: ignore[arg-type]
-            raise ValueError(f"{name} has {len(values)} entries for {len(first)}: expected one each")  # type: ignore[arg-type]
+            raise ValueError(
+                f"{name} has {len(values)} entries for {len(first)}: expected one each"
+            )  # type: ignore[arg-type]

@@ -1,8 +1,10 @@
-"""The paper's figures from published numbers, and what was measured here in another colour: AP against epochs, AP against latency, components.
+"""The paper's figures from published numbers, and what was measured here in another colour: AP
+against epochs, AP against latency, components.
 
-A *published* table has the columns of ``reported.frame``, a *measured* one those of ``measured.finished_runs`` or ``measured.evaluations``;
-all AP in percent. Only evaluations of COCO val2017 may be drawn with published numbers: a frame with another row is refused. Runs on other
-data have figures of their own, whose titles say on what data, over how many seeds and on what device.
+A *published* table has the columns of ``reported.frame``, a *measured* one those of
+``measured.finished_runs`` or ``measured.evaluations``; all AP in percent. Only evaluations of COCO
+val2017 may be drawn with published numbers: a frame with another row is refused. Runs on other data
+have figures of their own, whose titles say on what data, over how many seeds and on what device.
 """
 
 from __future__ import annotations
@@ -21,14 +23,21 @@ from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, ScalarFo
 
 from deim_lab.figures import style
 
-REPORTED, MEASURED = "#4477AA", "#EE6677"  # one colour a kind (Tol's bright pair), none of the methods'
+REPORTED, MEASURED = (
+    "#4477AA",
+    "#EE6677",
+)  # one colour a kind (Tol's bright pair), none of the methods'
 _NOTHING_MEASURED = "nothing measured\non COCO val2017 here"
 _MOST_NAMES = 8  # recipes named in a panel's legend
 _MARKS = {"D-FINE": "o", "RT-DETRv2": "s", "DEIMv2": "D"}  # the others: a triangle
 
 
-def main(published: pd.DataFrame, sizes: pd.DataFrame, on_coco: pd.DataFrame | None = None) -> Figure:
-    """Both claims of the paper beside each other: ``against_epochs`` of the main table, ``against_latency`` of all sizes."""
+def main(
+    published: pd.DataFrame, sizes: pd.DataFrame, on_coco: pd.DataFrame | None = None
+) -> Figure:
+    """Both claims of the paper beside each other: ``against_epochs`` of the main table,
+    ``against_latency`` of all sizes.
+    """
     with style.context():
         fig = style.figure(style.DOUBLE, 3.1)
         left, right = fig.subplots(1, 2, width_ratios=(1, 1.35))
@@ -37,12 +46,15 @@ def main(published: pd.DataFrame, sizes: pd.DataFrame, on_coco: pd.DataFrame | N
         return fig
 
 
-def against_epochs(published: pd.DataFrame, on_coco: pd.DataFrame | None = None, *, ax: Axes | None = None) -> Figure:
+def against_epochs(
+    published: pd.DataFrame, on_coco: pd.DataFrame | None = None, *, ax: Axes | None = None
+) -> Figure:
     """AP against epochs of training on COCO; an arrow from each D-FINE to the DEIM of its size.
 
     Args:
         published: ``model, epochs, ap_percent``.
-        on_coco: measured on COCO val2017: ``model, epochs, ap_percent, on_coco``; empty: the legend says that there is none; None: not asked.
+        on_coco: measured on COCO val2017: ``model, epochs, ap_percent, on_coco``; empty: the legend
+            says that there is none; None: not asked.
     """
     with style.context():
         fig, ax = style.canvas(ax)
@@ -52,12 +64,28 @@ def against_epochs(published: pd.DataFrame, on_coco: pd.DataFrame | None = None,
         for model, after in by_model.iterrows():
             if (plain := str(model).removeprefix("DEIM-")) != model and plain in by_model.index:
                 before = by_model.loc[plain]
-                ax.annotate("", (after["epochs"], after["ap_percent"]), (before["epochs"], before["ap_percent"]),
-                            arrowprops={"arrowstyle": "->", "color": REPORTED, "shrinkA": 4, "shrinkB": 4, "linewidth": 0.8})
+                ax.annotate(
+                    "",
+                    (after["epochs"], after["ap_percent"]),
+                    (before["epochs"], before["ap_percent"]),
+                    arrowprops={
+                        "arrowstyle": "->",
+                        "color": REPORTED,
+                        "shrinkA": 4,
+                        "shrinkB": 4,
+                        "linewidth": 0.8,
+                    },
+                )
         for row in points.to_dict("records"):
             _point(ax, row["epochs"], row["ap_percent"], row["model"], REPORTED)
         for row in mine.to_dict("records"):
-            _point(ax, float(row["epochs"]), row["ap_percent"], row.get("preset") or row["model"], MEASURED)
+            _point(
+                ax,
+                float(row["epochs"]),
+                row["ap_percent"],
+                row.get("preset") or row["model"],
+                MEASURED,
+            )
         epochs = sorted({*points["epochs"], *mine["epochs"].astype(float)})
         ax.set_xscale("log")
         ax.set_xlim(min(epochs, default=10) / 1.3, max(epochs, default=100) * 3)  # room for names
@@ -67,14 +95,20 @@ def against_epochs(published: pd.DataFrame, on_coco: pd.DataFrame | None = None,
         ax.xaxis.set_minor_formatter(NullFormatter())
         ax.set_xlabel("epochs of training on COCO")
         _finish(ax, None if on_coco is None else mine, "AP against epochs")
-        style.attach(fig, "AP against epochs", _both(points, mine, ["model", "epochs", "ap_percent"]))
+        style.attach(
+            fig, "AP against epochs", _both(points, mine, ["model", "epochs", "ap_percent"])
+        )
         return fig
 
 
-def against_latency(published: pd.DataFrame, on_coco: pd.DataFrame | None = None, *, ax: Axes | None = None) -> Figure:
-    """AP against the published latency on a T4: a line a family, filled marks for DEIM, hollow ones for what it is compared with.
+def against_latency(
+    published: pd.DataFrame, on_coco: pd.DataFrame | None = None, *, ax: Axes | None = None
+) -> Figure:
+    """AP against the published latency on a T4: a line a family, filled marks for DEIM, hollow ones
+    for what it is compared with.
 
-    A measured AP stands at the published latency of its preset's model (a latency of another machine has no place on this axis).
+    A measured AP stands at the published latency of its preset's model (a latency of another
+    machine has no place on this axis).
 
     Args:
         published: ``model, preset, latency_ms, ap_percent``.
@@ -84,53 +118,107 @@ def against_latency(published: pd.DataFrame, on_coco: pd.DataFrame | None = None
         fig, ax = style.canvas(ax)
         points = published.dropna(subset=["latency_ms", "ap_percent"])
         _lines(ax, points, "latency_ms", REPORTED)
-        mine = _only_coco(on_coco).merge(points[["preset", "latency_ms"]].dropna().drop_duplicates("preset"), on="preset")
+        mine = _only_coco(on_coco).merge(
+            points[["preset", "latency_ms"]].dropna().drop_duplicates("preset"), on="preset"
+        )
         for row in mine.to_dict("records"):
             _point(ax, row["latency_ms"], row["ap_percent"], row["preset"], MEASURED)
         ax.set_xlabel("latency on a T4 in ms, as published")
         ax.set_xlim(0, 1.13 * float(points["latency_ms"].max()) if len(points) else 1)
-        _finish(ax, None if on_coco is None else mine, "AP against latency", legend=_family_legend(points))
-        style.attach(fig, "AP against latency", _both(points, mine, ["model", "latency_ms", "ap_percent"]))
+        _finish(
+            ax,
+            None if on_coco is None else mine,
+            "AP against latency",
+            legend=_family_legend(points),
+        )
+        style.attach(
+            fig, "AP against latency", _both(points, mine, ["model", "latency_ms", "ap_percent"])
+        )
         return fig
 
 
 def components(gains: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
-    """The paper's ablation: each arm's AP, or for an arm of which only a gain is printed, that gain above what stands before it."""
+    """The paper's ablation: each arm's AP, or for an arm of which only a gain is printed, that gain
+    above what stands before it.
+    """
     with style.context():
         fig, ax = style.canvas(ax, style.SINGLE, 2.2)
         level, drawn = float("nan"), []
         for position, row in enumerate(gains.to_dict("records")):
             whole = pd.notna(row["ap_percent"])
-            low, level = (level, row["ap_percent"]) if whole else (level, level + row["gain_points"])
+            low, level = (
+                (level, row["ap_percent"]) if whole else (level, level + row["gain_points"])
+            )
             bottom = None if whole else low
-            ax.bar(position, level - (bottom or 0), bottom=bottom or 0, width=0.6, color=REPORTED, alpha=1.0 if whole else 0.45)
-            ax.annotate(f"{level:.1f}" if whole else f"+{row['gain_points']:.1f}", (position, level), xytext=(0, 2), textcoords="offset points",
-                        ha="center", fontsize=7)
-            drawn.append({"arm": row["arm"], "from_percent": bottom, "to_percent": level, "kind": row["kind"]})
+            ax.bar(
+                position,
+                level - (bottom or 0),
+                bottom=bottom or 0,
+                width=0.6,
+                color=REPORTED,
+                alpha=1.0 if whole else 0.45,
+            )
+            ax.annotate(
+                f"{level:.1f}" if whole else f"+{row['gain_points']:.1f}",
+                (position, level),
+                xytext=(0, 2),
+                textcoords="offset points",
+                ha="center",
+                fontsize=7,
+            )
+            drawn.append(
+                {
+                    "arm": row["arm"],
+                    "from_percent": bottom,
+                    "to_percent": level,
+                    "kind": row["kind"],
+                }
+            )
         tops = [item["to_percent"] for item in drawn]
         ax.set_ylim(min(tops, default=0) - 0.5, max(tops, default=1) + 0.25)
-        ax.set_xticks(range(len(drawn)), [str(item["arm"]).replace(" (", "\n(").replace("+ Dense", "+ Dense\n") for item in drawn])
+        ax.set_xticks(
+            range(len(drawn)),
+            [
+                str(item["arm"]).replace(" (", "\n(").replace("+ Dense", "+ Dense\n")
+                for item in drawn
+            ],
+        )
         ax.set_ylabel("AP on COCO val2017 (axis cut)")
         ax.set_title("components, as reported")
-        style.attach(fig, "components", pd.DataFrame(drawn, columns=["arm", "from_percent", "to_percent", "kind"]))
+        style.attach(
+            fig,
+            "components",
+            pd.DataFrame(drawn, columns=["arm", "from_percent", "to_percent", "kind"]),
+        )
         return fig
 
 
 def own_runs(measured: pd.DataFrame) -> Figure:
-    """Runs on the user's own data: AP against epochs, a panel a data set; a bar of ± one sd over seeds where there are several.
+    """Runs on the user's own data: AP against epochs, a panel a data set; a bar of ± one sd over
+    seeds where there are several.
 
     Args:
         measured: ``measured.finished_runs``; none: a figure that says so.
     """
     with style.context():
         sets = list(dict.fromkeys(measured["data"]))
-        rows, names = max(1, -(-len(sets) // 2)), min(_MOST_NAMES, len(measured[["preset", "differs"]].drop_duplicates()))
+        rows, names = (
+            max(1, -(-len(sets) // 2)),
+            min(_MOST_NAMES, len(measured[["preset", "differs"]].drop_duplicates())),
+        )
         fig = style.figure(style.DOUBLE, rows * (2.3 + 0.14 * names))
         panels = fig.subplots(rows, 2 if len(sets) > 1 else 1, squeeze=False).ravel()
         if not sets:
-            panels[0].text(0.5, 0.5, "no finished run here", transform=panels[0].transAxes, ha="center", color="#777777")
+            panels[0].text(
+                0.5,
+                0.5,
+                "no finished run here",
+                transform=panels[0].transAxes,
+                ha="center",
+                color="#777777",
+            )
             style.attach(fig, "own runs", measured)
-        for ax in panels[len(sets):]:
+        for ax in panels[len(sets) :]:
             ax.set_axis_off()
         for ax, name in zip(panels, sets):
             _own_set(ax, measured[measured["data"] == name])
@@ -139,23 +227,40 @@ def own_runs(measured: pd.DataFrame) -> Figure:
 
 
 def zoo(sizes: pd.DataFrame, times: pd.DataFrame, *, machine: str) -> Figure:
-    """AP as reported against latency: left as published (a T4), right as measured on this machine, each on an axis of its own.
+    """AP as reported against latency: left as published (a T4), right as measured on this machine,
+    each on an axis of its own.
 
     Args:
         sizes: ``model, preset, latency_ms, ap_percent``, published.
-        times: ``preset, median_ms, low_ms, high_ms``, measured; presets without a reported AP are not drawn, and counted below.
+        times: ``preset, median_ms, low_ms, high_ms``, measured; presets without a reported AP are
+            not drawn, and counted below.
         machine: on which the times were taken, and how.
     """
     with style.context():
         fig = style.figure(style.DOUBLE, 3.1)
-        left, right = fig.subplots(1, 2, width_ratios=(1.4, 1))  # each its own AP axis: small models have no published latency
+        left, right = fig.subplots(
+            1, 2, width_ratios=(1.4, 1)
+        )  # each its own AP axis: small models have no published latency
         against_latency(sizes, ax=left)
         left.set_title("latency as published")
         known = sizes.dropna(subset=["preset", "ap_percent"])[["model", "preset", "ap_percent"]]
         points = times[["preset", "median_ms", "low_ms", "high_ms"]].merge(known, on="preset")
         _lines(right, points, "median_ms", MEASURED)
-        right.errorbar(points["median_ms"].to_numpy(), points["ap_percent"].to_numpy(), fmt="none", ecolor=MEASURED, elinewidth=0.8,
-                       xerr=np.abs(np.stack([points["median_ms"] - points["low_ms"], points["high_ms"] - points["median_ms"]])))
+        right.errorbar(
+            points["median_ms"].to_numpy(),
+            points["ap_percent"].to_numpy(),
+            fmt="none",
+            ecolor=MEASURED,
+            elinewidth=0.8,
+            xerr=np.abs(
+                np.stack(
+                    [
+                        points["median_ms"] - points["low_ms"],
+                        points["high_ms"] - points["median_ms"],
+                    ]
+                )
+            ),
+        )
         right.set_xlim(0, 1.15 * float(points["high_ms"].max()) if len(points) else 1)
         without = len(times) - len(points)
         right.set_title("latency as measured here")
@@ -164,7 +269,14 @@ def zoo(sizes: pd.DataFrame, times: pd.DataFrame, *, machine: str) -> Figure:
         right.set_ylabel("AP on COCO val2017, as reported")
         right.margins(y=0.15)
         if points.empty:
-            right.text(0.5, 0.5, "no timed preset has a reported AP", transform=right.transAxes, ha="center", color="#777777")
+            right.text(
+                0.5,
+                0.5,
+                "no timed preset has a reported AP",
+                transform=right.transAxes,
+                ha="center",
+                color="#777777",
+            )
         style.attach(fig, "latency measured", points)
         return fig
 
@@ -172,19 +284,37 @@ def zoo(sizes: pd.DataFrame, times: pd.DataFrame, *, machine: str) -> Figure:
 def _own_set(ax: Axes, rows: pd.DataFrame) -> None:
     """One data set's runs: a mark a recipe."""
     recipes = list(dict.fromkeys(zip(rows["preset"], rows["differs"])))
-    shared = set.intersection(*(set(_parts(differs)) for _, differs in recipes)) if len(recipes) > 1 else set()
+    shared = (
+        set.intersection(*(set(_parts(differs)) for _, differs in recipes))
+        if len(recipes) > 1
+        else set()
+    )
     apart = 0.012 * float(rows["epochs"].max())  # recipes of one length would lie on one another
     for number, (preset, differs) in enumerate(recipes):
         mine = rows[(rows["preset"] == preset) & (rows["differs"] == differs)].sort_values("epochs")
         own = ", ".join(part for part in _parts(differs) if part not in shared)
         label = f"{preset}{': ' + _short(own) if own else ''}"
         shade = MEASURED if not number else style.OTHERS[(number - 1) % len(style.OTHERS)]
-        at = mine["epochs"].to_numpy(float) + apart * (number - (len(recipes) - 1) / 2 if len(set(rows["epochs"])) == 1 else 0)
-        ax.errorbar(at, mine["ap_percent"].to_numpy(), yerr=mine["ap_sd_percent"].fillna(0).to_numpy(),
-                    fmt="D", color=shade, markersize=4, capsize=2, elinewidth=0.8, label=label)
+        at = mine["epochs"].to_numpy(float) + apart * (
+            number - (len(recipes) - 1) / 2 if len(set(rows["epochs"])) == 1 else 0
+        )
+        ax.errorbar(
+            at,
+            mine["ap_percent"].to_numpy(),
+            yerr=mine["ap_sd_percent"].fillna(0).to_numpy(),
+            fmt="D",
+            color=shade,
+            markersize=4,
+            capsize=2,
+            elinewidth=0.8,
+            label=label,
+        )
     seeds = sorted({int(value) for value in rows["seeds"]})
     many = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    ax.set_title(f"{rows['data'].iloc[0]}: {many} seed{'s' if seeds[-1] > 1 else ''}, {', '.join(sorted(set(rows['device'])))}")
+    ax.set_title(
+        f"{rows['data'].iloc[0]}: {many} seed{'s' if seeds[-1] > 1 else ''}, "
+        f"{', '.join(sorted(set(rows['device'])))}"
+    )
     ax.set_xlabel("epochs")
     ax.set_ylabel("AP on its validation set")
     ax.margins(y=0.15)
@@ -193,55 +323,115 @@ def _own_set(ax: Axes, rows: pd.DataFrame) -> None:
     ax.xaxis.set_major_locator(FixedLocator(_apart(epochs)))
     handles, labels = ax.get_legend_handles_labels()
     if len(labels) > _MOST_NAMES:
-        labels[_MOST_NAMES - 1:] = [f"… and {len(labels) - _MOST_NAMES + 1} recipes more: see the table"]
-    ax.legend(handles[:len(labels)], labels, loc="upper left", bbox_to_anchor=(0, -0.2), fontsize=6)
+        labels[_MOST_NAMES - 1 :] = [
+            f"… and {len(labels) - _MOST_NAMES + 1} recipes more: see the table"
+        ]
+    ax.legend(
+        handles[: len(labels)], labels, loc="upper left", bbox_to_anchor=(0, -0.2), fontsize=6
+    )
 
 
 def _lines(ax: Axes, points: pd.DataFrame, column: str, colour: str) -> None:
-    """A line a family over its sizes, by cost; a model that is alone in its family is named whole."""
+    """A line a family over its sizes, by cost; a model that is alone in its family is named
+    whole.
+    """
     alone = 0
     for family, members in _families(points):
         members, deim = members.sort_values(column), family.startswith("DEIM")
-        ax.plot(members[column], members["ap_percent"], color=colour, marker=_mark(family), linestyle="-" if deim else (0, (3, 2)),
-                linewidth=0.9, markersize=4.5, markerfacecolor=colour if deim else "white", markeredgewidth=0.9)
+        ax.plot(
+            members[column],
+            members["ap_percent"],
+            color=colour,
+            marker=_mark(family),
+            linestyle="-" if deim else (0, (3, 2)),
+            linewidth=0.9,
+            markersize=4.5,
+            markerfacecolor=colour if deim else "white",
+            markeredgewidth=0.9,
+        )
         for row in members.to_dict("records"):
             size = str(row["model"]).rpartition("-")[2]
-            offset = (5, -4 - 7 * alone) if len(members) == 1 else (9, -3) if size.endswith("*") else (0, 4 if deim else -9)
-            ax.annotate(row["model"] if len(members) == 1 else size, (row[column], row["ap_percent"]), xytext=offset, fontsize=6,
-                        textcoords="offset points", ha="left" if len(members) == 1 else "center", color=style.INK)
+            offset = (
+                (5, -4 - 7 * alone)
+                if len(members) == 1
+                else (9, -3)
+                if size.endswith("*")
+                else (0, 4 if deim else -9)
+            )
+            ax.annotate(
+                row["model"] if len(members) == 1 else size,
+                (row[column], row["ap_percent"]),
+                xytext=offset,
+                fontsize=6,
+                textcoords="offset points",
+                ha="left" if len(members) == 1 else "center",
+                color=style.INK,
+            )
         alone += len(members) == 1
     ax.margins(y=0.09)
 
 
 def _point(ax: Axes, x: float, y: float, name: Any, colour: str) -> None:
     measured, deim = colour == MEASURED, str(name).startswith(("DEIM", "deim"))
-    ax.plot(x, y, "X" if measured else _mark(str(name)), color=colour, markersize=6 if measured else 5, clip_on=False, zorder=3,
-            markerfacecolor=colour if deim or measured else "white")
-    ax.annotate(str(name), (x, y), xytext=(6, -2.5), textcoords="offset points", fontsize=6.5, color=style.INK)
+    ax.plot(
+        x,
+        y,
+        "X" if measured else _mark(str(name)),
+        color=colour,
+        markersize=6 if measured else 5,
+        clip_on=False,
+        zorder=3,
+        markerfacecolor=colour if deim or measured else "white",
+    )
+    ax.annotate(
+        str(name),
+        (x, y),
+        xytext=(6, -2.5),
+        textcoords="offset points",
+        fontsize=6.5,
+        color=style.INK,
+    )
 
 
 def _finish(ax: Axes, mine: pd.DataFrame | None, title: str, legend: Sequence[Line2D] = ()) -> None:
     ax.set_ylabel("AP on COCO val2017")
     ax.set_title(title)
     ax.grid(axis="y")
-    handles = [*legend] or [Line2D([], [], color=REPORTED, marker="o", linestyle="", label="reported")]
+    handles = [*legend] or [
+        Line2D([], [], color=REPORTED, marker="o", linestyle="", label="reported")
+    ]
     if mine is not None and len(mine):
-        handles.append(Line2D([], [], color=MEASURED, marker="X", linestyle="", label="measured here"))
+        handles.append(
+            Line2D([], [], color=MEASURED, marker="X", linestyle="", label="measured here")
+        )
     elif mine is not None:
         handles.append(Line2D([], [], linestyle="", label=_NOTHING_MEASURED))
     ax.legend(handles=handles, loc="lower right" if legend else "upper right", handlelength=1.6)
 
 
 def _families(points: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """Models of one name but for their size, in order of appearance: ``DEIM-D-FINE-L`` is of ``DEIM-D-FINE``."""
+    """Models of one name but for their size, in order of appearance: ``DEIM-D-FINE-L`` is of
+    ``DEIM-D-FINE``.
+    """
     families = np.array([str(model).rpartition("-")[0] for model in points["model"]], dtype=str)
     return [(name, points[families == name]) for name in dict.fromkeys(families.tolist())]
 
 
 def _family_legend(points: pd.DataFrame) -> list[Line2D]:
     names = [name for name, members in _families(points) if len(members) > 1]
-    return [Line2D([], [], color=REPORTED, marker=_mark(name), linestyle="-" if name.startswith("DEIM") else (0, (3, 2)), linewidth=0.9,
-                   markerfacecolor=REPORTED if name.startswith("DEIM") else "white", label=f"{name}, reported") for name in names]
+    return [
+        Line2D(
+            [],
+            [],
+            color=REPORTED,
+            marker=_mark(name),
+            linestyle="-" if name.startswith("DEIM") else (0, (3, 2)),
+            linewidth=0.9,
+            markerfacecolor=REPORTED if name.startswith("DEIM") else "white",
+            label=f"{name}, reported",
+        )
+        for name in names
+    ]
 
 
 def _mark(name: str) -> str:
@@ -254,15 +444,24 @@ def _only_coco(table: pd.DataFrame | None) -> pd.DataFrame:
         return pd.DataFrame(columns=["model", "preset", "epochs", "ap_percent", "on_coco"])
     others = table[~table["on_coco"].astype(bool)]
     if len(others):
-        raise ValueError(f"{others['model'].iloc[0]!r} was not measured on COCO val2017, so it can't stand beside published numbers; "
-                         "figures.paper.own_runs draws runs on other data")
+        raise ValueError(
+            f"{others['model'].iloc[0]!r} was not measured on COCO val2017, so it can't stand "
+            f"beside published numbers; "
+            "figures.paper.own_runs draws runs on other data"
+        )
     return table
 
 
 def _both(points: pd.DataFrame, mine: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     """The numbers of a panel, each row with its kind."""
-    parts = [part.reindex(columns=columns).assign(kind=kind) for part, kind in ((points, "reported"), (mine, "measured")) if len(part)]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*columns, "kind"])
+    parts = [
+        part.reindex(columns=columns).assign(kind=kind)
+        for part, kind in ((points, "reported"), (mine, "measured"))
+        if len(part)
+    ]
+    return (
+        pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*columns, "kind"])
+    )
 
 
 def _apart(epochs: list[float]) -> list[float]:
@@ -280,4 +479,4 @@ def _parts(differs: str) -> list[str]:
 
 
 def _short(text: str, limit: int = 70) -> str:
-    return text if len(text) <= limit else text[:limit - 1] + "…"
+    return text if len(text) <= limit else text[: limit - 1] + "…"

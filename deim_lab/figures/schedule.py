@@ -1,4 +1,6 @@
-"""The timeline of a run: learning rate above, phases of augmentation and what each switches on below."""
+"""The timeline of a run: learning rate above, phases of augmentation and what each switches on
+below.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +31,13 @@ SWITCHES: dict[str, frozenset[Phase]] = {
 }
 
 
-def timeline(schedule: Schedule, augment: AugmentConfig | None = None, *, width: float = style.DOUBLE) -> Figure:
+def timeline(
+    schedule: Schedule, augment: AugmentConfig | None = None, *, width: float = style.DOUBLE
+) -> Figure:
     """Learning rate over its base (above) and phases (below) of a whole run, by epoch.
 
-    ``augment``: leaves out the lines of what this configuration never does (probability 0); without it all are drawn.
+    ``augment``: leaves out the lines of what this configuration never does (probability 0); without
+    it all are drawn.
     """
     with style.context():
         fig = style.figure(width, 2.1 + 0.17 * len(switches(augment)))
@@ -48,8 +53,14 @@ def learning_rate(schedule: Schedule, *, ax: Axes | None = None) -> Figure:
     """Learning rate over its base against the epoch, sampled at steps."""
     with style.context():
         fig, ax = style.canvas(ax)
-        steps = np.unique(np.concatenate([np.linspace(0, schedule.steps, 401).round().astype(int),
-                                          np.linspace(0, schedule.lr_warmup_steps, 41).round().astype(int)]))
+        steps = np.unique(
+            np.concatenate(
+                [
+                    np.linspace(0, schedule.steps, 401).round().astype(int),
+                    np.linspace(0, schedule.lr_warmup_steps, 41).round().astype(int),
+                ]
+            )
+        )
         steps = steps[steps <= schedule.steps]
         factors = [schedule.lr_factor(int(step)) for step in steps]
         epochs = steps / schedule.steps_per_epoch
@@ -63,7 +74,9 @@ def learning_rate(schedule: Schedule, *, ax: Axes | None = None) -> Figure:
         return fig
 
 
-def phases(schedule: Schedule, augment: AugmentConfig | None = None, *, ax: Axes | None = None) -> Figure:
+def phases(
+    schedule: Schedule, augment: AugmentConfig | None = None, *, ax: Axes | None = None
+) -> Figure:
     """The phase strip and, under it, the epochs in which each switch is on."""
     with style.context():
         fig, ax = style.canvas(ax, style.DOUBLE, 1.5)
@@ -73,18 +86,39 @@ def phases(schedule: Schedule, augment: AugmentConfig | None = None, *, ax: Axes
         for phase, start, end in found:
             name, tint = PHASES[phase]
             ax.broken_barh([(start, end - start)], (-0.4, 0.8), facecolor=tint, edgecolor="white")
-            if (end - start) / schedule.epochs > 0.013 * len(name):  # a name that wouldn't fit is left to the table and the caption
-                ax.text((start + end) / 2, 0, name, ha="center", va="center", fontsize=7, color="white" if phase is Phase.DENSE else style.INK)
+            if (end - start) / schedule.epochs > 0.013 * len(
+                name
+            ):  # a name that wouldn't fit is left to the table and the caption
+                ax.text(
+                    (start + end) / 2,
+                    0,
+                    name,
+                    ha="center",
+                    va="center",
+                    fontsize=7,
+                    color="white" if phase is Phase.DENSE else style.INK,
+                )
             for row, (_, on) in enumerate(shown.items(), start=1):
                 if phase in on:
-                    ax.broken_barh([(start, end - start)], (row - 0.22, 0.44), facecolor=tint if phase is not Phase.CLEAN else "#C9C9C9")
+                    ax.broken_barh(
+                        [(start, end - start)],
+                        (row - 0.22, 0.44),
+                        facecolor=tint if phase is not Phase.CLEAN else "#C9C9C9",
+                    )
         ax.set_yticks(range(len(rows)), rows)
         ax.set_ylim(len(rows) - 0.5, -0.6)
         ax.tick_params(axis="y", length=0)
         ax.spines["left"].set_visible(False)
         _epochs(ax, schedule)
-        style.attach(fig, "phases", {"phase": [str(phase) for phase, _, _ in found], "first_epoch": [start for _, start, _ in found],
-                                     "end_epoch": [end for _, _, end in found]})
+        style.attach(
+            fig,
+            "phases",
+            {
+                "phase": [str(phase) for phase, _, _ in found],
+                "first_epoch": [start for _, start, _ in found],
+                "end_epoch": [end for _, _, end in found],
+            },
+        )
         return fig
 
 
@@ -92,8 +126,15 @@ def switches(augment: AugmentConfig | None) -> dict[str, frozenset[Phase]]:
     """Those of ``SWITCHES`` that ``augment`` ever uses; all where none is given."""
     if augment is None:
         return dict(SWITCHES)
-    used = {"Mosaic": augment.mosaic_prob > 0, "MixUp": augment.mixup_prob > 0, "multi-scale": augment.multiscale_repeat is not None,
-            "colour, zoom-out, crop": max(augment.photometric_prob, augment.zoom_out_prob, augment.iou_crop_prob) > 0}
+    used = {
+        "Mosaic": augment.mosaic_prob > 0,
+        "MixUp": augment.mixup_prob > 0,
+        "multi-scale": augment.multiscale_repeat is not None,
+        "colour, zoom-out, crop": max(
+            augment.photometric_prob, augment.zoom_out_prob, augment.iou_crop_prob
+        )
+        > 0,
+    }
     return {name: phases for name, phases in SWITCHES.items() if used.get(name, True)}
 
 

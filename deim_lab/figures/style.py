@@ -1,6 +1,8 @@
-"""The one paper style: column widths, fonts, a colour a method, and ``save``: the picture and the numbers in it.
+"""The one paper style: column widths, fonts, a colour a method, and ``save``: the picture and the
+numbers in it.
 
-No pyplot: figures are plain objects that nobody else holds, so nothing piles up in a kernel, and they show themselves in a notebook.
+No pyplot: figures are plain objects that nobody else holds, so nothing piles up in a kernel, and
+they show themselves in a notebook.
 """
 
 from __future__ import annotations
@@ -21,28 +23,79 @@ from matplotlib.figure import Figure
 SINGLE = 3.4  # inches: one column of a two-column paper
 DOUBLE = 7.0  # inches: both columns
 
-# Okabe and Ito's palette, which readers with any common colour blindness can tell apart; one colour a method in every figure.
+# Okabe and Ito's palette, which readers with any common colour blindness can tell apart; one colour
+# a method in every figure.
 COLOURS: dict[str, str] = {
-    "plain": "#6F6F6F", "mosaic": "#E69F00", "mixup": "#56B4E9", "dense": "#0072B2",
-    "vfl": "#D55E00", "mal": "#009E73", "focal": "#CC79A7",
+    "plain": "#6F6F6F",
+    "mosaic": "#E69F00",
+    "mixup": "#56B4E9",
+    "dense": "#0072B2",
+    "vfl": "#D55E00",
+    "mal": "#009E73",
+    "focal": "#CC79A7",
 }
-OTHERS: tuple[str, ...] = ("#882255", "#44AA99", "#999933", "#332288", "#AA4499", "#117733", "#661100")  # of arms without a name above (Tol)
-_ALIASES = {"both": "dense", "deim": "dense", "dense o2o": "dense", "plain d-fine": "plain", "d-fine": "plain", "baseline": "plain"}
+OTHERS: tuple[str, ...] = (
+    "#882255",
+    "#44AA99",
+    "#999933",
+    "#332288",
+    "#AA4499",
+    "#117733",
+    "#661100",
+)  # of arms without a name above (Tol)
+_ALIASES = {
+    "both": "dense",
+    "deim": "dense",
+    "dense o2o": "dense",
+    "plain d-fine": "plain",
+    "d-fine": "plain",
+    "baseline": "plain",
+}
 # A second mark of each method, for print in grey.
 DASHES: dict[str, Any] = {"plain": (0, (4, 2)), "vfl": (0, (4, 2)), "focal": (0, (1, 1.5))}
 
 INK, FAINT = "#222222", "#D9D9D9"
 
 _RC: dict[str, Any] = {
-    "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8,
-    "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7, "figure.titlesize": 9,
-    "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
-    "axes.linewidth": 0.6, "xtick.major.width": 0.6, "ytick.major.width": 0.6, "xtick.major.size": 2.5, "ytick.major.size": 2.5,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left", "axes.axisbelow": True,
-    "axes.grid": False, "grid.color": FAINT, "grid.linewidth": 0.5, "lines.linewidth": 1.4, "lines.markersize": 3.5, "patch.linewidth": 0.6,
-    "legend.frameon": False, "legend.handlelength": 1.8, "image.interpolation": "nearest",
-    "figure.facecolor": "white", "savefig.facecolor": "white", "figure.dpi": 144,
-    "pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "path", "svg.hashsalt": "deim-lab",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "figure.titlesize": 9,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.axisbelow": True,
+    "axes.grid": False,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 3.5,
+    "patch.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.handlelength": 1.8,
+    "image.interpolation": "nearest",
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "figure.dpi": 144,
+    "pdf.fonttype": 42,
+    "ps.fonttype": 42,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "deim-lab",
 }
 _SCREEN_DPI, _SCREEN_PX_PER_INCH, _PRINT_DPI = 144, 104, 300
 
@@ -79,12 +132,20 @@ def context() -> AbstractContextManager[None]:
     return matplotlib.rc_context(cast(Any, _RC))
 
 
-def figure(width: float = SINGLE, height: float | None = None, *, photographic: bool = False) -> PaperFigure:
-    """An empty figure of ``width`` × ``height`` inches (golden ratio where no height is given). Call it inside ``context``."""
-    return PaperFigure(figsize=(width, height or width / 1.5), layout="constrained", photographic=photographic)
+def figure(
+    width: float = SINGLE, height: float | None = None, *, photographic: bool = False
+) -> PaperFigure:
+    """An empty figure of ``width`` × ``height`` inches (golden ratio where no height is given).
+    Call it inside ``context``.
+    """
+    return PaperFigure(
+        figsize=(width, height or width / 1.5), layout="constrained", photographic=photographic
+    )
 
 
-def canvas(ax: Axes | None, width: float = SINGLE, height: float | None = None) -> tuple[Figure, Axes]:
+def canvas(
+    ax: Axes | None, width: float = SINGLE, height: float | None = None
+) -> tuple[Figure, Axes]:
     """The given axes and its figure, or one axes on a new figure."""
     if ax is not None:
         return _root(ax), ax
@@ -93,28 +154,39 @@ def canvas(ax: Axes | None, width: float = SINGLE, height: float | None = None) 
 
 
 def attach(fig: Figure, panel: str, columns: Mapping[str, Any] | pd.DataFrame) -> None:
-    """Keep the numbers that a panel shows with the figure, for ``numbers`` and ``save``. A figure of another kind takes them as well."""
+    """Keep the numbers that a panel shows with the figure, for ``numbers`` and ``save``. A figure
+    of another kind takes them as well.
+    """
     tables: dict[str, pd.DataFrame] = getattr(fig, "tables", {})
     tables[panel] = pd.DataFrame(columns)
     fig.tables = tables  # type: ignore[attr-defined]
 
 
 def numbers(fig: Figure) -> pd.DataFrame:
-    """What a figure shows, as one tidy table; with a ``panel`` column where it has several panels."""
+    """What a figure shows, as one tidy table; with a ``panel`` column where it has several
+    panels.
+    """
     tables: dict[str, pd.DataFrame] = getattr(fig, "tables", {})
     if not tables:
-        raise ValueError("this figure carries no numbers: draw it with a function of deim_lab.figures, or pass save(…, data=…)")
+        raise ValueError(
+            "this figure carries no numbers: draw it with a function of deim_lab.figures, or pass "
+            "save(…, data=…)"
+        )
     if len(tables) == 1:
         return next(iter(tables.values()))
-    return pd.concat([table.assign(panel=panel) for panel, table in tables.items()], ignore_index=True).pipe(
-        lambda whole: whole[["panel", *(name for name in whole.columns if name != "panel")]])
+    return pd.concat(
+        [table.assign(panel=panel) for panel, table in tables.items()], ignore_index=True
+    ).pipe(lambda whole: whole[["panel", *(name for name in whole.columns if name != "panel")]])
 
 
-def save(fig: Figure, path_stem: str | Path, data: pd.DataFrame | Mapping[str, Any] | None = None) -> tuple[Path, Path, Path, Path]:
+def save(
+    fig: Figure, path_stem: str | Path, data: pd.DataFrame | Mapping[str, Any] | None = None
+) -> tuple[Path, Path, Path, Path]:
     """Write the figure as PNG (300 dpi), SVG and PDF (fonts embedded), and its numbers as CSV.
 
     Args:
-        path_stem: path without a suffix; folders are made, a file from an earlier call is replaced whole.
+        path_stem: path without a suffix; folders are made, a file from an earlier call is replaced
+            whole.
         data: the numbers; by default those attached by the function that drew the figure.
 
     Returns:
@@ -122,7 +194,10 @@ def save(fig: Figure, path_stem: str | Path, data: pd.DataFrame | Mapping[str, A
     """
     stem = Path(path_stem)
     if stem.suffix.lower() in {".png", ".svg", ".pdf", ".csv"}:
-        raise ValueError(f"{stem.name!r} has a suffix; expected a path without one (save writes .png, .svg, .pdf and .csv)")
+        raise ValueError(
+            f"{stem.name!r} has a suffix; expected a path without one (save writes .png, .svg, "
+            f".pdf and .csv)"
+        )
     table = numbers(fig) if data is None else pd.DataFrame(data)
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths = []
@@ -130,19 +205,30 @@ def save(fig: Figure, path_stem: str | Path, data: pd.DataFrame | Mapping[str, A
         for suffix in ("png", "svg", "pdf"):
             # No date in the file: the same numbers give the same bytes.
             metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(suffix)
-            paths.append(_whole(stem, suffix, lambda target, kind=suffix, notes=metadata:  # type: ignore[misc]
-                                fig.savefig(target, format=kind, dpi=_PRINT_DPI, metadata=notes)))
+            paths.append(
+                _whole(
+                    stem,
+                    suffix,
+                    lambda target, kind=suffix, notes=metadata: (  # type: ignore[misc]
+                        fig.savefig(target, format=kind, dpi=_PRINT_DPI, metadata=notes)
+                    ),
+                )
+            )
     paths.append(_whole(stem, "csv", lambda target: table.to_csv(target, index=False)))
     return paths[0], paths[1], paths[2], paths[3]
 
 
 def colour(name: str, position: int = 0) -> str:
-    """The colour of a method (``plain``, ``mosaic``, ``mixup``, ``dense``/``DEIM``, ``vfl``, ``mal``, ``focal``), else one by position."""
+    """The colour of a method (``plain``, ``mosaic``, ``mixup``, ``dense``/``DEIM``, ``vfl``,
+    ``mal``, ``focal``), else one by position.
+    """
     return COLOURS.get(_method(name), OTHERS[position % len(OTHERS)])
 
 
 def colours(names: Iterable[str]) -> dict[str, str]:
-    """A colour for each name: a method's own, the others in order and never twice while they last."""
+    """A colour for each name: a method's own, the others in order and never twice while they
+    last.
+    """
     result: dict[str, str] = {}
     unknown = 0
     for name in names:
@@ -158,8 +244,16 @@ def dashes(name: str) -> Any:
 
 def label(name: str) -> str:
     """A method's name as it is printed."""
-    return {"plain": "plain", "mosaic": "Mosaic", "mixup": "MixUp", "both": "Mosaic + MixUp", "dense": "Dense O2O",
-            "vfl": "VFL", "mal": "MAL", "focal": "focal"}.get(name, name)
+    return {
+        "plain": "plain",
+        "mosaic": "Mosaic",
+        "mixup": "MixUp",
+        "both": "Mosaic + MixUp",
+        "dense": "Dense O2O",
+        "vfl": "VFL",
+        "mal": "MAL",
+        "focal": "focal",
+    }.get(name, name)
 
 
 def _method(name: str) -> str:

@@ -1,8 +1,10 @@
-"""What papers and READMEs publish, each number with its source. Nothing measured is ever in here, and nothing here is ever measured.
+"""What papers and READMEs publish, each number with its source. Nothing measured is ever in here,
+and nothing here is ever measured.
 
-Four tables, a CSV file each: ``main`` (the DEIM paper's main table), ``ablation`` (its components on D-FINE-L), ``zoo`` (the official
-READMEs' accuracy and cost of each size), ``elsewhere`` (the same models, evaluated or trained by others). All AP are on COCO val2017, in
-percent as published. Latencies are of one image on a T4 with TensorRT in FP16. A note says what is in doubt.
+Four tables, a CSV file each: ``main`` (the DEIM paper's main table), ``ablation`` (its components
+on D-FINE-L), ``zoo`` (the official READMEs' accuracy and cost of each size), ``elsewhere`` (the
+same models, evaluated or trained by others). All AP are on COCO val2017, in percent as published.
+Latencies are of one image on a T4 with TensorRT in FP16. A note says what is in doubt.
 """
 
 from __future__ import annotations
@@ -53,7 +55,9 @@ class Reported:
 
 @dataclass(frozen=True)
 class ReportedGain:
-    """One arm of the paper's ablation on D-FINE-L: the AP (percent), or the gain (points) where only that is printed."""
+    """One arm of the paper's ablation on D-FINE-L: the AP (percent), or the gain (points) where
+    only that is printed.
+    """
 
     arm: str
     ap_percent: float | None
@@ -63,9 +67,14 @@ class ReportedGain:
 
 
 def rows(table: str) -> tuple[Reported, ...]:
-    """The rows of ``main``, ``zoo`` or ``elsewhere``, in the source's order. Raises ``ConfigError`` for another name."""
+    """The rows of ``main``, ``zoo`` or ``elsewhere``, in the source's order. Raises ``ConfigError``
+    for another name.
+    """
     if table not in TABLES:
-        raise ConfigError(f"unknown table of reported numbers {table!r}{nearest(table, TABLES)}; known: {', '.join(TABLES)} (and gains())")
+        raise ConfigError(
+            f"unknown table of reported numbers {table!r}{nearest(table, TABLES)}; known: "
+            f"{', '.join(TABLES)} (and gains())"
+        )
     return _rows(table)
 
 
@@ -80,12 +89,16 @@ def of_preset(name: str) -> Reported | None:
 
 
 def frame(table: str) -> pd.DataFrame:
-    """``rows(table)``, or the ablation, as a frame with a column ``kind`` that says ``reported``; what a source doesn't give is NaN."""
+    """``rows(table)``, or the ablation, as a frame with a column ``kind`` that says ``reported``;
+    what a source doesn't give is NaN.
+    """
     import pandas as pd
 
     found = gains() if table == "ablation" else rows(table)
     kind = ReportedGain if table == "ablation" else Reported
-    result = pd.DataFrame([vars(row) for row in found], columns=[item.name for item in fields(kind)])
+    result = pd.DataFrame(
+        [vars(row) for row in found], columns=[item.name for item in fields(kind)]
+    )
     numbers = [item.name for item in fields(kind) if "float" in str(item.type)]
     result[numbers] = result[numbers].astype(float)
     if "epochs" in result:
@@ -97,7 +110,8 @@ def read(path: Path, kind: type[Reported] | type[ReportedGain]) -> list[dict[str
     """A CSV file's rows with the types of ``kind``'s fields.
 
     Raises:
-        DataError: naming file, line and column: other columns than the fields, a number that is none or not positive, no source.
+        DataError: naming file, line and column: other columns than the fields, a number that is
+            none or not positive, no source.
     """
     wanted = {item.name: str(item.type) for item in fields(kind)}
     with path.open(encoding="utf-8", newline="") as lines:
@@ -107,11 +121,20 @@ def read(path: Path, kind: type[Reported] | type[ReportedGain]) -> list[dict[str
         found = []
         for row in reader:
             if None in row or None in row.values():
-                raise DataError(f"{path}, line {reader.line_num}: {len(wanted)} cells were expected")
+                raise DataError(
+                    f"{path}, line {reader.line_num}: {len(wanted)} cells were expected"
+                )
             where = f"{path}, line {reader.line_num}"
-            found.append({name: _value(row[name], annotation, f"{where}, {name}") for name, annotation in wanted.items()})
+            found.append(
+                {
+                    name: _value(row[name], annotation, f"{where}, {name}")
+                    for name, annotation in wanted.items()
+                }
+            )
             if not row["source"].strip():
-                raise DataError(f"{where} has no source: a reported number without one can't be checked")
+                raise DataError(
+                    f"{where} has no source: a reported number without one can't be checked"
+                )
     return found
 
 

@@ -1,6 +1,8 @@
-"""Ablation grids: a grid file → runs in processes of their own, each an executed notebook → an index of what came of them.
+"""Ablation grids: a grid file → runs in processes of their own, each an executed notebook → an
+index of what came of them.
 
-``run`` does it all. The names below are loaded on first use, so that checks which need no torch stay quick.
+``run`` does it all. The names below are loaded on first use, so that checks which need no torch
+stay quick.
 """
 
 from __future__ import annotations
@@ -21,7 +23,18 @@ _LAZY = {
     "run_one": "deim_lab.sweep.worker",
 }
 
-__all__ = ["Executor", "Grid", "LocalExecutor", "RunRecord", "RunSpec", "Sweep", "prepare", "read", "run", "run_one"]
+__all__ = [
+    "Executor",
+    "Grid",
+    "LocalExecutor",
+    "RunRecord",
+    "RunSpec",
+    "Sweep",
+    "prepare",
+    "read",
+    "run",
+    "run_one",
+]
 
 if TYPE_CHECKING:
     from deim_lab.sweep.grid import Grid, read

@@ -1,4 +1,6 @@
-"""What runs will take, from what finished runs took on this disk; unknown where there is none to go by."""
+"""What runs will take, from what finished runs took on this disk; unknown where there is none to go
+by.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of training, None where unknown; ``basis``: what the finished runs have in common with it; ``runs``: how many they are."""
+    """Seconds of training, None where unknown; ``basis``: what the finished runs have in common
+    with it; ``runs``: how many they are.
+    """
 
     seconds: float | None
     basis: str = ""
@@ -41,7 +45,9 @@ class _Finished:
 
 
 def history(known: Iterable[Run]) -> list[_Finished]:
-    """What finished runs took. Those of another version of the lab, whose config can't be read, are left out."""
+    """What finished runs took. Those of another version of the lab, whose config can't be read, are
+    left out.
+    """
     found = []
     for run in known:
         if run.status != "done" or not run.info.get("seconds"):
@@ -51,26 +57,54 @@ def history(known: Iterable[Run]) -> list[_Finished]:
         except ValueError as error:
             _log.debug("%s is no guide to time: %s", run.folder.name, error)
             continue
-        found.append(_Finished(config, _of_an_epoch(config), run.info["data"]["fingerprint"], str(run.info.get("device") or "").partition(":")[0],
-                               run.info["seconds"] / config.train.epochs))
+        found.append(
+            _Finished(
+                config,
+                _of_an_epoch(config),
+                run.info["data"]["fingerprint"],
+                str(run.info.get("device") or "").partition(":")[0],
+                run.info["seconds"] / config.train.epochs,
+            )
+        )
     return found
 
 
-def estimate(config: Config, data_fingerprint: str, finished: Sequence[_Finished], *, kind: str | None, share: float = 1.0) -> Cost:
-    """Seconds of ``share`` of a run of ``config``: the median of the finished runs that are most like it.
+def estimate(
+    config: Config,
+    data_fingerprint: str,
+    finished: Sequence[_Finished],
+    *,
+    kind: str | None,
+    share: float = 1.0,
+) -> Cost:
+    """Seconds of ``share`` of a run of ``config``: the median of the finished runs that are most
+    like it.
 
     Args:
         kind: ``cpu`` or ``cuda``: of runs on such a device only; None: on any.
         share: of its epochs that are left, in [0, 1].
     """
-    there = [item for item in finished if item.data_fingerprint == data_fingerprint and (kind is None or item.device == kind)]
+    there = [
+        item
+        for item in finished
+        if item.data_fingerprint == data_fingerprint and (kind is None or item.device == kind)
+    ]
     epoch, whole = _of_an_epoch(config), configs.fingerprint(config)
     same = [item for item in there if item.fingerprint == epoch]
     exact = [item for item in same if configs.fingerprint(item.config) == whole]
-    alike = [item for item in there if (item.config.preset, item.config.data.input_size) == (config.preset, config.data.input_size)]
+    alike = [
+        item
+        for item in there
+        if (item.config.preset, item.config.data.input_size)
+        == (config.preset, config.data.input_size)
+    ]
     for items, basis in ((exact, SAME), (same, SAME_BUT_LENGTH), (alike, ALIKE)):
         if items:
-            seconds = statistics.median(item.seconds_per_epoch for item in items) * config.train.epochs * share
+            seconds = (
+                statistics.median(item.seconds_per_epoch for item in items)
+                * config.train.epochs
+                * share
+            )
             return Cost(seconds, basis, len(items))
     return Cost(None)
 
@@ -86,14 +120,21 @@ def summary(costs: Sequence[Cost], *, workers: int) -> str:
     bases = list(dict.fromkeys(item.basis for item in costs if item.basis))
     blank = len(costs) - len(known)
     unknown = f" and {blank} run{'s' if blank > 1 else ''} of unknown time" if blank else ""
-    return (f"about {in_words(together)}{unknown} with {workers} worker{'s' if workers > 1 else ''}, going by "
-            f"finished runs of {' or '.join(bases)}")
+    return (
+        f"about {in_words(together)}{unknown} with {workers} worker{'s' if workers > 1 else ''}, "
+        f"going by "
+        f"finished runs of {' or '.join(bases)}"
+    )
 
 
 def epochs_done(run: Run) -> int:
-    """Whole epochs in a run's log; 0 where it has none yet, or it can't be read (training itself says so then)."""
+    """Whole epochs in a run's log; 0 where it has none yet, or it can't be read (training itself
+    says so then).
+    """
     try:
-        return max((event["epoch"] + 1 for event in run.events() if event["kind"] == "train"), default=0)
+        return max(
+            (event["epoch"] + 1 for event in run.events() if event["kind"] == "train"), default=0
+        )
     except DataError as error:
         _log.debug("%s", error)
         return 0
@@ -105,7 +146,13 @@ def in_words(seconds: float) -> str:
     if whole < 90:
         return f"{whole} s"
     minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min" if minutes < 48 * 60 else f"{minutes / 1440:.1f} days"
+    return (
+        f"{minutes} min"
+        if minutes < 90
+        else f"{minutes // 60} h {minutes % 60} min"
+        if minutes < 48 * 60
+        else f"{minutes / 1440:.1f} days"
+    )
 
 
 def _of_an_epoch(config: Config) -> str:

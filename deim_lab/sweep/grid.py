@@ -1,4 +1,5 @@
-"""A grid file → ``Grid``: arms of dotted overrides and seeds, read with types kept and checked against the config.
+"""A grid file → ``Grid``: arms of dotted overrides and seeds, read with types kept and checked
+against the config.
 
 Nothing here needs torch: whatever is wrong with a grid is said in the first second.
 """
@@ -23,11 +24,27 @@ Json = Any
 
 NOTEBOOK = "notebooks/03_train.ipynb"
 EMBEDDED = "embedded"
-START = "model.backbone_weights"  # belongs to a run's identity by its content, which the config alone doesn't show
-OWN_PARAMETERS = ("preset", "overrides", "data", "seed", "runs_dir")  # of the notebook, which the grid's own keys fill
+# belongs to a run's identity by its content, which the config alone doesn't show
+START = "model.backbone_weights"
+OWN_PARAMETERS = (
+    "preset",
+    "overrides",
+    "data",
+    "seed",
+    "runs_dir",
+)  # of the notebook, which the grid's own keys fill
 _KINDS: dict[str, tuple[type, ...]] = {
-    "notebook": (str,), "preset": (str,), "data": (str, dict), "base": (dict,), "arms": (dict,), "axes": (dict,), "seeds": (list,),
-    "baseline": (str,), "parameters": (dict,), "about": (str,)}
+    "notebook": (str,),
+    "preset": (str,),
+    "data": (str, dict),
+    "base": (dict,),
+    "arms": (dict,),
+    "axes": (dict,),
+    "seeds": (list,),
+    "baseline": (str,),
+    "parameters": (dict,),
+    "about": (str,),
+}
 _NAMES: dict[type, str] = {str: "text", dict: "a mapping", list: "a list"}
 
 
@@ -76,18 +93,29 @@ class Grid:
 
     def as_dict(self) -> dict[str, Json]:
         """Everything, as JSON values."""
-        plain: dict[str, Json] = json.loads(json.dumps({key: getattr(self, key) for key in self.__dataclass_fields__}))
+        plain: dict[str, Json] = json.loads(
+            json.dumps({key: getattr(self, key) for key in self.__dataclass_fields__})
+        )
         return plain
 
 
-def read(source: str | Path | Mapping[str, Json], *, preset: str | None = None, data: Json = None, overrides: Mapping[str, Json] | None = None,
-         seeds: Sequence[int] | None = None, name: str | None = None, parameters: Mapping[str, Json] | None = None) -> Grid:
+def read(
+    source: str | Path | Mapping[str, Json],
+    *,
+    preset: str | None = None,
+    data: Json = None,
+    overrides: Mapping[str, Json] | None = None,
+    seeds: Sequence[int] | None = None,
+    name: str | None = None,
+    parameters: Mapping[str, Json] | None = None,
+) -> Grid:
     """Read and check a grid.
 
     Args:
         source: a YAML or JSON file, or its content.
         preset, data, seeds, name: instead of the grid's own.
-        overrides: on top of the grid's ``base``; a key that an arm or axis sets is refused, since it would have no effect there.
+        overrides: on top of the grid's ``base``; a key that an arm or axis sets is refused, since
+            it would have no effect there.
         parameters: further parameters of the notebook, on top of the grid's own.
 
     Raises:
@@ -106,16 +134,29 @@ def read(source: str | Path | Mapping[str, Json], *, preset: str | None = None, 
     for key in given:
         setting = next((arm for arm, own in arms.items() if key in own), None)
         if setting is not None:
-            raise ConfigError(f"{said}: override of {key} has no effect on arm {setting!r}, which sets it itself")
+            raise ConfigError(
+                f"{said}: override of {key} has no effect on arm {setting!r}, which sets it itself"
+            )
     baseline = values.get("baseline") or next(iter(arms))
     if baseline not in arms:
-        raise ConfigError(f"{said}: baseline {baseline!r} is no arm{nearest(baseline, arms)}; arms: {', '.join(arms)}")
+        raise ConfigError(
+            f"{said}: baseline {baseline!r} is no arm{nearest(baseline, arms)}; arms: "
+            f"{', '.join(arms)}"
+        )
     chosen_data = data if data is not None else values.get("data")
     grid = Grid(
-        name=_name(name, path), path=path, notebook=_absolute(values.get("notebook") or NOTEBOOK), preset=preset or _preset(values, said),
-        data=_absolute_data(chosen_data), base={**base, **given}, arms=arms, seeds=_seeds(seeds if seeds is not None else values.get("seeds"), said),
-        baseline=baseline, parameters=_parameters({**(values.get("parameters") or {}), **(parameters or {})}, said),
-        about=values.get("about") or "")
+        name=_name(name, path),
+        path=path,
+        notebook=_absolute(values.get("notebook") or NOTEBOOK),
+        preset=preset or _preset(values, said),
+        data=_absolute_data(chosen_data),
+        base={**base, **given},
+        arms=arms,
+        seeds=_seeds(seeds if seeds is not None else values.get("seeds"), said),
+        baseline=baseline,
+        parameters=_parameters({**(values.get("parameters") or {}), **(parameters or {})}, said),
+        about=values.get("about") or "",
+    )
     _check_arms(grid)
     return grid
 
@@ -125,31 +166,50 @@ def _check_arms(grid: Grid) -> None:
     seen: dict[str, str] = {}
     for arm in grid.arms:
         config = grid.config(arm)
-        same = configs.override(config, {"loss.gamma": config.loss.effective_gamma, "loss.alpha": config.loss.effective_alpha})
-        identity = configs.fingerprint(same, config.model.backbone_weights)  # γ = None and γ = 1.5 are one and the same MAL
+        same = configs.override(
+            config,
+            {"loss.gamma": config.loss.effective_gamma, "loss.alpha": config.loss.effective_alpha},
+        )
+        identity = configs.fingerprint(
+            same, config.model.backbone_weights
+        )  # γ = None and γ = 1.5 are one and the same MAL
         if identity in seen:
-            raise ConfigError(f"{grid.source}: arms {seen[identity]!r} and {arm!r} resolve to the same config, so they would be one run twice"
-                              + _why_same(grid, seen[identity], arm))
+            raise ConfigError(
+                f"{grid.source}: arms {seen[identity]!r} and {arm!r} resolve to the same config, "
+                f"so they would be one run twice" + _why_same(grid, seen[identity], arm)
+            )
         seen[identity] = arm
 
 
 def _why_same(grid: Grid, one: str, other: str) -> str:
     """What of two arms differs without a difference; "" where nothing does."""
     keys = list(configs.diff(grid.config(one), grid.config(other)))
-    return f" ({', '.join(keys)} {'makes' if len(keys) == 1 else 'make'} no difference to what a run computes here)" if keys else ""
+    return (
+        f" ({', '.join(keys)} {'makes' if len(keys) == 1 else 'make'} no difference to what a run "
+        f"computes here)"
+        if keys
+        else ""
+    )
 
 
 def _check_kinds(values: Mapping[str, Json], said: str) -> None:
     for key, value in values.items():
         if key not in _KINDS:
-            raise ConfigError(f"{said}: unknown key {key!r}{nearest(key, _KINDS)}; known: {', '.join(_KINDS)}")
+            raise ConfigError(
+                f"{said}: unknown key {key!r}{nearest(key, _KINDS)}; known: {', '.join(_KINDS)}"
+            )
         if value is not None and not isinstance(value, _KINDS[key]):
-            raise ConfigError(f"{said}: {key} is {value!r} ({type(value).__name__}), expected {' or '.join(_NAMES[kind] for kind in _KINDS[key])}")
+            raise ConfigError(
+                f"{said}: {key} is {value!r} ({type(value).__name__}), expected "
+                f"{' or '.join(_NAMES[kind] for kind in _KINDS[key])}"
+            )
 
 
 def _preset(values: Mapping[str, Json], said: str) -> str:
     if not values.get("preset"):
-        raise ConfigError(f"{said}: no preset, neither in the grid nor beside it; `deim-lab presets` lists them")
+        raise ConfigError(
+            f"{said}: no preset, neither in the grid nor beside it; `deim-lab presets` lists them"
+        )
     return str(values["preset"])
 
 
@@ -157,7 +217,11 @@ def _check_keys(overrides: Mapping[str, Json], said: str) -> None:
     known = configs.keys()
     for key, value in overrides.items():
         if key not in known:
-            nested = f"; keys are dotted, e.g. {key}.{next(iter(value))}" if isinstance(value, dict) and value else ""
+            nested = (
+                f"; keys are dotted, e.g. {key}.{next(iter(value))}"
+                if isinstance(value, dict) and value
+                else ""
+            )
             raise ConfigError(f"{said}: {key!r} names no config field{nearest(key, known)}{nested}")
 
 
@@ -165,7 +229,9 @@ def _arms(values: Mapping[str, Json], said: str) -> dict[str, dict[str, Json]]:
     arms: dict[str, dict[str, Json]] = {}
     for arm, overrides in (values.get("arms") or {}).items():
         if overrides is not None and not isinstance(overrides, dict):
-            raise ConfigError(f"{said}, arm {arm!r}: {overrides!r} is no mapping of dotted keys to values")
+            raise ConfigError(
+                f"{said}, arm {arm!r}: {overrides!r} is no mapping of dotted keys to values"
+            )
         if not arm.strip():
             raise ConfigError(f"{said}: an arm has no name")
         arms[arm] = _absolute_start(overrides or {})
@@ -182,7 +248,9 @@ def _axes(values: Mapping[str, Json], said: str) -> dict[str, list[Json]]:
     return axes
 
 
-def _multiply(arms: dict[str, dict[str, Json]], axes: dict[str, list[Json]], said: str) -> dict[str, dict[str, Json]]:
+def _multiply(
+    arms: dict[str, dict[str, Json]], axes: dict[str, list[Json]], said: str
+) -> dict[str, dict[str, Json]]:
     """Every arm at every point of the axes, named ``<arm>, gamma=1.5``."""
     if not arms and not axes:
         raise ConfigError(f"{said}: neither arms nor axes: there is nothing to compare")
@@ -196,10 +264,15 @@ def _multiply(arms: dict[str, dict[str, Json]], axes: dict[str, list[Json]], sai
             if key in own:
                 raise ConfigError(f"{said}: {key!r} is an axis, and arm {arm!r} sets it too")
         for values in itertools.product(*axes.values()):
-            point = ", ".join(f"{name}={_shown(value)}" for name, value in zip(shown, values, strict=True))
+            point = ", ".join(
+                f"{name}={_shown(value)}" for name, value in zip(shown, values, strict=True)
+            )
             name = f"{arm}, {point}" if arm else point
             if name in product:
-                raise ConfigError(f"{said}: arms {name!r} and {name!r} resolve to the same config: a value stands twice on an axis")
+                raise ConfigError(
+                    f"{said}: arms {name!r} and {name!r} resolve to the same config: a value "
+                    f"stands twice on an axis"
+                )
             product[name] = {**own, **dict(zip(axes, values, strict=True))}
     return product
 
@@ -223,14 +296,22 @@ def _seeds(seeds: Json, said: str) -> tuple[int, ...]:
 def _parameters(values: Mapping[str, Json], said: str) -> dict[str, Json]:
     for key, value in values.items():
         if key in OWN_PARAMETERS:
-            where = {"overrides": "base, arms and axes", "seed": "seeds", "runs_dir": "the call"}.get(key, key)
+            where = {
+                "overrides": "base, arms and axes",
+                "seed": "seeds",
+                "runs_dir": "the call",
+            }.get(key, key)
             raise ConfigError(f"{said}: parameters must not hold {key!r}: that comes from {where}")
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{said}: parameters.{key} {value!r} is not finite")
     if isinstance(values.get("device"), str):
         configs.check_device(values["device"])
     weights = values.get("weights")  # a file, a run folder, or the name of something on the hub
-    return {**values, "weights": _absolute(weights)} if isinstance(weights, str) and Path(weights).exists() else dict(values)
+    return (
+        {**values, "weights": _absolute(weights)}
+        if isinstance(weights, str) and Path(weights).exists()
+        else dict(values)
+    )
 
 
 def _name(name: str | None, path: str | None) -> str:
@@ -247,7 +328,11 @@ def _absolute(path: str) -> str:
 def _absolute_start(overrides: Mapping[str, Json]) -> dict[str, Json]:
     """Overrides with a file of backbone weights as every worker needs it; names of sources stay."""
     weights = overrides.get(START)
-    return {**overrides, START: _absolute(weights)} if isinstance(weights, str) and Path(weights).is_file() else dict(overrides)
+    return (
+        {**overrides, START: _absolute(weights)}
+        if isinstance(weights, str) and Path(weights).is_file()
+        else dict(overrides)
+    )
 
 
 def _absolute_data(data: Json) -> Json:
@@ -255,6 +340,10 @@ def _absolute_data(data: Json) -> Json:
     if data is None or data == EMBEDDED:
         return EMBEDDED
     if isinstance(data, Mapping):
-        return {key: {name: _absolute(str(path)) for name, path in half.items()} if isinstance(half, Mapping) else half
-                for key, half in data.items()}
+        return {
+            key: {name: _absolute(str(path)) for name, path in half.items()}
+            if isinstance(half, Mapping)
+            else half
+            for key, half in data.items()
+        }
     return _absolute(str(data))

@@ -1,7 +1,9 @@
 """YAML or JSON text of a grid → plain JSON values of the types that were written.
 
-YAML 1.1, as PyYAML reads it, takes ``1e-3`` for text, ``no`` for false, ``010`` for 8, and of two equal keys the latter in silence. Here
-scalars are YAML 1.2's (JSON's, that is): ``null``/``None``/``~``, ``true``/``false``, decimal numbers; all else is text, and so is what is quoted.
+YAML 1.1, as PyYAML reads it, takes ``1e-3`` for text, ``no`` for false, ``010`` for 8, and of two
+equal keys the latter in silence. Here scalars are YAML 1.2's (JSON's, that is):
+``null``/``None``/``~``, ``true``/``false``, decimal numbers; all else is text, and so is what is
+quoted.
 """
 
 from __future__ import annotations
@@ -23,14 +25,24 @@ SUFFIXES = (".yaml", ".yml", ".json")
 
 
 def load(path: Path) -> dict[str, Json]:
-    """The content of a grid file. Raises ``ConfigError`` naming the file, and the line where that is known."""
+    """The content of a grid file. Raises ``ConfigError`` naming the file, and the line where that
+    is known.
+    """
     if path.suffix not in SUFFIXES:
-        raise ConfigError(f"grid file {str(path)!r} is neither YAML nor JSON by its name ({', '.join(SUFFIXES)})")
+        raise ConfigError(
+            f"grid file {str(path)!r} is neither YAML nor JSON by its name ({', '.join(SUFFIXES)})"
+        )
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        beside = [str(path.parent / item.name) for item in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise ConfigError(f"grid file {str(path)!r} does not exist{nearest(str(path), beside)}") from error
+        beside = (
+            [str(path.parent / item.name) for item in path.parent.iterdir()]
+            if path.parent.is_dir()
+            else []
+        )
+        raise ConfigError(
+            f"grid file {str(path)!r} does not exist{nearest(str(path), beside)}"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"grid file {str(path)!r} can't be read: {error}") from error
     return parse(text, str(path), as_json=path.suffix == ".json")
@@ -39,21 +51,36 @@ def load(path: Path) -> dict[str, Json]:
 def parse(text: str, said: str, *, as_json: bool = False) -> dict[str, Json]:
     """``text`` as a mapping of plain values; ``said`` names it in messages."""
     try:
-        content = json.loads(text, object_pairs_hook=lambda pairs: _unique(pairs, said)) if as_json else yaml.load(text, _Loader)
+        content = (
+            json.loads(text, object_pairs_hook=lambda pairs: _unique(pairs, said))
+            if as_json
+            else yaml.load(text, _Loader)
+        )
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigError(f"{said}{line}: no readable YAML: {error.problem or error.context}") from error
+        raise ConfigError(
+            f"{said}{line}: no readable YAML: {error.problem or error.context}"
+        ) from error
     except (yaml.YAMLError, json.JSONDecodeError, RecursionError) as error:
-        raise ConfigError(f"{said}: no readable {'JSON' if as_json else 'YAML'}: {error}") from error
+        raise ConfigError(
+            f"{said}: no readable {'JSON' if as_json else 'YAML'}: {error}"
+        ) from error
     except ConfigError as error:
-        raise ConfigError(f"{said}: {error}" if not str(error).startswith(said) else str(error)) from error
+        raise ConfigError(
+            f"{said}: {error}" if not str(error).startswith(said) else str(error)
+        ) from error
     if not isinstance(content, dict):
-        raise ConfigError(f"{said} holds {type(content).__name__}, expected a mapping with preset, arms or axes, seeds, …")
+        raise ConfigError(
+            f"{said} holds {type(content).__name__}, expected a mapping with preset, arms or axes, "
+            f"seeds, …"
+        )
     return plain(content, said)
 
 
 def plain(values: Mapping[str, Json], said: str) -> dict[str, Json]:
-    """``values`` with lists for tuples, refused where it isn't JSON: a key that isn't text, a number that isn't finite, another type."""
+    """``values`` with lists for tuples, refused where it isn't JSON: a key that isn't text, a
+    number that isn't finite, another type.
+    """
     result: dict[str, Json] = _plain(values, said, ())
     return result
 
@@ -65,7 +92,9 @@ def _plain(value: Json, said: str, inside: tuple[int, ...]) -> Json:
         for key in value:
             if not isinstance(key, str):
                 raise ConfigError(f"{said}: key {key!r} is {type(key).__name__}, expected text")
-        return {key: _plain(item, f"{said}: {key}", (*inside, id(value))) for key, item in value.items()}
+        return {
+            key: _plain(item, f"{said}: {key}", (*inside, id(value))) for key, item in value.items()
+        }
     if isinstance(value, (list, tuple)):
         return [_plain(item, said, (*inside, id(value))) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
@@ -97,15 +126,23 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(key_node, yaml.ScalarNode):
                 raise ConfigError(f"line {line}: a key must be text")
             if key_node.value in found:
-                raise ConfigError(f"line {line}: key {key_node.value!r} stands twice in one mapping")
+                raise ConfigError(
+                    f"line {line}: key {key_node.value!r} stands twice in one mapping"
+                )
             found[key_node.value] = self.construct_object(value_node, deep=deep)
         return found
 
 
 for _tag, _pattern, _first in (
-        ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-        ("null", r"~|null|Null|NULL|None|", ["~", "n", "N", ""]),
-        ("int", r"[-+]?(?:0|[1-9][0-9]*)", "-+0123456789"),
-        ("float", r"[-+]?(?:(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.(?:inf|Inf|INF))|\.(?:nan|NaN|NAN)",
-         "-+.0123456789")):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("null", r"~|null|Null|NULL|None|", ["~", "n", "N", ""]),
+    ("int", r"[-+]?(?:0|[1-9][0-9]*)", "-+0123456789"),
+    (
+        "float",
+        r"[-+]?(?:(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.(?:inf|Inf|INF))|\.(?:nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+):
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first)
+    )

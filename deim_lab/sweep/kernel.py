@@ -1,6 +1,8 @@
-"""The kernel of one run: of this very interpreter, on a channel that no other kernel can take, and gone when its run is.
+"""The kernel of one run: of this very interpreter, on a channel that no other kernel can take, and
+gone when its run is.
 
-Kernels that start side by side on TCP now and then choose the same port. Here they talk over Unix sockets in a folder of their own.
+Kernels that start side by side on TCP now and then choose the same port. Here they talk over Unix
+sockets in a folder of their own.
 """
 
 from __future__ import annotations
@@ -17,10 +19,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-FOLDER = "DEIM_LAB_KERNEL_FOLDER"  # variable: where a worker's kernel lives and notes its process id, for whoever has to end it
+# variable: where a worker's kernel lives and notes its process id, for whoever has to end it
+FOLDER = "DEIM_LAB_KERNEL_FOLDER"
 PID_FILE = "kernel.pid"
 
-_LONGEST_SOCKET = 100  # characters; the system's limit on the path of a Unix socket is 104 (macOS) or 108 (Linux)
+_LONGEST_SOCKET = (
+    100  # characters; the system's limit on the path of a Unix socket is 104 (macOS) or 108 (Linux)
+)
 _ARGUMENTS = ("-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}")
 _ENVIRONMENT = {"DEIM_LAB_WIDGETS": "static"}  # nobody watches: plain lines and pictures
 
@@ -37,14 +42,18 @@ class Channel:
 
     @property
     def transport(self) -> str:
-        """``ipc``, or ``tcp`` where there are no Unix sockets or the folder's path is too long for one."""
+        """``ipc``, or ``tcp`` where there are no Unix sockets or the folder's path is too long for
+        one.
+        """
         fits = len(str(self.folder.resolve() / "kernel-ipc-5")) <= _LONGEST_SOCKET
         return "ipc" if fits and sys.platform != "win32" else "tcp"
 
 
 @contextlib.contextmanager
 def private_channel() -> Iterator[Channel]:
-    """A channel, whose folder is removed in the end. It is made in the folder that ``FOLDER`` names, else in the system's temporary one."""
+    """A channel, whose folder is removed in the end. It is made in the folder that ``FOLDER``
+    names, else in the system's temporary one.
+    """
     folder = Path(tempfile.mkdtemp(prefix="deim-", dir=os.environ.get(FOLDER)))
     try:
         yield Channel(folder)
@@ -53,11 +62,15 @@ def private_channel() -> Iterator[Channel]:
 
 
 def manager_class(channel: Channel, started: list[int]) -> type[Any]:
-    """A kernel manager for ``nbclient`` that starts this interpreter on ``channel`` and appends the kernel's process id to ``started``."""
+    """A kernel manager for ``nbclient`` that starts this interpreter on ``channel`` and appends the
+    kernel's process id to ``started``.
+    """
 
     class Manager(_bare_manager()):  # type: ignore[misc]
         def __init__(self, **values: Any) -> None:
-            super().__init__(**values, connection_file=str(channel.connection_file), transport=channel.transport)
+            super().__init__(
+                **values, connection_file=str(channel.connection_file), transport=channel.transport
+            )
 
         async def _async_launch_kernel(self, kernel_cmd: list[str], **values: Any) -> None:
             values["env"] = {**values.get("env", os.environ), **_ENVIRONMENT}
@@ -92,7 +105,11 @@ def _bare_manager() -> type[Any]:
     class Manager(AsyncKernelManager):
         @property
         def kernel_spec(self) -> KernelSpec:
-            """This interpreter, whatever kernel specification a user's folders hold under the name python3."""
-            return KernelSpec(argv=[sys.executable, *_ARGUMENTS], display_name="Python 3", language="python")
+            """This interpreter, whatever kernel specification a user's folders hold under the name
+            python3.
+            """
+            return KernelSpec(
+                argv=[sys.executable, *_ARGUMENTS], display_name="Python 3", language="python"
+            )
 
     return Manager

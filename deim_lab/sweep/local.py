@@ -1,7 +1,9 @@
-"""Runs on this machine: a fresh process each, as many at a time as asked for, a GPU slot each where there are GPUs.
+"""Runs on this machine: a fresh process each, as many at a time as asked for, a GPU slot each where
+there are GPUs.
 
-A worker holds one end of a pipe and reads its specification, the sweep the other end; when the sweep is gone, however it went, the
-worker reads the pipe's end and takes its kernel with it. When a worker is gone, the sweep ends the kernel that it noted.
+A worker holds one end of a pipe and reads its specification, the sweep the other end; when the
+sweep is gone, however it went, the worker reads the pipe's end and takes its kernel with it. When a
+worker is gone, the sweep ends the kernel that it noted.
 """
 
 from __future__ import annotations
@@ -41,10 +43,12 @@ class LocalExecutor:
 
     Args:
         workers: runs at a time.
-        gpus: ids as ``CUDA_VISIBLE_DEVICES`` takes them. Each slot sees one of them alone; with more workers than GPUs several slots
-            share one. None given: the variable is left as it is.
+        gpus: ids as ``CUDA_VISIBLE_DEVICES`` takes them. Each slot sees one of them alone; with
+            more workers than GPUs several slots share one. None given: the variable is left as it
+            is.
 
-    Runs side by side share the CPU's cores: each gets its part of them as ``OMP_NUM_THREADS``, where that isn't set.
+    Runs side by side share the CPU's cores: each gets its part of them as ``OMP_NUM_THREADS``,
+    where that isn't set.
     """
 
     def __init__(self, workers: int, gpus: str | Sequence[str] = ()) -> None:
@@ -68,7 +72,9 @@ class LocalExecutor:
                     free.append(worker.slot)
                     record = worker.finish()
                     if record is None and worker.life < LIVES:
-                        _log.warning("%s: its process %s; started again", worker.spec.label, worker.ending)
+                        _log.warning(
+                            "%s: its process %s; started again", worker.spec.label, worker.ending
+                        )
                         waiting.appendleft((worker.spec, worker.life + 1))
                     else:
                         yield record or worker.lost()
@@ -81,12 +87,22 @@ class LocalExecutor:
         folder = Path(tempfile.mkdtemp(prefix="deim-"))
         log = Path(spec.executed).with_suffix(".log")
         log.parent.mkdir(parents=True, exist_ok=True)
-        environment = {"OMP_NUM_THREADS": str(max(1, _cores() // self.workers)), **os.environ, kernel.FOLDER: str(folder)}
+        environment = {
+            "OMP_NUM_THREADS": str(max(1, _cores() // self.workers)),
+            **os.environ,
+            kernel.FOLDER: str(folder),
+        }
         if self.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
         with log.open("ab" if life > 1 else "wb") as output:
-            process = subprocess.Popen([sys.executable, "-m", "deim_lab.sweep.local", str(folder)], stdin=subprocess.PIPE, stdout=output,
-                                       stderr=subprocess.STDOUT, env=environment, start_new_session=True)
+            process = subprocess.Popen(
+                [sys.executable, "-m", "deim_lab.sweep.local", str(folder)],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+            )
         assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it died at once: its exit code says so
             process.stdin.write(json.dumps(to_json(spec)).encode() + b"\n")
@@ -110,10 +126,16 @@ class _Worker:
     def ending(self) -> str:
         """How the process ended, in words."""
         code = self.process.returncode
-        return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        return (
+            f"was ended by {signal.Signals(-code).name}"
+            if code < 0
+            else f"ended with exit code {code}"
+        )
 
     def finish(self) -> RunRecord | None:
-        """The record that the ended process left, None where it left none. Whatever else it left is cleared away."""
+        """The record that the ended process left, None where it left none. Whatever else it left is
+        cleared away.
+        """
         self._clear()
         try:
             record = RunRecord(**json.loads((self.folder / _RECORD).read_text(encoding="utf-8")))
@@ -123,15 +145,33 @@ class _Worker:
             shutil.rmtree(self.folder, ignore_errors=True)
         if record.status == "done":
             self.log.unlink(missing_ok=True)
-        return replace(record, attempts=record.attempts + self.life - 1, where=f"{record.where} slot {self.slot}")
+        return replace(
+            record,
+            attempts=record.attempts + self.life - 1,
+            where=f"{record.where} slot {self.slot}",
+        )
 
     def lost(self) -> RunRecord:
         """The record of a run whose process died each time."""
-        said = self.log.read_text(encoding="utf-8", errors="replace")[-4000:] if self.log.exists() else ""
-        failure = Failure("WorkerDiedError", f"its process {self.ending}, {self.life} times; what it said is in {self.log}", said)
+        said = (
+            self.log.read_text(encoding="utf-8", errors="replace")[-4000:]
+            if self.log.exists()
+            else ""
+        )
+        failure = Failure(
+            "WorkerDiedError",
+            f"its process {self.ending}, {self.life} times; what it said is in {self.log}",
+            said,
+        )
         notebook = self.spec.executed if Path(self.spec.executed).is_file() else None
-        return failed(self.spec, failure, seconds=round(time.monotonic() - self.began, 3), attempts=self.life, notebook=notebook,
-                      where=f"{where()} slot {self.slot}")
+        return failed(
+            self.spec,
+            failure,
+            seconds=round(time.monotonic() - self.began, 3),
+            attempts=self.life,
+            notebook=notebook,
+            where=f"{where()} slot {self.slot}",
+        )
 
     def stop(self) -> None:
         """End it, and its kernel."""
@@ -177,7 +217,9 @@ def _serve(folder: Path) -> None:
 
 
 def _end_with_the_sweep(folder: Path) -> None:
-    """Wait for the pipe's end, which comes when the sweep's process ends; then leave nothing behind."""
+    """Wait for the pipe's end, which comes when the sweep's process ends; then leave nothing
+    behind.
+    """
     sys.stdin.buffer.read()
     kernel.kill_noted(folder)
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,6 @@
-"""The sweep, to be read top to bottom: grid → checks → plan → runs in processes of their own → index."""
+"""The sweep, to be read top to bottom: grid → checks → plan → runs in processes of their own →
+index.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,8 @@ class Sweep:
 
     Attributes:
         folder: ``<runs_dir>/sweeps/<name>`` with ``index.json`` and ``grid.json``.
-        rows: of the index that belong to this call, in the order of the plan: ``arm, seed, status, run, error, …`` (``index``).
+        rows: of the index that belong to this call, in the order of the plan:
+            ``arm, seed, status, run, error, …`` (``index``).
     """
 
     name: str
@@ -56,26 +59,40 @@ class Sweep:
         return [row for row in self.rows if row["status"] == "failed"]
 
 
-def run(grid: Grid | str | Path | Mapping[str, Json], runs_dir: str | Path = "runs", *, workers: int | None = None,
-        executor: Executor | None = None, gpus: str | Sequence[str] | None = None, retry_failed: bool = True, max_runs: int = MOST_RUNS,
-        yes: bool = False, **chosen: Json) -> Sweep:
-    """Execute every run of a grid that isn't done yet, each in a process of its own, and keep an index of what came of them.
+def run(
+    grid: Grid | str | Path | Mapping[str, Json],
+    runs_dir: str | Path = "runs",
+    *,
+    workers: int | None = None,
+    executor: Executor | None = None,
+    gpus: str | Sequence[str] | None = None,
+    retry_failed: bool = True,
+    max_runs: int = MOST_RUNS,
+    yes: bool = False,
+    **chosen: Json,
+) -> Sweep:
+    """Execute every run of a grid that isn't done yet, each in a process of its own, and keep an
+    index of what came of them.
 
-    What is done is left alone, what was cut goes on at its last checkpoint, what failed is tried again. A run that fails is a row with its
-    error; the rest goes on. Stopping the sweep, in whatever way, loses at most the work since the last checkpoints.
+    What is done is left alone, what was cut goes on at its last checkpoint, what failed is tried
+    again. A run that fails is a row with its error; the rest goes on. Stopping the sweep, in
+    whatever way, loses at most the work since the last checkpoints.
 
     Args:
         grid: a grid file, its content, or a ``Grid`` that was read before.
         workers: runs at a time; None: one a GPU, else one.
-        executor: where the runs happen (``RayExecutor``, ``SlurmExecutor``, …); None: processes of this machine.
-        gpus: ids to hand out to them, one a run (with more workers than GPUs, several runs share one), as ``0,1`` or a sequence;
-            ``none`` or an empty sequence: leave them as they are; None: those that are visible.
+        executor: where the runs happen (``RayExecutor``, ``SlurmExecutor``, …); None: processes of
+            this machine.
+        gpus: ids to hand out to them, one a run (with more workers than GPUs, several runs share
+            one), as ``0,1`` or a sequence; ``none`` or an empty sequence: leave them as they are;
+            None: those that are visible.
         retry_failed: False leaves failed runs as they are.
         max_runs, yes: a grid of more runs is refused unless ``yes``.
         chosen: ``preset, data, overrides, seeds, name, parameters`` as ``grid.read`` takes them.
 
     Raises:
-        ConfigError, DataError: whatever is wrong with grid, notebook or data, before the first run starts.
+        ConfigError, DataError: whatever is wrong with grid, notebook or data, before the first run
+            starts.
     """
     listed = None if gpus is None else gpu_ids.parse(gpus)
     plan = prepare(grid, runs_dir, max_runs=max_runs, yes=yes, **chosen)
@@ -89,39 +106,68 @@ def run(grid: Grid | str | Path | Mapping[str, Json], runs_dir: str | Path = "ru
 
     index = Index(plan)
     with index.locked():
-        todo = [item for item in plan.runs if item.state != "done" and (retry_failed or item.state != "failed")]
+        todo = [
+            item
+            for item in plan.runs
+            if item.state != "done" and (retry_failed or item.state != "failed")
+        ]
         index.write_grid()
         index.write(finished=not todo)
         if len(todo) < len(plan.runs):
             _log.info("%d of %d runs are done already", len(plan.of("done")), len(plan.runs))
         if todo:
-            progress = Progress([item.spec for item in todo], {item.spec.index: item.cost.seconds for item in todo},
-                                workers=workers or int(getattr(executor, "workers", 1)))
+            progress = Progress(
+                [item.spec for item in todo],
+                {item.spec.index: item.cost.seconds for item in todo},
+                workers=workers or int(getattr(executor, "workers", 1)),
+            )
             _execute(executor, [item.spec for item in todo], index, progress)
     rows = tuple(dict(index.rows[item.spec.arm, item.spec.seed]) for item in plan.runs)
     return Sweep(plan.grid.name, plan.folder, plan.grid.baseline, rows)
 
 
-def prepare(grid: Grid | str | Path | Mapping[str, Json], runs_dir: str | Path = "runs", *, max_runs: int = MOST_RUNS, yes: bool = False,
-            draw: bool = True, **chosen: Json) -> Plan:
-    """Check a grid and say how each of its runs stands: all that ``run`` does before the first one starts.
+def prepare(
+    grid: Grid | str | Path | Mapping[str, Json],
+    runs_dir: str | Path = "runs",
+    *,
+    max_runs: int = MOST_RUNS,
+    yes: bool = False,
+    draw: bool = True,
+    **chosen: Json,
+) -> Plan:
+    """Check a grid and say how each of its runs stands: all that ``run`` does before the first one
+    starts.
 
     ``draw=False`` doesn't make the embedded data set where it is absent; for the rest see ``run``.
     """
     from deim_lab.sweep import index  # light, as are the checks before the plan
 
     if isinstance(grid, Grid) and chosen:
-        raise ConfigError(f"a Grid that was read already takes no {', '.join(chosen)}: give them to grid.read")
+        raise ConfigError(
+            f"a Grid that was read already takes no {', '.join(chosen)}: give them to grid.read"
+        )
     resolved = grid if isinstance(grid, Grid) else grids.read(grid, **chosen)
     plans.check(resolved, max_runs=max_runs, yes=yes)
     folder = Path(runs_dir).absolute() / "sweeps" / resolved.name
     known = index.read(folder)
-    if "weights" not in resolved.parameters:  # whose fingerprint needs torch, as does that of weights of a backbone
-        light = {arm: config for arm in resolved.arms if (config := resolved.config(arm)).model.backbone_weights is None}
-        index.check_same(resolved, {arm: configs.fingerprint(config) for arm, config in light.items()}, known)
+    if (
+        "weights" not in resolved.parameters
+    ):  # whose fingerprint needs torch, as does that of weights of a backbone
+        light = {
+            arm: config
+            for arm in resolved.arms
+            if (config := resolved.config(arm)).model.backbone_weights is None
+        }
+        index.check_same(
+            resolved, {arm: configs.fingerprint(config) for arm, config in light.items()}, known
+        )
     plan = plans.make(resolved, runs_dir, draw=draw, rows=index.rows_of(known))
-    index.check_same(resolved, {item.spec.arm: item.spec.fingerprint for item in plan.runs}, known,
-                     data_fingerprint=plan.runs[0].spec.data_fingerprint)
+    index.check_same(
+        resolved,
+        {item.spec.arm: item.spec.fingerprint for item in plan.runs},
+        known,
+        data_fingerprint=plan.runs[0].spec.data_fingerprint,
+    )
     return plan
 
 
@@ -130,18 +176,26 @@ def gpus_for(grid: Grid, gpus: str | Sequence[str] | None) -> tuple[str, ...]:
 
     Raises ``ConfigError`` for a wrong list (``gpus.parse``), or where the grid itself names a GPU.
     """
-    devices = {str(grid.parameters.get("device") or "auto"), *(grid.config(arm).train.device for arm in grid.arms)} - {"auto"}
+    devices = {
+        str(grid.parameters.get("device") or "auto"),
+        *(grid.config(arm).train.device for arm in grid.arms),
+    } - {"auto"}
     ids = gpu_ids.visible() if gpus is None else gpu_ids.parse(gpus)
     if devices == {"cpu"}:
         return ()
     numbered = sorted(device for device in devices if device.startswith("cuda:"))
     if numbered and ids:
-        raise ConfigError(f"{grid.source}: device {numbered[0]!r} names a GPU, and the sweep gives each run one of its own ({', '.join(ids)}): "
-                          "say 'cuda'")
+        raise ConfigError(
+            f"{grid.source}: device {numbered[0]!r} names a GPU, and the sweep gives each run one "
+            f"of its own ({', '.join(ids)}): "
+            "say 'cuda'"
+        )
     return ids
 
 
-def _execute(executor: Executor, specs: Sequence[RunSpec], index: Index, progress: Progress) -> None:
+def _execute(
+    executor: Executor, specs: Sequence[RunSpec], index: Index, progress: Progress
+) -> None:
     """Hand the runs to the executor and write down what comes back."""
     records = executor.execute(specs)
     finished = False
@@ -150,7 +204,11 @@ def _execute(executor: Executor, specs: Sequence[RunSpec], index: Index, progres
             for record in records:
                 progress.end(record)
                 index.ended(record)
-                _log.log(logging.WARNING if record.status == "failed" else logging.INFO, "%s", progress.line(record, _score(specs, record)))
+                _log.log(
+                    logging.WARNING if record.status == "failed" else logging.INFO,
+                    "%s",
+                    progress.line(record, _score(specs, record)),
+                )
         finished = True
     finally:  # nobody watches any more, who could say of a run that it has begun
         close = getattr(records, "close", None)
@@ -163,7 +221,9 @@ def _execute(executor: Executor, specs: Sequence[RunSpec], index: Index, progres
 
 @contextlib.contextmanager
 def _watched(specs: Sequence[RunSpec], index: Index, progress: Progress) -> Iterator[None]:
-    """Note which runs have begun, and say now and then what is under way, from the files that they write."""
+    """Note which runs have begun, and say now and then what is under way, from the files that they
+    write.
+    """
     over = threading.Event()
     before = {spec.index: _changed(spec) for spec in specs}
 
@@ -219,7 +279,11 @@ def _score(specs: Sequence[RunSpec], record: RunRecord) -> str:
 
     folder = Path(next(spec for spec in specs if spec.index == record.index).runs_dir) / record.run
     try:
-        last = [event["AP"] for event in Run.open(folder).events() if event["kind"] == "val" and event.get("AP") is not None][-1:]
+        last = [
+            event["AP"]
+            for event in Run.open(folder).events()
+            if event["kind"] == "val" and event.get("AP") is not None
+        ][-1:]
     except DataError as error:
         _log.warning("%s", error)
         return ""

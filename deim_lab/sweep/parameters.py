@@ -1,4 +1,6 @@
-"""The parameters cell of a notebook, and whether a sweep's values fit it. Papermill itself only warns of a name that the cell lacks."""
+"""The parameters cell of a notebook, and whether a sweep's values fit it. Papermill itself only
+warns of a name that the cell lacks.
+"""
 
 from __future__ import annotations
 
@@ -16,31 +18,58 @@ UNKNOWN = object()  # the value of a parameter that isn't written as a literal
 
 
 def read(notebook: str | Path) -> dict[str, Json]:
-    """Name → default of the cell tagged ``parameters``; ``UNKNOWN`` for a default that is no literal.
+    """Name → default of the cell tagged ``parameters``; ``UNKNOWN`` for a default that is no
+    literal.
 
     Raises:
-        ConfigError: there is no such notebook, it can't be read, or it has no parameters cell that can be understood.
+        ConfigError: there is no such notebook, it can't be read, or it has no parameters cell that
+            can be understood.
     """
     path = Path(notebook)
     try:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        tagged = [cell for cell in cells if cell["cell_type"] == "code" and "parameters" in cell.get("metadata", {}).get("tags", [])]
+        tagged = [
+            cell
+            for cell in cells
+            if cell["cell_type"] == "code"
+            and "parameters" in cell.get("metadata", {}).get("tags", [])
+        ]
         source = "".join(tagged[0]["source"]) if tagged else ""
     except FileNotFoundError as error:
-        beside = [str(path.parent / item.name) for item in path.parent.glob("*.ipynb")] if path.parent.is_dir() else []
-        raise ConfigError(f"notebook {str(path)!r} does not exist{nearest(str(path), beside)}; paths count from the current folder") from error
+        beside = (
+            [str(path.parent / item.name) for item in path.parent.glob("*.ipynb")]
+            if path.parent.is_dir()
+            else []
+        )
+        raise ConfigError(
+            f"notebook {str(path)!r} does not exist{nearest(str(path), beside)}; paths count from "
+            f"the current folder"
+        ) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"notebook {str(path)!r} can't be read as a notebook: {type(error).__name__}: {error}") from error
+        raise ConfigError(
+            f"notebook {str(path)!r} can't be read as a notebook: {type(error).__name__}: {error}"
+        ) from error
     if len(tagged) != 1:
-        raise ConfigError(f"notebook {str(path)!r} has {len(tagged) or 'no'} cells tagged 'parameters', expected one: that is where a sweep's "
-                          "values go in (in JupyterLab: property inspector, common tools, cell tags)")
+        raise ConfigError(
+            f"notebook {str(path)!r} has {len(tagged) or 'no'} cells tagged 'parameters', expected "
+            f"one: that is where a sweep's "
+            "values go in (in JupyterLab: property inspector, common tools, cell tags)"
+        )
     try:
         statements = ast.parse(source).body
     except SyntaxError as error:
-        raise ConfigError(f"notebook {str(path)!r}: its parameters cell is no Python: {error}") from error
+        raise ConfigError(
+            f"notebook {str(path)!r}: its parameters cell is no Python: {error}"
+        ) from error
     found: dict[str, Json] = {}
     for statement in statements:
-        targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target] if isinstance(statement, ast.AnnAssign) else []
+        targets = (
+            statement.targets
+            if isinstance(statement, ast.Assign)
+            else [statement.target]
+            if isinstance(statement, ast.AnnAssign)
+            else []
+        )
         value = getattr(statement, "value", None)
         for target in targets:
             if isinstance(target, ast.Name) and value is not None:
@@ -58,15 +87,24 @@ def check(notebook: str | Path, own: Mapping[str, Json], further: Mapping[str, J
     known = read(notebook)
     for name in own:
         if name not in known:
-            raise ConfigError(f"notebook {str(notebook)!r}: its parameters cell has no {name!r}, which a sweep sets"
-                              f"{nearest(name, known)}; it has: {', '.join(known) or 'nothing'}")
+            raise ConfigError(
+                f"notebook {str(notebook)!r}: its parameters cell has no {name!r}, which a sweep "
+                f"sets"
+                f"{nearest(name, known)}; it has: {', '.join(known) or 'nothing'}"
+            )
     for name, value in further.items():
         if name not in known:
-            raise ConfigError(f"parameter {name!r} is not in the parameters cell of {str(notebook)!r}{nearest(name, known)}; "
-                              f"it has: {', '.join(known)}")
+            raise ConfigError(
+                f"parameter {name!r} is not in the parameters cell of "
+                f"{str(notebook)!r}{nearest(name, known)}; "
+                f"it has: {', '.join(known)}"
+            )
         if not _fits(value, known[name]):
-            raise ConfigError(f"parameter {name!r}: {value!r} ({type(value).__name__}), and its default in {str(notebook)!r} is "
-                              f"{known[name]!r} ({type(known[name]).__name__})")
+            raise ConfigError(
+                f"parameter {name!r}: {value!r} ({type(value).__name__}), and its default in "
+                f"{str(notebook)!r} is "
+                f"{known[name]!r} ({type(known[name]).__name__})"
+            )
 
 
 def _literal(node: ast.expr) -> Json:

@@ -1,6 +1,7 @@
 """A grid → the runs that it asks for, and how each stands on disk: new, done, cut or failed.
 
-``check`` says what can be said without torch; ``make`` opens the data set, whose fingerprint belongs to each run's identity.
+``check`` says what can be said without torch; ``make`` opens the data set, whose fingerprint
+belongs to each run's identity.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class Planned:
     """One run, and how it stands.
 
     Attributes:
-        state: ``done``: nothing is left to do. ``cut``: it goes on at its last checkpoint. ``failed``: it is tried again.
+        state: ``done``: nothing is left to do. ``cut``: it goes on at its last checkpoint.
+            ``failed``: it is tried again.
         run: name of its folder; None where there is none.
         epochs, epochs_done: of the whole run, and of those in its log.
         cost: what is left of it.
@@ -55,7 +57,9 @@ class Planned:
 
 @dataclass(frozen=True)
 class Plan:
-    """All runs of a grid in the order in which they start: whole seeds, one after the other, so that a sweep cut short can be compared."""
+    """All runs of a grid in the order in which they start: whole seeds, one after the other, so
+    that a sweep cut short can be compared.
+    """
 
     grid: Grid
     runs_dir: Path
@@ -72,24 +76,37 @@ class Plan:
 
 
 def check(grid: Grid, *, max_runs: int = MOST_RUNS, yes: bool = False) -> None:
-    """Raise ``ConfigError`` or ``DataError`` for whatever of a grid is wrong beyond its own text: notebook, data, size."""
+    """Raise ``ConfigError`` or ``DataError`` for whatever of a grid is wrong beyond its own text:
+    notebook, data, size.
+    """
     parameters.check(grid.notebook, dict.fromkeys(OWN_PARAMETERS), grid.parameters)
     worker.check_data(grid.data, on=socket.gethostname())
     number = len(grid.arms) * len(grid.seeds)
     if number > max_runs and not yes:
-        raise ConfigError(f"{grid.source} asks for {number} runs ({len(grid.arms)} arms × {len(grid.seeds)} seeds), more than {max_runs}: say that "
-                          f"they are meant (--yes), or raise the limit (--max-runs {number})")
+        raise ConfigError(
+            f"{grid.source} asks for {number} runs ({len(grid.arms)} arms × {len(grid.seeds)} "
+            f"seeds), more than {max_runs}: say that "
+            f"they are meant (--yes), or raise the limit (--max-runs {number})"
+        )
 
 
-def make(grid: Grid, runs_dir: str | Path, *, draw: bool = True, rows: Mapping[tuple[str, int], Json] | None = None) -> Plan:
+def make(
+    grid: Grid,
+    runs_dir: str | Path,
+    *,
+    draw: bool = True,
+    rows: Mapping[tuple[str, int], Json] | None = None,
+) -> Plan:
     """The runs of a checked grid, and how each stands in ``runs_dir``.
 
     Args:
-        draw: make the embedded data set where it is asked for and absent; without it, no run on it can be done either.
+        draw: make the embedded data set where it is asked for and absent; without it, no run on it
+            can be done either.
         rows: ``(arm, seed)`` → the row of the sweep's index, from an earlier call.
 
     Raises:
-        ConfigError, DataError: the data can't be opened, or the sweep's folder holds another grid's runs.
+        ConfigError, DataError: the data can't be opened, or the sweep's folder holds another grid's
+            runs.
     """
     from deim_lab import runs
 
@@ -103,31 +120,76 @@ def make(grid: Grid, runs_dir: str | Path, *, draw: bool = True, rows: Mapping[t
     for spec in specs:
         config = grid.config(spec.arm)
         run = by_identity.get((spec.fingerprint, spec.seed, spec.data_fingerprint))
-        if run is not None and config.train.keep_checkpoints == "all" and run.config.train.keep_checkpoints != "all":
-            run = None  # training starts anew then: that one threw away what this one is asked to keep
-        state, done = _state(spec, run, (rows or {}).get((spec.arm, spec.seed))), 0 if run is None else cost.epochs_done(run)
+        if (
+            run is not None
+            and config.train.keep_checkpoints == "all"
+            and run.config.train.keep_checkpoints != "all"
+        ):
+            # training starts anew then: that one threw away what this one is asked to keep
+            run = None
+        state, done = (
+            _state(spec, run, (rows or {}).get((spec.arm, spec.seed))),
+            0 if run is None else cost.epochs_done(run),
+        )
         left = 0.0 if state == "done" else max(0.0, 1 - done / config.train.epochs)
-        planned.append(Planned(spec, state, None if run is None else run.folder.name, config.train.epochs, done,
-                               cost.estimate(config, spec.data_fingerprint, history, kind=kind, share=left)))
+        planned.append(
+            Planned(
+                spec,
+                state,
+                None if run is None else run.folder.name,
+                config.train.epochs,
+                done,
+                cost.estimate(config, spec.data_fingerprint, history, kind=kind, share=left),
+            )
+        )
     return Plan(grid, root, tuple(planned))
 
 
 def describe(plan: Plan, *, workers: int) -> list[str]:
-    """The plan as lines: what all runs share, what each arm changes, each run and how it stands, the time that it will take."""
+    """The plan as lines: what all runs share, what each arm changes, each run and how it stands,
+    the time that it will take.
+    """
     grid = plan.grid
-    lines = [f"sweep {grid.name}: {len(plan.runs)} runs = {len(grid.arms)} arms × {len(grid.seeds)} seeds, in {plan.folder}"]
+    lines = [
+        f"sweep {grid.name}: {len(plan.runs)} runs = {len(grid.arms)} arms × {len(grid.seeds)} "
+        f"seeds, in {plan.folder}"
+    ]
     if grid.about:
         lines.append(grid.about)
-    lines += [f"notebook {grid.notebook}", f"preset {grid.preset}, data {grid.data if isinstance(grid.data, str) else json.dumps(grid.data)}"]
+    lines += [
+        f"notebook {grid.notebook}",
+        f"preset {grid.preset}, data "
+        f"{grid.data if isinstance(grid.data, str) else json.dumps(grid.data)}",
+    ]
     if grid.base:
-        lines.append("all runs: " + ", ".join(f"{key}={json.dumps(value)}" for key, value in grid.base.items()))
+        lines.append(
+            "all runs: "
+            + ", ".join(f"{key}={json.dumps(value)}" for key, value in grid.base.items())
+        )
     lines += ["", *_arm_lines(grid), ""]
     wide = max(len(item.spec.arm) for item in plan.runs)
     for item in plan.runs:
-        time_left = "" if item.state == "done" else "time unknown" if item.cost.seconds is None else f"about {cost.in_words(item.cost.seconds)}"
-        lines.append(f"{item.spec.index:>3}  {item.spec.arm:<{wide}}  s{item.spec.seed:<3} {_standing(item):<24} {time_left}".rstrip())
-    counts = [f"{len(plan.of(state))} {state}" for state in ("new", "cut", "failed", "done") if plan.of(state)]  # type: ignore[arg-type]
-    return [*lines, "", f"{', '.join(counts)}; {cost.summary([item.cost for item in plan.runs if item.state != 'done'], workers=workers)}"]
+        time_left = (
+            ""
+            if item.state == "done"
+            else "time unknown"
+            if item.cost.seconds is None
+            else f"about {cost.in_words(item.cost.seconds)}"
+        )
+        lines.append(
+            f"{item.spec.index:>3}  {item.spec.arm:<{wide}}  s{item.spec.seed:<3} {_standing(item):<24} {time_left}".rstrip()
+        )
+    counts = [
+        f"{len(plan.of(state))} {state}"
+        for state in ("new", "cut", "failed", "done")
+        if plan.of(state)
+    ]  # type: ignore[arg-type]
+    return [
+        *lines,
+        "",
+        f"{', '.join(counts)}; "
+        f"{cost.summary([item.cost for item in plan.runs if item.state != 'done'], workers=workers)}",
+    ]
 
 
 def _specs(grid: Grid, root: Path, data_fingerprint: str) -> list[RunSpec]:
@@ -135,16 +197,36 @@ def _specs(grid: Grid, root: Path, data_fingerprint: str) -> list[RunSpec]:
     fingerprints = {arm: _fingerprint(grid, arm) for arm in grid.arms}
     for arm, other in itertools.combinations(grid.arms, 2):
         if fingerprints[arm] == fingerprints[other]:
-            raise ConfigError(f"{grid.source}: arms {arm!r} and {other!r} differ in {START} alone and start from the same weights, so they would "
-                              "be one run twice")
+            raise ConfigError(
+                f"{grid.source}: arms {arm!r} and {other!r} differ in {START} alone and start from "
+                f"the same weights, so they would "
+                "be one run twice"
+            )
     specs: list[RunSpec] = []
     for seed in grid.seeds:
         for arm in grid.arms:
-            filled = {"preset": grid.preset, "overrides": grid.overrides(arm), "data": grid.data, "seed": seed, "runs_dir": str(root)}
+            filled = {
+                "preset": grid.preset,
+                "overrides": grid.overrides(arm),
+                "data": grid.data,
+                "seed": seed,
+                "runs_dir": str(root),
+            }
             executed = notebooks / f"{_slug(arm)}_s{seed}_{fingerprints[arm]}.ipynb"
-            specs.append(RunSpec(index=len(specs), arm=arm, seed=seed, notebook=grid.notebook, parameters={**grid.parameters, **filled},
-                                 overrides=grid.arms[arm], fingerprint=fingerprints[arm], data_fingerprint=data_fingerprint,
-                                 runs_dir=str(root), executed=str(executed)))
+            specs.append(
+                RunSpec(
+                    index=len(specs),
+                    arm=arm,
+                    seed=seed,
+                    notebook=grid.notebook,
+                    parameters={**grid.parameters, **filled},
+                    overrides=grid.arms[arm],
+                    fingerprint=fingerprints[arm],
+                    data_fingerprint=data_fingerprint,
+                    runs_dir=str(root),
+                    executed=str(executed),
+                )
+            )
     return specs
 
 
@@ -159,7 +241,9 @@ def _fingerprint(grid: Grid, arm: str) -> str:
 
 
 def _data_fingerprint(data: Json, root: Path, draw: bool) -> str:
-    """Of both halves, as training computes it; "" for an embedded set that isn't drawn yet and won't be."""
+    """Of both halves, as training computes it; "" for an embedded set that isn't drawn yet and
+    won't be.
+    """
     if data == EMBEDDED and not draw and not (root / "data" / EMBEDDED).is_dir():
         return ""
     from deim_lab.data import coco
@@ -176,12 +260,19 @@ def _state(spec: RunSpec, run: Run | None, row: Json) -> State:
     said = None if row is None else row["status"]
     if run is None:
         notebook = row and row["notebook"]
-        if said == "done" and row["run"] is None and notebook and (Path(spec.runs_dir) / notebook).is_file():
+        if (
+            said == "done"
+            and row["run"] is None
+            and notebook
+            and (Path(spec.runs_dir) / notebook).is_file()
+        ):
             return "done"  # a notebook that makes no run
         return "failed" if said == "failed" else "new"
     if run.status == "done":
         unfinished = said in ("failed", "running") and not (run.folder / "notebook.ipynb").is_file()
-        return ("failed" if said == "failed" else "cut") if unfinished else "done"  # trained, but the notebook didn't come to its end
+        return (
+            ("failed" if said == "failed" else "cut") if unfinished else "done"
+        )  # trained, but the notebook didn't come to its end
     return "failed" if run.status == "failed" else "cut"
 
 
@@ -197,15 +288,22 @@ def _arm_lines(grid: Grid) -> list[str]:
     before = configs.flatten(base)
     lines = []
     for arm in grid.arms:
-        changes = [f"{key} {json.dumps(before[key])} → {json.dumps(value)}" for key, value in configs.diff(base, grid.config(arm)).items()]
-        lines.append(f"{arm:<{wide}}  {'the baseline' if arm == grid.baseline else ', '.join(changes)}")
+        changes = [
+            f"{key} {json.dumps(before[key])} → {json.dumps(value)}"
+            for key, value in configs.diff(base, grid.config(arm)).items()
+        ]
+        lines.append(
+            f"{arm:<{wide}}  {'the baseline' if arm == grid.baseline else ', '.join(changes)}"
+        )
     return lines
 
 
 def _device_kind(grid: Grid) -> str | None:
     """``cpu`` or ``cuda``: what the runs will take on this machine."""
     device = grid.parameters.get("device") or grid.config(grid.baseline).train.device
-    return str(device).partition(":")[0] if device != "auto" else "cuda" if gpus.visible() else "cpu"
+    return (
+        str(device).partition(":")[0] if device != "auto" else "cuda" if gpus.visible() else "cpu"
+    )
 
 
 def _slug(text: str) -> str:

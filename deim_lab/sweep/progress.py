@@ -1,4 +1,6 @@
-"""What a sweep says while it runs: a line an end of a run, and now and then one of what is under way and how long it will take."""
+"""What a sweep says while it runs: a line an end of a run, and now and then one of what is under
+way and how long it will take.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,19 @@ class Progress:
     """Counts runs and reckons the time left.
 
     Args:
-        costs: run's index → seconds that are expected of it; None: not known. What runs of this sweep take counts for more, as soon as
-            one has ended.
+        costs: run's index → seconds that are expected of it; None: not known. What runs of this
+            sweep take counts for more, as soon as one has ended.
         workers: runs at a time.
     """
 
-    def __init__(self, specs: Sequence[RunSpec], costs: Mapping[int, float | None], *, workers: int,
-                 clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        specs: Sequence[RunSpec],
+        costs: Mapping[int, float | None],
+        *,
+        workers: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._specs = {spec.index: spec for spec in specs}
         self._costs, self._workers, self._clock = dict(costs), workers, clock
         self._began: dict[int, float] = {}
@@ -50,8 +58,9 @@ class Progress:
             return [self._specs[index] for index in self._began if index not in self._ended]
 
     def seconds_left(self, epochs: Mapping[int, tuple[int, int]] | None = None) -> float | None:
-        """Until the last run ends; None while there is nothing to go by. ``epochs`` as ``summary`` takes them: no run is taken to be
-        nearer its end than its epochs at their pace so far."""
+        """Until the last run ends; None while there is nothing to go by. ``epochs`` as ``summary``
+        takes them: no run is taken to be nearer its end than its epochs at their pace so far.
+        """
         left, far = [], epochs or {}
         with self._guard:
             for index in self._specs.keys() - self._ended.keys():
@@ -60,19 +69,29 @@ class Progress:
                     return None
                 gone = self._clock() - self._began[index] if index in self._began else 0.0
                 done, planned = far.get(index, (0, 0))
-                left.append(max(0.0, expected - gone, gone * (planned - done) / done if done else 0.0))
+                left.append(
+                    max(0.0, expected - gone, gone * (planned - done) / done if done else 0.0)
+                )
         return max(max(left), sum(left) / self._workers) if left else 0.0
 
     def line(self, record: RunRecord, score: str = "") -> str:
         """``[3/12] done: DEIM s0, AP 0.312, 41 s; about 3 min left``."""
-        said = [self._specs[record.index].label, *([score] if score else []), in_words(record.seconds)]
+        said = [
+            self._specs[record.index].label,
+            *([score] if score else []),
+            in_words(record.seconds),
+        ]
         if record.attempts > 1:
             said.append(f"{record.attempts} attempts")
-        error = f"\n  {record.error['type']}: {_short(record.error['message'])}" if record.error else ""
+        error = (
+            f"\n  {record.error['type']}: {_short(record.error['message'])}" if record.error else ""
+        )
         return f"[{len(self._ended)}/{len(self._specs)}] {record.status}: {', '.join(said)}{self._left()}{error}"
 
     def summary(self, epochs: Mapping[int, tuple[int, int]]) -> str:
-        """What is under way; ``epochs``: run's index → epochs that are over, and of how many, where that is known."""
+        """What is under way; ``epochs``: run's index → epochs that are over, and of how many, where
+        that is known.
+        """
         far = {index: f" epoch {done}/{planned}" for index, (done, planned) in epochs.items()}
         shown = [f"{spec.label}{far.get(spec.index, '')}" for spec in self.running]
         waiting = len(self._specs) - len(self._ended) - len(shown)
@@ -91,7 +110,11 @@ class Progress:
         planned = self._costs.get(index)
         if same:
             return statistics.median(same)
-        return planned if planned is not None or not done else statistics.median(record.seconds for record in done)
+        return (
+            planned
+            if planned is not None or not done
+            else statistics.median(record.seconds for record in done)
+        )
 
 
 def _short(text: str, most: int = 300) -> str:

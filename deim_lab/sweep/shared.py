@@ -1,6 +1,8 @@
-"""What the executors of a cluster share: a run on another node, which has to see the same files, and what to say of one that died.
+"""What the executors of a cluster share: a run on another node, which has to see the same files,
+and what to say of one that died.
 
-A cluster needs a shared file system: the notebook, the data set and the folder of runs lie under the same paths on every node.
+A cluster needs a shared file system: the notebook, the data set and the folder of runs lie under
+the same paths on every node.
 """
 
 from __future__ import annotations
@@ -21,32 +23,61 @@ LIVES = 2  # times that a run is handed to a worker which dies
 
 
 def run_on_node(spec: RunSpec) -> RunRecord:
-    """``run_one`` on whatever node this is; a failed record where the node doesn't see the notebook or the folder of runs."""
-    for what, path, there in (("notebook", spec.notebook, Path(spec.notebook).is_file()),
-                              ("folder of runs", spec.runs_dir, Path(spec.runs_dir).is_dir())):
+    """``run_one`` on whatever node this is; a failed record where the node doesn't see the notebook
+    or the folder of runs.
+    """
+    for what, path, there in (
+        ("notebook", spec.notebook, Path(spec.notebook).is_file()),
+        ("folder of runs", spec.runs_dir, Path(spec.runs_dir).is_dir()),
+    ):
         if not there:
-            return failed(spec, Failure("DataError", f"{what} {path!r} does not exist on {socket.gethostname()}: the nodes of a cluster need a "
-                                                     f"file system that they share with the sweep"), where=where())
+            return failed(
+                spec,
+                Failure(
+                    "DataError",
+                    f"{what} {path!r} does not exist on {socket.gethostname()}: the nodes of a "
+                    f"cluster need a "
+                    f"file system that they share with the sweep",
+                ),
+                where=where(),
+            )
     return run_one(spec)
 
 
 def arrived(spec: RunSpec, record: RunRecord, lost: int) -> RunRecord:
-    """The record of ``spec`` as the sweep keeps it: with ``lost`` attempts whose worker died, and failed where its run can't be seen here.
+    """The record of ``spec`` as the sweep keeps it: with ``lost`` attempts whose worker died, and
+    failed where its run can't be seen here.
 
     The time of a lost worker isn't known, hence not counted.
     """
     record = dataclasses.replace(record, attempts=record.attempts + lost)
     if record.run is None or (Path(spec.runs_dir) / record.run).is_dir():
         return record
-    message = (f"run {record.run} was made in {spec.runs_dir} of {record.where}, which is another folder than the one here: a cluster needs a "
-               f"shared file system")
-    return dataclasses.replace(record, status="failed", run=None, notebook=None, error=Failure("DataError", message).as_dict())
+    message = (
+        f"run {record.run} was made in {spec.runs_dir} of {record.where}, which is another folder "
+        f"than the one here: a cluster needs a "
+        f"shared file system"
+    )
+    return dataclasses.replace(
+        record,
+        status="failed",
+        run=None,
+        notebook=None,
+        error=Failure("DataError", message).as_dict(),
+    )
 
 
 def died(spec: RunSpec, reason: str) -> RunRecord:
     """The record of a run each of whose workers died, the last one for ``reason``."""
-    return failed(spec, Failure("WorkerDiedError", f"its worker died {LIVES} times (killed, out of memory, or its node went away): {reason}"),
-                  attempts=LIVES)
+    return failed(
+        spec,
+        Failure(
+            "WorkerDiedError",
+            f"its worker died {LIVES} times (killed, out of memory, or its node went away): "
+            f"{reason}",
+        ),
+        attempts=LIVES,
+    )
 
 
 def extra(module: str, name: str) -> Any:
@@ -54,7 +85,9 @@ def extra(module: str, name: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ConfigError(f"{module} is not installed here: pip install 'deim-lab[{name}]'") from error
+        raise ConfigError(
+            f"{module} is not installed here: pip install 'deim-lab[{name}]'"
+        ) from error
 
 
 def check_counts(**counts: float | None) -> None:
@@ -65,7 +98,9 @@ def check_counts(**counts: float | None) -> None:
 
 
 def kill_all(pids: Iterable[int]) -> None:
-    """Kill processes of this machine with all that they started; those that are gone are left out."""
+    """Kill processes of this machine with all that they started; those that are gone are left
+    out.
+    """
     psutil: Any = importlib.import_module("psutil")  # comes with ipykernel
     found = []
     for pid in pids:
@@ -78,7 +113,9 @@ def kill_all(pids: Iterable[int]) -> None:
 
 
 def children_with(text: str) -> list[int]:
-    """Process ids of what this process started, directly or not, whose command line holds ``text``."""
+    """Process ids of what this process started, directly or not, whose command line holds
+    ``text``.
+    """
     psutil: Any = importlib.import_module("psutil")
     found = []
     for process in psutil.Process().children(recursive=True):

@@ -1,6 +1,8 @@
-"""What travels between a sweep and its executors: ``RunSpec`` in, ``RunRecord`` out, both plain JSON values.
+"""What travels between a sweep and its executors: ``RunSpec`` in, ``RunRecord`` out, both plain
+JSON values.
 
-An executor is anything that turns the one into the other (``Executor``). All that it has to know of a run is ``worker.run_one``.
+An executor is anything that turns the one into the other (``Executor``). All that it has to know of
+a run is ``worker.run_one``.
 """
 
 from __future__ import annotations
@@ -16,16 +18,19 @@ RecordStatus = Literal["done", "failed", "skipped"]
 
 @dataclass(frozen=True)
 class RunSpec:
-    """One run of a sweep: a notebook and what it is to be executed with. Paths are absolute, values plain JSON.
+    """One run of a sweep: a notebook and what it is to be executed with. Paths are absolute, values
+    plain JSON.
 
     Attributes:
         index: position in the sweep, from 0.
         notebook: the notebook to execute; its parameters cell takes ``parameters``.
         parameters: of the notebook: ``preset, overrides, data, seed, runs_dir``, and further ones.
         overrides: what this arm changes, on top of the preset and the grid's ``base``.
-        fingerprint, data_fingerprint: with ``seed`` the identity of the run, as ``runs.find`` takes it.
+        fingerprint, data_fingerprint: with ``seed`` the identity of the run, as ``runs.find`` takes
+            it.
         runs_dir: folder of runs, seen by every worker under this path.
-        executed: where the executed notebook is written while it runs. Once it is done it lies in the run's folder.
+        executed: where the executed notebook is written while it runs. Once it is done it lies in
+            the run's folder.
         gpus: GPUs that the run asks for; a fraction shares one.
     """
 
@@ -92,8 +97,9 @@ class Executor(Protocol):
     def execute(self, specs: Sequence[RunSpec]) -> Iterator[RunRecord]:
         """One record a spec, as runs end, in any order.
 
-        Closing the iterator (or ``KeyboardInterrupt`` inside it) stops what runs and leaves no process behind. A worker that dies is
-        tried once more, then gives a failed record: no spec is ever lost.
+        Closing the iterator (or ``KeyboardInterrupt`` inside it) stops what runs and leaves no
+        process behind. A worker that dies is tried once more, then gives a failed record: no spec
+        is ever lost.
         """
         ...
 
@@ -105,9 +111,20 @@ def to_json(value: RunSpec | RunRecord) -> dict[str, Json]:
 
 def failed(spec: RunSpec, failure: Failure, **values: Json) -> RunRecord:
     """The record of ``spec`` failed by ``failure``; ``values``: further fields of the record."""
-    return RunRecord(index=spec.index, arm=spec.arm, seed=spec.seed, status="failed", error=failure.as_dict(), **values)
+    return RunRecord(
+        index=spec.index,
+        arm=spec.arm,
+        seed=spec.seed,
+        status="failed",
+        error=failure.as_dict(),
+        **values,
+    )
 
 
 def identity(spec: RunSpec) -> Mapping[str, Json]:
     """``fingerprint, seed, data_fingerprint``, as ``runs.find`` takes them."""
-    return {"fingerprint": spec.fingerprint, "seed": spec.seed, "data_fingerprint": spec.data_fingerprint}
+    return {
+        "fingerprint": spec.fingerprint,
+        "seed": spec.seed,
+        "data_fingerprint": spec.data_fingerprint,
+    }

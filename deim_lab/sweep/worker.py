@@ -1,4 +1,5 @@
-"""One run of a sweep: papermill executes its notebook in a kernel of this process. The same function for every executor.
+"""One run of a sweep: papermill executes its notebook in a kernel of this process. The same
+function for every executor.
 
 Nothing of torch is imported here: the kernel trains, and continues by itself what was cut.
 """
@@ -36,17 +37,24 @@ _COLOURS = re.compile("\x1b\\[[0-9;]*[A-Za-z]")
 
 
 def run_one(spec: RunSpec) -> RunRecord:
-    """Execute the notebook of ``spec``, and say how it ended: a failed run is a record, never an exception.
+    """Execute the notebook of ``spec``, and say how it ended: a failed run is a record, never an
+    exception.
 
-    A kernel that dies (killed, out of memory) is started once more; the training inside continues at its last checkpoint. A cell that
-    raises is not tried again. The executed notebook ends up in the run's folder as ``notebook.ipynb``; that of a failed run, or of a
-    notebook that makes no run, stays at ``spec.executed``.
+    A kernel that dies (killed, out of memory) is started once more; the training inside continues
+    at its last checkpoint. A cell that raises is not tried again. The executed notebook ends up in
+    the run's folder as ``notebook.ipynb``; that of a failed run, or of a notebook that makes no
+    run, stays at ``spec.executed``.
     """
     began, since, attempts = time.monotonic(), datetime.datetime.now(datetime.UTC), 0
 
     def values() -> dict[str, Json]:
         notebook = spec.executed if Path(spec.executed).is_file() else None
-        return {"seconds": round(time.monotonic() - began, 3), "attempts": attempts, "where": where(), "notebook": notebook}
+        return {
+            "seconds": round(time.monotonic() - began, 3),
+            "attempts": attempts,
+            "where": where(),
+            "notebook": notebook,
+        }
 
     try:
         check_data(spec.parameters.get("data"), on=socket.gethostname())
@@ -65,21 +73,36 @@ def run_one(spec: RunSpec) -> RunRecord:
             if other is not None:
                 return failed(spec, other, **finished)
         else:
-            finished["notebook"] = str(_move(Path(spec.executed), Path(spec.runs_dir) / name / "notebook.ipynb"))
-        return RunRecord(index=spec.index, arm=spec.arm, seed=spec.seed, status="done", run=name, **finished)
+            finished["notebook"] = str(
+                _move(Path(spec.executed), Path(spec.runs_dir) / name / "notebook.ipynb")
+            )
+        return RunRecord(
+            index=spec.index, arm=spec.arm, seed=spec.seed, status="done", run=name, **finished
+        )
     except Exception as error:
-        return failed(spec, Failure(type(error).__name__, str(error), traceback.format_exc()), **values())
+        return failed(
+            spec, Failure(type(error).__name__, str(error), traceback.format_exc()), **values()
+        )
 
 
 def check_data(data: Json, *, on: str) -> None:
-    """Raise ``DataError`` where a data set's folder or files are absent on the host named ``on``. Needs no torch, reads nothing."""
+    """Raise ``DataError`` where a data set's folder or files are absent on the host named ``on``.
+    Needs no torch, reads nothing.
+    """
     if data is None or data == "embedded":
         return
-    halves = [half for half in data.values() if isinstance(half, Mapping)] if isinstance(data, Mapping) else []
+    halves = (
+        [half for half in data.values() if isinstance(half, Mapping)]
+        if isinstance(data, Mapping)
+        else []
+    )
     paths = [data] if isinstance(data, str) else [path for half in halves for path in half.values()]
     for path in paths:
         if not Path(path).exists():
-            raise DataError(f"data: {str(path)!r} does not exist on {on}; every worker must see the data set under this path")
+            raise DataError(
+                f"data: {str(path)!r} does not exist on {on}; every worker must see the data set "
+                f"under this path"
+            )
 
 
 def where() -> str:
@@ -98,18 +121,34 @@ def _attempt(spec: RunSpec, attempt: int) -> tuple[Failure | None, bool]:
     try:
         with _quiet(), kernel.private_channel() as channel:
             papermill.execute_notebook(
-                *(path.replace("{", "{{").replace("}", "}}") for path in (spec.notebook, spec.executed)),  # which it fills in
-                parameters=spec.parameters, kernel_name="python3", language="python", progress_bar=False,
-                log_output=False, cwd=str(Path(spec.notebook).parent), start_timeout=START_SECONDS, iopub_timeout=MESSAGE_SECONDS,
-                kernel_manager_class=kernel.manager_class(channel, started))
+                *(
+                    path.replace("{", "{{").replace("}", "}}")
+                    for path in (spec.notebook, spec.executed)
+                ),  # which it fills in
+                parameters=spec.parameters,
+                kernel_name="python3",
+                language="python",
+                progress_bar=False,
+                log_output=False,
+                cwd=str(Path(spec.notebook).parent),
+                start_timeout=START_SECONDS,
+                iopub_timeout=MESSAGE_SECONDS,
+                kernel_manager_class=kernel.manager_class(channel, started),
+            )
     except PapermillExecutionError as error:
         lines = _COLOURS.sub("", "\n".join(error.traceback))
         return Failure(str(error.ename), str(error.evalue), lines), False
     except DeadKernelError:
-        message = f"the kernel died {attempt} times (killed, or out of memory)" if attempt > 1 else "the kernel died"
+        message = (
+            f"the kernel died {attempt} times (killed, or out of memory)"
+            if attempt > 1
+            else "the kernel died"
+        )
         return Failure("DeadKernelError", message), attempt < LIVES
     except RuntimeError as error:
-        if "Kernel" not in str(error):  # jupyter_client has no type of its own for a kernel that doesn't come up
+        if "Kernel" not in str(
+            error
+        ):  # jupyter_client has no type of its own for a kernel that doesn't come up
             raise
         return Failure("RuntimeError", str(error)), attempt < STARTS
     finally:
@@ -128,27 +167,40 @@ def _run_name(spec: RunSpec) -> str | None:
 
 
 def _run_on_other_data(spec: RunSpec, since: datetime.datetime) -> Failure | None:
-    """What to say where the notebook trained this very config and seed, but on data that aren't those which the sweep was planned with."""
+    """What to say where the notebook trained this very config and seed, but on data that aren't
+    those which the sweep was planned with.
+    """
     from deim_lab import runs
 
     for run in runs.all_runs(spec.runs_dir) if Path(spec.runs_dir).is_dir() else []:
-        started = datetime.datetime.fromisoformat(str(run.info.get("started") or "1970-01-01T00:00:00+00:00"))
+        started = datetime.datetime.fromisoformat(
+            str(run.info.get("started") or "1970-01-01T00:00:00+00:00")
+        )
         same = (run.identity["fingerprint"], run.identity["seed"]) == (spec.fingerprint, spec.seed)
         if same and started >= since and run.identity["data_fingerprint"] != spec.data_fingerprint:
-            return Failure("DataError", f"run {run.folder.name} was trained on other data than the sweep was planned with: the data set on "
-                                        f"{socket.gethostname()} differs, or it has changed since (fingerprint "
-                                        f"{run.identity['data_fingerprint'][:12]}… there, {spec.data_fingerprint[:12]}… planned)")
+            return Failure(
+                "DataError",
+                f"run {run.folder.name} was trained on other data than the sweep was planned with: "
+                f"the data set on "
+                f"{socket.gethostname()} differs, or it has changed since (fingerprint "
+                f"{run.identity['data_fingerprint'][:12]}… there, {spec.data_fingerprint[:12]}… "
+                f"planned)",
+            )
     return None
 
 
 def _slim(path: Path) -> None:
-    """Take the state of widgets out of an executed notebook: nothing shows it, and it may be megabytes."""
+    """Take the state of widgets out of an executed notebook: nothing shows it, and it may be
+    megabytes.
+    """
     content = json.loads(path.read_text(encoding="utf-8"))
     if content["metadata"].pop("widgets", None) is not None:
         path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     size = path.stat().st_size
     if size > LARGEST_BYTES:
-        _log.warning("%s has %.1f MB: draw fewer or plainer figures in the notebook", path, size / 1e6)
+        _log.warning(
+            "%s has %.1f MB: draw fewer or plainer figures in the notebook", path, size / 1e6
+        )
 
 
 def _move(source: Path, target: Path) -> Path:

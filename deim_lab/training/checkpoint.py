@@ -1,7 +1,8 @@
 """Checkpoints of a run: written whole or not at all, read without executing anything.
 
-``checkpoints/last.pt`` continues a run, ``checkpoints/best.pt`` is its best model by validation AP. A new ``last.pt`` first moves the old
-one to ``last_previous.pt``, so that a file cut short by a full disk or a dying machine costs one interval, not the run.
+``checkpoints/last.pt`` continues a run, ``checkpoints/best.pt`` is its best model by validation AP.
+A new ``last.pt`` first moves the old one to ``last_previous.pt``, so that a file cut short by a
+full disk or a dying machine costs one interval, not the run.
 """
 
 from __future__ import annotations
@@ -17,13 +18,16 @@ from deim_lab.detector.weights import FORMAT
 from deim_lab.errors import WeightsError
 
 LAST, PREVIOUS, BEST = "last.pt", "last_previous.pt", "best.pt"
-EPOCH = "epoch_{:04d}.pt"  # EMA weights of one epoch, counted from 0; kept where train.keep_checkpoints says so
+# EMA weights of one epoch, counted from 0; kept where train.keep_checkpoints says so
+EPOCH = "epoch_{:04d}.pt"
 
 _log = logging.getLogger(__name__)
 
 
 def save(path: Path, state: dict[str, Any], *, keep_previous: Path | None = None) -> None:
-    """Write ``state`` (tensors and plain values only) to ``path`` under a temporary name, then rename."""
+    """Write ``state`` (tensors and plain values only) to ``path`` under a temporary name, then
+    rename.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         torch.save({"format": FORMAT, **state}, temporary)
@@ -35,20 +39,27 @@ def save(path: Path, state: dict[str, Any], *, keep_previous: Path | None = None
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of this package with ``weights_only=True``. Raises ``WeightsError`` naming the file."""
+    """Read a checkpoint of this package with ``weights_only=True``. Raises ``WeightsError`` naming
+    the file.
+    """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise WeightsError(f"{path}: not a readable checkpoint, it may be truncated ({type(error).__name__}: {str(error)[:200]})") from error
+        raise WeightsError(
+            f"{path}: not a readable checkpoint, it may be truncated ({type(error).__name__}: "
+            f"{str(error)[:200]})"
+        ) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise WeightsError(f"{path}: not a checkpoint of this package (format {FORMAT!r} expected)")
     return state
 
 
 def read_last(folder: Path) -> dict[str, Any] | None:
-    """The newest readable checkpoint of a run's ``checkpoints`` folder; ``None`` where none was written yet.
+    """The newest readable checkpoint of a run's ``checkpoints`` folder; ``None`` where none was
+    written yet.
 
-    A damaged ``last.pt`` is said in the log and the previous one taken. Raises ``WeightsError`` if there are files but none is readable.
+    A damaged ``last.pt`` is said in the log and the previous one taken. Raises ``WeightsError`` if
+    there are files but none is readable.
     """
     problems: list[str] = []
     for path in (folder / LAST, folder / PREVIOUS):

@@ -1,4 +1,6 @@
-"""Where and in which precision a run computes: device, autocast, the processes of a ``torchrun``."""
+"""Where and in which precision a run computes: device, autocast, the processes of a
+``torchrun``.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Compute:
-    """Device and precision of this process; ``rank`` of ``world_size`` data-parallel processes (0 of 1 when alone)."""
+    """Device and precision of this process; ``rank`` of ``world_size`` data-parallel processes (0
+    of 1 when alone).
+    """
 
     device: torch.device
     precision: str
@@ -37,7 +41,9 @@ class Compute:
         """The model's forward runs in this; matching and losses leave it."""
         if self.precision == "fp32":
             return nullcontext()
-        return torch.autocast(self.device.type, dtype={"bf16": torch.bfloat16, "fp16": torch.float16}[self.precision])
+        return torch.autocast(
+            self.device.type, dtype={"bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
+        )
 
     def synchronize(self) -> None:
         """Wait for the device, so that a clock read next means what it says."""
@@ -62,7 +68,9 @@ class Compute:
             torch.cuda.reset_peak_memory_stats(self.device)
 
     def peak_memory_mib(self) -> float:
-        """Peak memory: on CUDA the device's allocations since ``reset_peak_memory``, on the CPU the resident set of the whole process."""
+        """Peak memory: on CUDA the device's allocations since ``reset_peak_memory``, on the CPU the
+        resident set of the whole process.
+        """
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 2**20
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -70,25 +78,33 @@ class Compute:
 
 
 def resolve(device: str, precision: str) -> Compute:
-    """The compute of this process. Under ``torchrun`` joins the process group (NCCL on CUDA, gloo on the CPU).
+    """The compute of this process. Under ``torchrun`` joins the process group (NCCL on CUDA, gloo
+    on the CPU).
 
-    ``device`` auto takes CUDA where there is one; ``precision`` auto is bf16 on CUDA and fp32 on the CPU. Raises ``ConfigError`` for a CUDA
-    device that isn't there, and for ``auto`` where CUDA_VISIBLE_DEVICES names a GPU that torch doesn't find.
+    ``device`` auto takes CUDA where there is one; ``precision`` auto is bf16 on CUDA and fp32 on
+    the CPU. Raises ``ConfigError`` for a CUDA device that isn't there, and for ``auto`` where
+    CUDA_VISIBLE_DEVICES names a GPU that torch doesn't find.
     """
     check_device(device)
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"device {device!r}: no CUDA device is visible here; use 'cpu' or 'auto'")
     if device == "auto" and gpus.given() and not torch.cuda.is_available():
-        raise ConfigError(f"device 'auto': CUDA_VISIBLE_DEVICES={os.environ['CUDA_VISIBLE_DEVICES']} gives this process a GPU, and torch finds none "
-                          "(a wrong id, no driver, or a torch without CUDA); use 'cpu' to train without one")
+        raise ConfigError(
+            f"device 'auto': CUDA_VISIBLE_DEVICES={os.environ['CUDA_VISIBLE_DEVICES']} gives this "
+            f"process a GPU, and torch finds none "
+            "(a wrong id, no driver, or a torch without CUDA); use 'cpu' to train without one"
+        )
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     resolved = torch.device(device)
     if resolved.type == "cuda":
         index = int(os.environ.get("LOCAL_RANK", 0)) if world_size > 1 else (resolved.index or 0)
         if index >= torch.cuda.device_count():
-            raise ConfigError(f"device 'cuda:{index}': only {torch.cuda.device_count()} CUDA devices are visible here")
+            raise ConfigError(
+                f"device 'cuda:{index}': only {torch.cuda.device_count()} CUDA devices are visible "
+                f"here"
+            )
         resolved = torch.device("cuda", index)
         torch.cuda.set_device(resolved)
     if world_size > 1 and not dist.is_initialized():

@@ -1,4 +1,6 @@
-"""The exponential moving average of a model's weights, which is what evaluation and prediction use."""
+"""The exponential moving average of a model's weights, which is what evaluation and prediction
+use.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,9 @@ from torch import Tensor, nn
 class Ema:
     """Average of all floating state (parameters and batch-norm statistics) of a model.
 
-    After update ``k`` (from 1): ``average = d(k)·average + (1 − d(k))·model`` with ``d(k) = decay·(1 − exp(−k / warmup_updates))``;
-    a warm-up of 0 gives ``d = decay``. The counter is part of the saved state, so a resumed run continues the same curve.
+    After update ``k`` (from 1): ``average = d(k)·average + (1 − d(k))·model`` with
+    ``d(k) = decay·(1 − exp(−k / warmup_updates))``; a warm-up of 0 gives ``d = decay``. The counter
+    is part of the saved state, so a resumed run continues the same curve.
     """
 
     def __init__(self, model: nn.Module, *, decay: float, warmup_updates: int) -> None:
@@ -26,11 +29,17 @@ class Ema:
 
     def decay_at(self, update: int) -> float:
         """d(k) of the ``update``-th update, counted from 1."""
-        return self.decay * (1 - math.exp(-update / self.warmup_updates)) if self.warmup_updates else self.decay
+        return (
+            self.decay * (1 - math.exp(-update / self.warmup_updates))
+            if self.warmup_updates
+            else self.decay
+        )
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Move the average one step towards ``model`` (the bare one, not a data-parallel wrapper)."""
+        """Move the average one step towards ``model`` (the bare one, not a data-parallel
+        wrapper).
+        """
         self.updates += 1
         decay = self.decay_at(self.updates)
         averages, currents = self._averaged(model)
@@ -38,15 +47,26 @@ class Ema:
         torch._foreach_add_(averages, currents, alpha=1 - decay)
 
     def _averaged(self, model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-        """The floating tensors of the average and of the model, in one order. Looked up once: training writes into them in place.
+        """The floating tensors of the average and of the model, in one order. Looked up once:
+        training writes into them in place.
 
-        A tensor that the state holds under several names (a shared head) is there once: moved once a step.
+        A tensor that the state holds under several names (a shared head) is there once: moved once
+        a step.
         """
         if self._pairs is None or self._pairs[0] is not model:
-            found = {average.data_ptr(): (average, current.detach()) for average, current in
-                     zip(self.module.state_dict().values(), model.state_dict().values(), strict=True) if average.dtype.is_floating_point}
+            found = {
+                average.data_ptr(): (average, current.detach())
+                for average, current in zip(
+                    self.module.state_dict().values(), model.state_dict().values(), strict=True
+                )
+                if average.dtype.is_floating_point
+            }
             pairs = list(found.values())
-            self._pairs = (model, [average for average, _ in pairs], [current for _, current in pairs])
+            self._pairs = (
+                model,
+                [average for average, _ in pairs],
+                [current for _, current in pairs],
+            )
         return self._pairs[1], self._pairs[2]
 
     def state_dict(self) -> dict[str, Any]:

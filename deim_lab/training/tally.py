@@ -1,4 +1,6 @@
-"""What an epoch of training leaves in the log: means of the steps, and the proof that each factor was active."""
+"""What an epoch of training leaves in the log: means of the steps, and the proof that each factor
+was active.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ IOU_BINS = 20  # of the matched-IoU histogram over [0, 1]
 
 
 class Tally:
-    """Sums over the steps of one epoch; plain numbers, so that a checkpoint inside an epoch can carry it."""
+    """Sums over the steps of one epoch; plain numbers, so that a checkpoint inside an epoch can
+    carry it.
+    """
 
     def __init__(self, state: dict[str, Any] | None = None) -> None:
         state = state or {}
@@ -37,7 +41,9 @@ class Tally:
     def add_matched_iou(self, matched_iou: Tensor) -> None:
         """Count matched pairs by IoU (``[M]``, in [0, 1])."""
         counts = torch.histc(matched_iou.detach().float(), bins=IOU_BINS, min=0.0, max=1.0)
-        self._histogram = self._histogram.to(counts.device) + counts  # stays on the device until someone asks
+        self._histogram = (
+            self._histogram.to(counts.device) + counts
+        )  # stays on the device until someone asks
 
     @property
     def iou_histogram(self) -> list[float]:
@@ -48,11 +54,18 @@ class Tally:
         return {name: total / self.counts[name] for name, total in self.sums.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"steps": self.steps, "sums": dict(self.sums), "counts": dict(self.counts), "iou_histogram": self.iou_histogram}
+        return {
+            "steps": self.steps,
+            "sums": dict(self.sums),
+            "counts": dict(self.counts),
+            "iou_histogram": self.iou_histogram,
+        }
 
 
 class Stopwatch:
-    """Seconds by stage of one step. On CUDA it waits for the device at each lap, so it is used on logged steps only."""
+    """Seconds by stage of one step. On CUDA it waits for the device at each lap, so it is used on
+    logged steps only.
+    """
 
     def __init__(self, compute: Compute, *, on: bool) -> None:
         self.compute = compute
