@@ -17,10 +17,10 @@ import sys
 
 import torch
 
-from deim_lab import criterion
 from deim_lab.config import Config
+from deim_lab.config.presets import PRESETS, preset
 from deim_lab.detector.detector import build_detector
-from deim_lab.presets import PRESETS, preset
+from deim_lab.losses import criterion
 from deim_lab.schedule import multiscale_sizes
 from deim_lab.structures import Targets
 from deim_lab.training.ema import Ema

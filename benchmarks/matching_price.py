@@ -27,15 +27,16 @@ import scipy.optimize  # noqa: F401  the matcher loads it on first use: no part 
 import torch
 from torch import Tensor
 
-from deim_lab import criterion, microscope
 from deim_lab.augment.pipeline import Pipeline, generator_of
 from deim_lab.config import Config
+from deim_lab.config.presets import preset
 from deim_lab.data import coco
 from deim_lab.data.coco import CocoDataset
 from deim_lab.detector.detector import build_detector
-from deim_lab.presets import preset
+from deim_lab.losses import criterion
 from deim_lab.schedule import Phase
 from deim_lab.structures import Targets
+from deim_lab.study import matching
 from deim_lab.training.compute import resolve
 from deim_lab.training.ema import Ema
 from deim_lab.training.optimizer import build_optimizer
@@ -93,7 +94,7 @@ def trainee(arm: str, arguments: argparse.Namespace, source: CocoDataset) -> Tra
     kind, dense = ARMS[arm]
     config = preset(arguments.preset, {"match.kind": kind})
     strength = replace(config.augment, mosaic_prob=1.0, mixup_prob=1.0, multiscale_repeat=None)
-    images, targets = microscope.compose(
+    images, targets = matching.compose(
         source,
         range(arguments.batch),
         strength,

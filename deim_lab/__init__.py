@@ -10,33 +10,33 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _LAZY = {
-    "PRESETS": "deim_lab.presets",
-    "preset": "deim_lab.presets",
+    "PRESETS": "deim_lab.config.presets",
+    "preset": "deim_lab.config.presets",
     "build_detector": "deim_lab.detector.detector",
-    "export_official": "deim_lab.detector.weights",
-    "load_official": "deim_lab.detector.weights",
+    "export_official": "deim_lab.weights.own",
+    "load_official": "deim_lab.weights.own",
     "train": "deim_lab.training.loop",
 }
 _ROOMS = (
     "boxes",
     "structures",
     "config",
-    "presets",
     "schedule",
-    "data",
     "augment",
+    "data",
     "detector",
-    "matcher",
+    "weights",
+    "matching",
     "losses",
-    "criterion",
-    "training",
-    "evaluate",
+    "evaluation",
+    "inference",
     "runs",
+    "training",
     "sweep",
-    "compare",
+    "study",
     "figures",
     "widgets",
 )
@@ -47,33 +47,33 @@ __all__ = [
     "augment",
     "boxes",
     "build_detector",
-    "compare",
     "config",
-    "criterion",
     "data",
     "detector",
-    "evaluate",
+    "evaluation",
     "export_official",
     "figures",
+    "inference",
     "load_official",
     "losses",
-    "matcher",
+    "matching",
     "preset",
-    "presets",
     "runs",
     "schedule",
     "structures",
+    "study",
     "sweep",
     "train",
     "training",
+    "weights",
     "widgets",
 ]
 
 if TYPE_CHECKING:
+    from deim_lab.config.presets import PRESETS, preset
     from deim_lab.detector.detector import build_detector
-    from deim_lab.detector.weights import export_official, load_official
-    from deim_lab.presets import PRESETS, preset
     from deim_lab.training.loop import train
+    from deim_lab.weights.own import export_official, load_official
 
 
 def __getattr__(name: str) -> Any:

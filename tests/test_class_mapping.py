@@ -10,18 +10,18 @@ from typing import Any
 import pytest
 import torch
 
-from deim_lab.coco80 import COCO80
-from deim_lab.detector.classes import match_classes, normalised
+from deim_lab.config.presets import preset
 from deim_lab.detector.detector import Detector, build_detector
-from deim_lab.detector.weights import (
+from deim_lab.errors import WeightsError
+from deim_lab.weights.classes import match_classes, normalised
+from deim_lab.weights.coco80 import COCO80
+from deim_lab.weights.own import (
     LoadReport,
     load_official,
     load_weights,
     official_state_dict,
     save_weights,
 )
-from deim_lab.errors import WeightsError
-from deim_lab.presets import preset
 
 COCO_NAMES = [name for _, name in COCO80]
 

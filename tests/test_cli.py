@@ -17,13 +17,13 @@ import torch
 from PIL import Image
 
 from deim_lab import cli
-from deim_lab.coco80 import COCO80
+from deim_lab.config.presets import PRESETS, preset
 from deim_lab.data import synthetic
 from deim_lab.detector.detector import build_detector
-from deim_lab.detector.weights import load_detector, load_weights, official_state_dict, save_weights
-from deim_lab.evaluate import METRICS, coco_metrics
-from deim_lab.presets import PRESETS, preset
+from deim_lab.evaluation.scores import METRICS, coco_metrics
 from deim_lab.runs import Run, table
+from deim_lab.weights.coco80 import COCO80
+from deim_lab.weights.own import load_detector, load_weights, official_state_dict, save_weights
 
 SETTINGS = ("data.input_size=64", "train.epochs=1", "model.num_queries=20", "model.num_denoising=8")
 
@@ -489,7 +489,7 @@ def test_doctor_and_presets(data: Path, capsys: pytest.CaptureFixture[str]) -> N
 def test_demo_is_handed_its_options(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from deim_lab import demo
+    from deim_lab.cli import demo
 
     seen: list[object] = []
 

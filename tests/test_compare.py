@@ -15,13 +15,14 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from deim_lab import compare, runs
-from deim_lab.compare import reading
-from deim_lab.compare.arms import BUDGET
-from deim_lab.compare.statistics import difference, first_reach, seeds_needed, spread
+from deim_lab import runs
+from deim_lab.config.presets import PLAIN_RECIPE, preset
 from deim_lab.errors import ConfigError, DataError
-from deim_lab.presets import PLAIN_RECIPE, preset
 from deim_lab.runs import Run, write_json
+from deim_lab.study import ablation
+from deim_lab.study.ablation import reading
+from deim_lab.study.ablation.arms import BUDGET
+from deim_lab.study.ablation.statistics import difference, first_reach, seeds_needed, spread
 
 DATA = {"name": "toy", "fingerprint": "d" * 64}
 BASE: dict[str, Any] = {"train.epochs": 4}
@@ -265,7 +266,7 @@ def test_first_reach_takes_the_first_evaluation_as_high() -> None:
 
 def test_runs_become_arms_named_by_what_they_differ_in(tmp_path: Path) -> None:
     grid(tmp_path, {arm: [0.5, 0.6] for arm in ARMS})
-    found = compare.read(tmp_path)
+    found = ablation.read(tmp_path)
     assert len(repr(found)) < 5_000  # typed into a cell, it can be read
     assert found.baseline.name == "plain"  # the baseline, where one is called so
     assert {arm.name for arm in found.arms} == set(ARMS)
@@ -283,16 +284,16 @@ def test_other_differences_give_other_names(tmp_path: Path) -> None:
         {"data.workers": 3, "train.device": "cpu"},
     ):
         trained(tmp_path, overrides, seed=len(overrides))
-    found = compare.read(tmp_path)
+    found = ablation.read(tmp_path)
     assert {arm.name for arm in found.arms} == {
         "epochs=4",
         "gamma=2.0, epochs=4",
         "gamma=2.0",
     }  # the preset has 2 epochs; workers are no factor
-    renamed = compare.read(tmp_path, names={"gamma=2.0, epochs=4": "γ 2"}, baseline="γ 2")
+    renamed = ablation.read(tmp_path, names={"gamma=2.0, epochs=4": "γ 2"}, baseline="γ 2")
     assert renamed.baseline.name == "γ 2"
     assert (
-        compare.read(
+        ablation.read(
             tmp_path, names={"gamma=2.0, epochs=4": "γ 2"}, baseline="gamma=2.0, epochs=4"
         ).baseline.name
         == "γ 2"
@@ -316,28 +317,28 @@ def test_a_sweep_names_its_own_arms_and_counts_what_failed(tmp_path: Path) -> No
         baseline="off",
     )
     gone = trained(tmp_path, {}, 3)
-    assert compare.sweeps(tmp_path) == ("old", "new")
-    found = compare.read(tmp_path)
+    assert ablation.sweeps(tmp_path) == ("old", "new")
+    found = ablation.read(tmp_path)
     assert (found.sweep, found.baseline.name, found.figures) == (
         "new",
         "off",
         tmp_path / "sweeps" / "new" / "figures",
     )
     assert {arm.name: len(arm.trials) for arm in found.arms} == {"off": 2, "on": 1}
-    table = compare.missing(found)
+    table = ablation.missing(found)
     assert table[["arm", "seed", "status"]].to_numpy().tolist() == [
         ["on", 1, "failed"],
         ["on", 2, "pending"],
     ]
     assert table["error"][0] == "RuntimeError: no luck"
-    assert compare.summary(found).set_index("arm").loc[
+    assert ablation.summary(found).set_index("arm").loc[
         "on", ["seeds", "failed", "unfinished"]
     ].tolist() == [1, 1, 1]
-    assert any("1 failed, 1 pending" in sentence for sentence in compare.verdicts(found))
+    assert any("1 failed, 1 pending" in sentence for sentence in ablation.verdicts(found))
     assert gone.folder.name not in {trial.run for arm in found.arms for trial in arm.trials}
-    assert len(compare.read(tmp_path, False).arms) == 3  # the runs themselves
+    assert len(ablation.read(tmp_path, False).arms) == 3  # the runs themselves
     with pytest.raises(ConfigError, match=r"no sweep 'nwe' \(did you mean 'new'"):
-        compare.read(tmp_path, "nwe")
+        ablation.read(tmp_path, "nwe")
 
 
 def test_a_run_of_the_index_that_is_gone_is_lost_and_not_forgotten(tmp_path: Path) -> None:
@@ -351,11 +352,11 @@ def test_a_run_of_the_index_that_is_gone_is_lost_and_not_forgotten(tmp_path: Pat
         baseline="off",
     )
     shutil.rmtree(made[2].folder)
-    table = compare.missing(compare.read(tmp_path))
+    table = ablation.missing(ablation.read(tmp_path))
     assert table[["arm", "seed", "status"]].to_numpy().tolist() == [["on", 1, "lost"]]
     assert "does not exist" in table["error"][0]
     Run.open(made[1].folder).reopen()  # somebody goes on training it: its numbers are no final ones
-    assert compare.overview(tmp_path)["done"].tolist() == [1, 1]
+    assert ablation.overview(tmp_path)["done"].tolist() == [1, 1]
 
 
 def test_different_data_never_meet_unasked(tmp_path: Path) -> None:
@@ -376,15 +377,15 @@ def test_different_data_never_meet_unasked(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"different data: toy d{12} \(2 runs\), toy e{12} \(1 runs\), else"
     ):
-        compare.read(tmp_path)
-    by_name = compare.read(tmp_path, data="toy")
+        ablation.read(tmp_path)
+    by_name = ablation.read(tmp_path, data="toy")
     assert {arm.name: len(arm.trials) for arm in by_name.arms} == {"off": 1, "on": 2}
     assert any("by name alone" in note for note in by_name.notes)
-    assert {arm.name: len(arm.trials) for arm in compare.read(tmp_path, data="dddddd").arms} == {
+    assert {arm.name: len(arm.trials) for arm in ablation.read(tmp_path, data="dddddd").arms} == {
         "off": 1,
         "on": 1,
     }
-    alone = compare.read(
+    alone = ablation.read(
         tmp_path, False
     )  # without a sweep the largest group counts, and what is left aside is said
     assert sum(len(arm.trials) for arm in alone.arms) == 2
@@ -394,8 +395,8 @@ def test_different_data_never_meet_unasked(tmp_path: Path) -> None:
 def test_a_seed_that_was_trained_twice_counts_once(tmp_path: Path) -> None:
     grid(tmp_path, {"plain": [0.4], "DEIM": [0.5]})
     trained(tmp_path, {}, 0, 0.6)
-    found = compare.read(tmp_path)
-    assert compare.summary(found)["AP"].tolist() == pytest.approx([0.4, 0.6])
+    found = ablation.read(tmp_path)
+    assert ablation.summary(found)["AP"].tolist() == pytest.approx([0.4, 0.6])
     assert "DEIM: seed 0 was trained more than once; the latest run counts" in found.notes
 
 
@@ -403,16 +404,16 @@ def test_runs_that_did_not_finish_are_in_no_mean(tmp_path: Path) -> None:
     grid(tmp_path, {"plain": [0.4, 0.42], "DEIM": [0.5, 0.52]})
     trained(tmp_path, {}, 2, 0.9, end="failed")
     trained(tmp_path, {}, 3, 0.9, end="running")
-    found = compare.read(tmp_path)
-    row = compare.summary(found).set_index("arm").loc["DEIM"]
+    found = ablation.read(tmp_path)
+    row = ablation.summary(found).set_index("arm").loc["DEIM"]
     assert (row["seeds"], row["failed"], row["unfinished"], row["AP"]) == (
         2,
         1,
         1,
         pytest.approx(0.51),
     )
-    assert compare.missing(found)["error"].tolist() == ["out of luck", ""]
-    shown = compare.readable(compare.summary(found)).set_index("arm")
+    assert ablation.missing(found)["error"].tolist() == ["out of luck", ""]
+    shown = ablation.readable(ablation.summary(found)).set_index("arm")
     assert shown.loc["DEIM", "seeds"] == "2, 1 failed, 1 unfinished"
 
 
@@ -422,46 +423,48 @@ def test_runs_of_an_older_lab_stand_at_todays_defaults(tmp_path: Path) -> None:
     config = json.loads((old.folder / "config.json").read_text())
     del config["match"]["simota_radius"]
     (old.folder / "config.json").write_text(json.dumps(config))
-    assert {arm.name: len(arm.trials) for arm in compare.read(tmp_path).arms} == {
+    assert {arm.name: len(arm.trials) for arm in ablation.read(tmp_path).arms} == {
         "plain": 1,
         "DEIM": 2,
     }
 
 
 def test_nothing_to_compare_says_what_makes_runs(tmp_path: Path) -> None:
-    assert compare.overview(tmp_path / "none").empty
+    assert ablation.overview(tmp_path / "none").empty
     with pytest.raises(DataError, match="deim-lab sweep grids/components"):
-        compare.read(tmp_path)
+        ablation.read(tmp_path)
     trained(tmp_path, {}, 0)
     with pytest.raises(DataError, match="two arms"):
-        compare.read(tmp_path)
-    assert compare.overview(tmp_path)[["arms", "done", "failed"]].to_numpy().tolist() == [[1, 1, 0]]
+        ablation.read(tmp_path)
+    assert ablation.overview(tmp_path)[["arms", "done", "failed"]].to_numpy().tolist() == [
+        [1, 1, 0]
+    ]
     assert "smoke on toy: smoke (1 done); a comparison takes finished runs of two arms" in str(
-        compare.lacking(tmp_path)
+        ablation.lacking(tmp_path)
     )
     trained(tmp_path, PLAIN, 0, end="failed")
-    assert "1 failed" in str(compare.lacking(tmp_path))
+    assert "1 failed" in str(ablation.lacking(tmp_path))
     trained(tmp_path, PLAIN, 1)
-    assert compare.lacking(tmp_path) is None
-    assert compare.lacking(tmp_path, preset="cpu_demo") is not None
+    assert ablation.lacking(tmp_path) is None
+    assert ablation.lacking(tmp_path, preset="cpu_demo") is not None
 
 
 def test_wrong_names_are_refused_with_the_right_ones(tmp_path: Path) -> None:
     grid(tmp_path, {"plain": [0.4], "DEIM": [0.5]})
     with pytest.raises(ConfigError, match=r"'DIEM' is no arm.*did you mean 'DEIM'"):
-        compare.read(tmp_path, baseline="DIEM")
+        ablation.read(tmp_path, baseline="DIEM")
     with pytest.raises(ConfigError, match=r"unknown arm 'plan'.*did you mean 'plain'"):
-        compare.read(tmp_path, names={"plan": "x"})
+        ablation.read(tmp_path, names={"plan": "x"})
     with pytest.raises(ConfigError, match="two arms would be called 'DEIM'"):
-        compare.read(tmp_path, names={"plain": "DEIM"})
+        ablation.read(tmp_path, names={"plain": "DEIM"})
     with pytest.raises(ConfigError, match="unknown preset 'smok'"):
-        compare.read(tmp_path, preset="smok")
+        ablation.read(tmp_path, preset="smok")
     with pytest.raises(ConfigError, match=r"unknown metric 'AP55'.*AP50"):
-        compare.summary(compare.read(tmp_path), "AP55")
+        ablation.summary(ablation.read(tmp_path), "AP55")
     (tmp_path / "sweeps" / "torn").mkdir(parents=True)
     (tmp_path / "sweeps" / "torn" / "index.json").write_text("{")
     with pytest.raises(DataError, match=r"index\.json is no readable JSON"):
-        compare.read(tmp_path)
+        ablation.read(tmp_path)
 
 
 # --- names of arms ------------------------------------------------------------------------------
@@ -532,7 +535,7 @@ def test_arms_are_named_after_what_their_runs_saw(
     for name, changes in arms.items():
         run = trained(tmp_path, changes, recipe=recipe, ap=0.1 * (1 + list(arms).index(name)))
         assert run.info["preset"] == recipe
-    found = {arm.name: arm.final("AP")[0] for arm in compare.read(tmp_path).arms}
+    found = {arm.name: arm.final("AP")[0] for arm in ablation.read(tmp_path).arms}
     assert found == {name: pytest.approx(0.1 * (1 + index)) for index, name in enumerate(arms)}
 
 
@@ -540,9 +543,9 @@ def test_a_verdict_on_plain_runs_says_nothing_of_deim(tmp_path: Path) -> None:
     for seed, ap in enumerate((0.50, 0.52, 0.51)):
         trained(tmp_path, {}, seed, ap, recipe="dfine_n")
         trained(tmp_path, MAL, seed, ap + 0.05 + 0.001 * seed, recipe="dfine_n")
-    found = compare.read(tmp_path)
+    found = ablation.read(tmp_path)
     assert found.baseline.name == "plain"
-    said = compare.verdicts(found)
+    said = ablation.verdicts(found)
     assert any(
         sentence.startswith("MAL: AP") and "significantly higher" in sentence for sentence in said
     )
@@ -563,12 +566,12 @@ def test_runs_of_a_preset_that_is_unknown_are_never_dense(arm: str) -> None:
 
 
 def doubts_of(folder: Path, name: str) -> str:
-    return str(compare.proof(compare.read(folder)).set_index("arm").loc[name, "doubts"])
+    return str(ablation.proof(ablation.read(folder)).set_index("arm").loc[name, "doubts"])
 
 
 def test_an_active_arm_has_its_proof_and_no_doubt(tmp_path: Path) -> None:
     grid(tmp_path, {"plain": [0.4, 0.45], "DEIM": [0.5, 0.56]})
-    row = compare.proof(compare.read(tmp_path)).set_index("arm").loc["DEIM"]
+    row = ablation.proof(ablation.read(tmp_path)).set_index("arm").loc["DEIM"]
     assert (
         row["doubts"],
         row["loss"],
@@ -585,16 +588,16 @@ def test_an_active_arm_has_its_proof_and_no_doubt(tmp_path: Path) -> None:
 def test_an_arm_whose_dense_o2o_never_came_is_left_out(tmp_path: Path) -> None:
     grid(tmp_path, {"plain": [0.4, 0.45], "MAL": [0.42, 0.44]})
     grid(tmp_path, {"DEIM": [0.6, 0.66]}, active=False)
-    found = compare.read(tmp_path)
+    found = ablation.read(tmp_path)
     assert "Mosaic was asked for (augment.mosaic_prob 0.5) and never happened" in doubts_of(
         tmp_path, "DEIM"
     )
-    assert compare.summary(found).set_index("arm")["standing"].to_dict() == {
+    assert ablation.summary(found).set_index("arm")["standing"].to_dict() == {
         "plain": "baseline",
         "MAL": "counts",
         "DEIM": "not active",
     }
-    said = [sentence for sentence in compare.verdicts(found) if sentence.startswith("DEIM")]
+    said = [sentence for sentence in ablation.verdicts(found) if sentence.startswith("DEIM")]
     assert len(said) == 1  # neither a difference nor epochs saved
     assert "left out, its factor was not active" in said[0]
 
@@ -613,21 +616,21 @@ def test_a_learning_rate_that_never_came_is_found(tmp_path: Path) -> None:
         trained(
             tmp_path, PLAIN, seed, 0.4, lr=1e-5
         )  # now the baseline's too, and the latest run counts
-    found = compare.read(tmp_path)
+    found = ablation.read(tmp_path)
     trained(tmp_path, {}, 0, 0.5)
-    assert compare.summary(compare.read(tmp_path))["standing"].tolist() == [
+    assert ablation.summary(ablation.read(tmp_path))["standing"].tolist() == [
         "baseline",
         "unsound baseline",
     ]
     assert any(
         "no arm can be held against this baseline" in sentence
-        for sentence in compare.verdicts(found)
+        for sentence in ablation.verdicts(found)
     )
     trained(tmp_path, {"train.epochs": 2}, 0, [0.4, 0.6])
     trained(tmp_path, {"train.epochs": 2}, 1, [0.4, 0.62])
-    found = compare.read(tmp_path, baseline="plain, epochs=4")
-    assert compare.halves(found)["standing"].tolist() == ["unsound baseline"]
-    assert not any("Half the epochs" in sentence for sentence in compare.verdicts(found))
+    found = ablation.read(tmp_path, baseline="plain, epochs=4")
+    assert ablation.halves(found)["standing"].tolist() == ["unsound baseline"]
+    assert not any("Half the epochs" in sentence for sentence in ablation.verdicts(found))
 
 
 @pytest.mark.parametrize(
@@ -663,9 +666,9 @@ def test_a_change_without_effect_is_found(
     for seed, ap in enumerate((0.4, 0.5)):
         trained(tmp_path, base, seed, ap)
         trained(tmp_path, changed, seed, ap + 0.01 * (seed + 1))
-    other = next(arm for arm in compare.read(tmp_path).arms if arm.changes)
-    proof = compare.proof(
-        compare.read(tmp_path, baseline=compare.read(tmp_path).baseline.name)
+    other = next(arm for arm in ablation.read(tmp_path).arms if arm.changes)
+    proof = ablation.proof(
+        ablation.read(tmp_path, baseline=ablation.read(tmp_path).baseline.name)
     ).set_index("arm")
     assert said in proof.loc[other.name, "doubts"]
 
@@ -684,10 +687,10 @@ def test_lengths_of_phases_that_differ_are_no_doubt_unless_the_phase_is_empty(
             ap + 0.01,
             dense_epoch=2,
         )
-    assert compare.proof(compare.read(tmp_path / "dense"))["doubts"].tolist() == ["", ""]
+    assert ablation.proof(ablation.read(tmp_path / "dense"))["doubts"].tolist() == ["", ""]
     assert (
         "changed no image: neither Mosaic nor MixUp ever happened"
-        in compare.proof(compare.read(tmp_path / "plain"))["doubts"].str.cat()
+        in ablation.proof(ablation.read(tmp_path / "plain"))["doubts"].str.cat()
     )
 
 
@@ -714,18 +717,18 @@ def test_weights_of_a_backbone_are_a_change_by_their_content(tmp_path: Path) -> 
             )
         )
     indexed(tmp_path, "starts", rows, baseline="scratch")
-    assert compare.proof(compare.read(tmp_path))["changes"].tolist() == [
+    assert ablation.proof(ablation.read(tmp_path))["changes"].tolist() == [
         "(baseline)",
         "model.backbone_weights=a.pth",
         "model.backbone_weights=b.pth",
     ]
-    assert [arm.changes for arm in compare.read(tmp_path, baseline="one").arms][-1] == {}
+    assert [arm.changes for arm in ablation.read(tmp_path, baseline="one").arms][-1] == {}
 
 
 def test_simota_with_more_positives_than_targets_is_active(tmp_path: Path) -> None:
     trained(tmp_path, {}, 0, 0.4)
     trained(tmp_path, {"match.kind": "simota"}, 0, 0.41, positives=2.5)
-    assert compare.proof(compare.read(tmp_path))["doubts"].tolist() == ["", ""]
+    assert ablation.proof(ablation.read(tmp_path))["doubts"].tolist() == ["", ""]
 
 
 def test_equal_numbers_betray_a_factor_without_effect(tmp_path: Path) -> None:
@@ -733,7 +736,7 @@ def test_equal_numbers_betray_a_factor_without_effect(tmp_path: Path) -> None:
         trained(tmp_path, {}, seed, ap)
         trained(tmp_path, {"augment.zoom_out_max": 3.0}, seed, ap)
     assert any(
-        "to the last digit" in doubt for doubt in compare.proof(compare.read(tmp_path))["doubts"]
+        "to the last digit" in doubt for doubt in ablation.proof(ablation.read(tmp_path))["doubts"]
     )
 
 
@@ -744,7 +747,7 @@ def test_equal_numbers_betray_a_factor_without_effect(tmp_path: Path) -> None:
 def test_summary_has_means_spread_and_the_paired_difference(tmp_path: Path) -> None:
     scores = {"plain": [0.50, 0.52, 0.51], "DEIM": [0.55, 0.58, 0.56], "MAL": [0.49, 0.54, 0.51]}
     grid(tmp_path, scores)
-    table = compare.summary(compare.read(tmp_path)).set_index("arm")
+    table = ablation.summary(ablation.read(tmp_path)).set_index("arm")
     for arm, finals in scores.items():
         assert table.loc[arm, ["AP", "AP_sd", "best_f1"]].tolist() == pytest.approx(
             [np.mean(finals), np.std(finals, ddof=1), 0.7]
@@ -756,30 +759,30 @@ def test_summary_has_means_spread_and_the_paired_difference(tmp_path: Path) -> N
         [expected.mean, expected.low, expected.high, expected.p, expected.smallest]
     )
     assert math.isnan(table.loc["plain", "difference"])
-    shown = compare.readable(compare.summary(compare.read(tmp_path))).set_index("arm")
+    shown = ablation.readable(ablation.summary(ablation.read(tmp_path))).set_index("arm")
     assert shown.loc["DEIM", "AP"] == "0.563 ± 0.015"
     assert shown["in words"].to_dict() == {
         "plain": "baseline",
         "DEIM": "higher",
         "MAL": "not significant",
     }
-    assert compare.summary(compare.read(tmp_path), "AP50").set_index("arm").loc[
+    assert ablation.summary(ablation.read(tmp_path), "AP50").set_index("arm").loc[
         "DEIM", "difference"
     ] == pytest.approx(1.4 * expected.mean)
 
 
 def test_an_undefined_metric_is_no_score_of_minus_one(tmp_path: Path) -> None:
     grid(tmp_path, {"plain": [0.5, 0.52], "DEIM": [0.55, 0.58]})
-    table = compare.summary(compare.read(tmp_path), "APs")
+    table = ablation.summary(ablation.read(tmp_path), "APs")
     assert table[["APs", "difference"]].isna().all(axis=None)
-    assert compare.curves(compare.read(tmp_path), "APs")["APs"].isna().all()
+    assert ablation.curves(ablation.read(tmp_path), "APs")["APs"].isna().all()
 
 
 def test_nothing_is_said_of_a_metric_that_is_undefined(tmp_path: Path) -> None:
     grid(tmp_path, {"plain": [0.4, 0.5], "DEIM": [0.5, 0.6]})
-    found = compare.read(tmp_path)
-    assert compare.per_run(found, "APs")["APs"].isna().all()
-    said = " ".join(compare.verdicts(found, "APs"))
+    found = ablation.read(tmp_path)
+    assert ablation.per_run(found, "APs")["APs"].isna().all()
+    said = " ".join(ablation.verdicts(found, "APs"))
     assert "APs is undefined in every run of plain" in said
     assert "nan" not in said
     assert "reaches" not in said
@@ -790,7 +793,7 @@ def test_words_say_significant_only_where_the_numbers_do(tmp_path: Path) -> None
         tmp_path,
         {"plain": [0.50, 0.52, 0.51], "DEIM": [0.55, 0.572, 0.561], "MAL": [0.49, 0.54, 0.51]},
     )
-    said = compare.verdicts(compare.read(tmp_path))
+    said = ablation.verdicts(ablation.read(tmp_path))
     deim, mal = (
         next(sentence for sentence in said if sentence.startswith(f"{arm}: AP"))
         for arm in ("DEIM", "MAL")
@@ -807,13 +810,13 @@ def test_words_say_significant_only_where_the_numbers_do(tmp_path: Path) -> None
 
 def test_one_seed_is_a_direction(tmp_path: Path) -> None:
     grid(tmp_path, {"plain": [0.50], "DEIM": [0.60]})
-    said = compare.verdicts(compare.read(tmp_path))
+    said = ablation.verdicts(ablation.read(tmp_path))
     assert any(
         "DEIM: AP 0.600, +0.100 against plain with 1 seed: a direction at most" in sentence
         for sentence in said
     )
     assert not any("significant" in sentence for sentence in said)
-    assert compare.readable(compare.summary(compare.read(tmp_path)))["in words"].tolist() == [
+    assert ablation.readable(ablation.summary(ablation.read(tmp_path)))["in words"].tolist() == [
         "baseline",
         "too few seeds for an interval",
     ]
@@ -825,8 +828,8 @@ def test_epochs_to_reach_are_counted_at_evaluations_and_may_be_never(tmp_path: P
     trained(tmp_path, {}, 0, [0.2, 0.40, 0.5, 0.5])
     trained(tmp_path, {}, 1, [0.2, 0.41, 0.3, 0.419])
     trained(tmp_path, {}, 5, [0.2, 0.405, 0.411, 0.5])  # no such baseline: its mean, 0.41
-    found = compare.read(tmp_path)
-    table = compare.reaching(found)
+    found = ablation.read(tmp_path)
+    table = ablation.reaching(found)
     assert table[["arm", "seed"]].to_numpy().tolist() == [
         ["plain", 0],
         ["plain", 1],
@@ -835,12 +838,12 @@ def test_epochs_to_reach_are_counted_at_evaluations_and_may_be_never(tmp_path: P
         ["DEIM", 5],
     ]
     assert table["epochs_to_reach"].fillna(-1).tolist() == [4, 2, 2, -1, 3]
-    per_arm = compare.reached(found).set_index("arm")
+    per_arm = ablation.reached(found).set_index("arm")
     assert per_arm.loc["DEIM", ["reached", "mean"]].tolist() == [2, 2.5]
     assert math.isnan(per_arm.loc["DEIM", "speedup"])
     assert any(
         "with 2 of 3 seeds only, those after 2.5 of 4 epochs" in sentence
-        for sentence in compare.verdicts(found)
+        for sentence in ablation.verdicts(found)
     )
 
 
@@ -849,14 +852,14 @@ def test_another_budget_is_flagged_and_goes_to_the_half_epochs_view(tmp_path: Pa
     for seed, ap in enumerate((0.55, 0.572, 0.561)):
         trained(tmp_path, {"train.epochs": 2}, seed, [ap - 0.1, ap])
         trained(tmp_path, {"data.batch_size": 2, "train.epochs": 2}, seed, [ap - 0.1, ap])
-    found = compare.read(tmp_path, baseline="plain, epochs=4")
-    assert set(compare.summary(found)["standing"]) == {"baseline", "other budget"}
-    table = compare.halves(found)
+    found = ablation.read(tmp_path, baseline="plain, epochs=4")
+    assert set(ablation.summary(found)["standing"]) == {"baseline", "other budget"}
+    table = ablation.halves(found)
     assert table[["arm", "epochs", "baseline_epochs"]].to_numpy().tolist() == [
         ["DEIM", 2.0, 4.0]
     ]  # the other differs in its batch as well
     assert table["low"][0] > 0
-    said = compare.verdicts(found)
+    said = ablation.verdicts(found)
     half = next(sentence for sentence in said if sentence.startswith("Half the epochs"))
     assert half.startswith("Half the epochs: DEIM at 2 against plain, epochs=4 at 4: AP +0.051")
     assert "significantly higher" in half
@@ -872,18 +875,18 @@ def test_gamma_density_and_price(tmp_path: Path) -> None:
                 tmp_path, {"loss.gamma": gamma}, seed, 0.5 + 0.01 * (gamma or 1.5) + 0.001 * seed
             )
     trained(tmp_path, PLAIN, 0, 0.4)
-    found = compare.read(tmp_path)
-    assert compare.gammas(found)["gamma"].tolist() == [1.0, 1.0, 1.5, 1.5, 2.0, 2.0]
-    assert compare.gammas(found, "AP50")["AP50"].iloc[0] == pytest.approx(1.4 * 0.51)
-    counted = compare.densities(found).groupby("arm")["targets_per_image"].mean()
+    found = ablation.read(tmp_path)
+    assert ablation.gammas(found)["gamma"].tolist() == [1.0, 1.0, 1.5, 1.5, 2.0, 2.0]
+    assert ablation.gammas(found, "AP50")["AP50"].iloc[0] == pytest.approx(1.4 * 0.51)
+    counted = ablation.densities(found).groupby("arm")["targets_per_image"].mean()
     assert counted["plain"] == pytest.approx(3.0)
     assert counted.drop("plain").tolist() == pytest.approx([3.0 * (3 + 2.5 * 1.5) / 4] * 3)
-    cost = compare.price(found)
+    cost = ablation.price(found)
     assert (cost["step_ms"] - 300).abs().max() < 1e-9
     assert cost["peak_memory_mib"].tolist() == [503.0] * 7
     grid(tmp_path / "few", {"plain": [0.4], "DEIM": [0.5]})
-    assert compare.gammas(compare.read(tmp_path / "few")).empty
-    assert list(compare.halves(compare.read(tmp_path / "few"))) == list(compare.halves(found))
+    assert ablation.gammas(ablation.read(tmp_path / "few")).empty
+    assert list(ablation.halves(ablation.read(tmp_path / "few"))) == list(ablation.halves(found))
 
 
 def test_unlike_circumstances_are_noted(tmp_path: Path) -> None:
@@ -893,7 +896,7 @@ def test_unlike_circumstances_are_noted(tmp_path: Path) -> None:
     (run.folder / "run.json").write_text(
         json.dumps(info | {"device": "cuda:0", "git": {"commit": "0" * 40, "dirty": False}})
     )
-    notes = compare.read(tmp_path).notes
+    notes = ablation.read(tmp_path).notes
     assert any(
         note.startswith("runs of 2 kinds of device: cpu (2 runs), cuda (1 runs)") for note in notes
     )
@@ -902,15 +905,15 @@ def test_unlike_circumstances_are_noted(tmp_path: Path) -> None:
 
 def test_views_are_frames_that_figures_can_take(tmp_path: Path) -> None:
     grid(tmp_path, {arm: [0.4, 0.45] for arm in ARMS})
-    found = compare.read(tmp_path)
+    found = ablation.read(tmp_path)
     for view in (
-        compare.summary,
-        compare.per_run,
-        compare.curves,
-        compare.reaching,
-        compare.reached,
-        compare.densities,
-        compare.price,
+        ablation.summary,
+        ablation.per_run,
+        ablation.curves,
+        ablation.reaching,
+        ablation.reached,
+        ablation.densities,
+        ablation.price,
     ):
         table = view(found)
         assert isinstance(table, pd.DataFrame)

@@ -9,8 +9,8 @@ import json
 import pytest
 
 from deim_lab import config as configs
+from deim_lab.config.presets import PRESETS, preset
 from deim_lab.errors import ConfigError
-from deim_lab.presets import PRESETS, preset
 
 
 @pytest.mark.parametrize("name", list(PRESETS))

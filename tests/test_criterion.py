@@ -12,9 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from deim_lab import criterion, losses, matcher
+from deim_lab import losses
 from deim_lab.config import LossConfig, MatchConfig
-from deim_lab.criterion import LossTable
+from deim_lab.losses import criterion
+from deim_lab.losses.criterion import LossTable
+from deim_lab.matching import hungarian
 from deim_lab.structures import DecoderOutput, DetectorOutput, Matches, Targets
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -303,7 +305,7 @@ def test_half_precision_outputs_and_autocast_give_single_precision_losses(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     states: list[bool] = []
-    for room, name in ((losses, "l1"), (matcher, "costs")):
+    for room, name in ((losses, "l1"), (hungarian, "costs")):
         function = getattr(room, name)
         monkeypatch.setattr(
             room,

@@ -20,22 +20,25 @@ import torch
 from torch import Tensor, nn
 
 import deim_lab
-from deim_lab import criterion, matcher, microscope, schedule
+from deim_lab import schedule
 from deim_lab.boxes import cxcywh_to_xyxy, paired_iou
 from deim_lab.config import Config, MatchConfig
+from deim_lab.config.presets import preset
 from deim_lab.data import synthetic
 from deim_lab.data.coco import open_source, resolve
 from deim_lab.detector.deimv2 import Deimv2Decoder, RmsNorm, SwiGlu
 from deim_lab.detector.detector import Detector, build_detector
 from deim_lab.detector.lite_encoder import LiteEncoder
-from deim_lab.detector.predict import Predictor
-from deim_lab.detector.weights import LoadReport, load_detector, load_official, official_state_dict
 from deim_lab.errors import ConfigError, WeightsError
-from deim_lab.presets import preset
+from deim_lab.inference.predict import Predictor
+from deim_lab.losses import criterion
+from deim_lab.matching import hungarian
 from deim_lab.schedule import Phase
 from deim_lab.structures import DecoderOutput, DetectorOutput, Prediction, Targets
+from deim_lab.study import matching
 from deim_lab.training.ema import Ema
 from deim_lab.training.optimizer import parameter_groups
+from deim_lab.weights.own import LoadReport, load_detector, load_official, official_state_dict
 
 REFERENCE = Path(__file__).parent / "reference"
 SIZES = {"atto": 320, "femto": 416, "pico": 640, "n": 640}
@@ -432,7 +435,7 @@ def test_every_kind_of_matching_and_the_microscope_work(small_set: Path, kind: s
     config = small(match__kind=kind)
     dataset = open_source(resolve(small_set, cache_dir=small_set.parent))[0]
     model = build_detector(config, 6)
-    images, targets = microscope.fixed_batch(dataset, range(3), config)
+    images, targets = matching.fixed_batch(dataset, range(3), config)
     table = criterion.compute(
         model.train()(images, targets), targets, loss=config.loss, match=config.match
     )
@@ -445,7 +448,7 @@ def test_every_kind_of_matching_and_the_microscope_work(small_set: Path, kind: s
     }
     assert edges.keys() >= {"fgl", "ddf"}
     assert not any(edges.values()), "the recipe weighs them 0"
-    view = microscope.inspect(model, images, targets, config.match)
+    view = matching.inspect(model, images, targets, config.match)
     assert view.levels == ("encoder", "pre", "layer_0", "layer_1", "layer_2")
     assert len(view.pairs()) >= 5
 
@@ -461,7 +464,7 @@ def test_late_cost_is_its_formula() -> None:
         torch.rand(2, 2, 5, 4, generator=make) * 0.5 + 0.2,
         some_targets(),
     )
-    cost = matcher.late_costs(logits, boxes, targets, iou_power=4.0)
+    cost = hungarian.late_costs(logits, boxes, targets, iou_power=4.0)
     assert cost.shape == (2, 3, 5)
     for level, target, query in ((0, 0, 0), (1, 2, 4), (1, 1, 3)):
         iou = paired_iou(

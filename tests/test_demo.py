@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deim_lab import demo
+from deim_lab.cli import demo
 from deim_lab.data import synthetic
 from deim_lab.errors import ConfigError, RunFailedError
 from deim_lab.runs import Run, all_runs

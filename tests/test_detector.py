@@ -18,6 +18,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from deim_lab.config import override
+from deim_lab.config.presets import preset
 from deim_lab.detector.attention import sample_and_mix
 from deim_lab.detector.detector import Detector, build_detector
 from deim_lab.detector.edges import bin_distances, distances_to_boxes, expected_distances
@@ -25,7 +26,6 @@ from deim_lab.detector.encoder import position_embedding
 from deim_lab.detector.layers import FrozenBatchNorm2d, TableCache, inverse_sigmoid
 from deim_lab.detector.queries import make_anchors
 from deim_lab.errors import ConfigError
-from deim_lab.presets import preset
 from deim_lab.structures import DetectorOutput, Prediction, Targets
 
 REFERENCE = Path(__file__).parent / "reference"

@@ -22,13 +22,20 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor, nn
 
-from deim_lab import evaluate
 from deim_lab.boxes import paired_iou
 from deim_lab.config import override
+from deim_lab.config.presets import preset
 from deim_lab.data.coco import CocoDataset
 from deim_lab.errors import ConfigError, DataError, NonFiniteError
-from deim_lab.evaluate import METRICS, best_f1, coco_metrics, per_class, resolve_backend, score
-from deim_lab.presets import preset
+from deim_lab.evaluation import scores as evaluate
+from deim_lab.evaluation.scores import (
+    METRICS,
+    best_f1,
+    coco_metrics,
+    per_class,
+    resolve_backend,
+    score,
+)
 from deim_lab.structures import Prediction
 
 REFERENCE = Path(__file__).parent / "reference" / "evaluator"

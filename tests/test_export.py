@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from deim_lab.config import override
-from deim_lab.detector import export
+from deim_lab.config.presets import preset
 from deim_lab.detector.detector import Detector, build_detector
-from deim_lab.detector.export import BATCHES, OPSET, compare, export_onnx
-from deim_lab.detector.onnx_file import FORMAT, OnnxDetector
-from deim_lab.detector.predict import Predictor, TorchEngine
-from deim_lab.detector.weights import LoadedDetector
 from deim_lab.errors import ConfigError, ExportError, WeightsError
-from deim_lab.presets import preset
+from deim_lab.inference import export
+from deim_lab.inference.export import BATCHES, OPSET, compare, export_onnx
+from deim_lab.inference.onnx_file import FORMAT, OnnxDetector
+from deim_lab.inference.predict import Predictor, TorchEngine
+from deim_lab.weights.own import LoadedDetector
 
 CATEGORIES = [{"id": 3, "name": "cat"}, {"id": 17, "name": "Hündin"}, {"id": 90, "name": "cow"}]
 SIZE = (96, 160)  # a rectangle, which squares would not tell from its transpose

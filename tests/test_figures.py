@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from deim_lab import figures, presets
+from deim_lab import figures
 from deim_lab import schedule as schedules
-from deim_lab.augment import density as measuring
-from deim_lab.config import override
+from deim_lab.config import override, presets
 from deim_lab.figures import density, schedule, style
 from deim_lab.schedule import Phase
+from deim_lab.study import density as measuring
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,9 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 
-from deim_lab import figures, reported
+from deim_lab import figures
 from deim_lab.figures import paper
+from deim_lab.study.paper import reported
 
 MINE = pd.DataFrame(
     [

@@ -153,7 +153,7 @@ def test_a_class_has_one_colour_in_all_images() -> None:
 
 
 def test_colours_are_those_of_drawn_pictures() -> None:
-    from deim_lab.detector import predict
+    from deim_lab.inference import predict
 
     assert predict._COLOURS == detections.CLASS_COLOURS
 

@@ -12,7 +12,7 @@ import pytest
 from deim_lab import config as configs
 from deim_lab import schedule
 from deim_lab.config import Config
-from deim_lab.presets import PLAIN_RECIPE, PRESETS, preset
+from deim_lab.config.presets import PLAIN_RECIPE, PRESETS, preset
 from deim_lab.schedule import Schedule
 from deim_lab.sweep import grid
 from deim_lab.sweep.grid import Grid

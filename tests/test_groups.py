@@ -10,19 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from deim_lab import criterion, matcher
 from deim_lab.config import Config, LossConfig, MatchConfig
+from deim_lab.config.presets import preset
 from deim_lab.detector.detector import Detector, build_detector
 from deim_lab.detector.queries import isolate_groups
-from deim_lab.detector.weights import (
-    load_detector,
-    load_official,
-    official_state_dict,
-    save_weights,
-)
 from deim_lab.errors import ConfigError
-from deim_lab.presets import preset
+from deim_lab.losses import criterion
+from deim_lab.matching import hungarian
 from deim_lab.structures import DecoderOutput, DetectorOutput, Targets
+from deim_lab.weights.own import load_detector, load_official, official_state_dict, save_weights
 
 K, Q = 3, 30
 GROUPED = preset("smoke", {"match.kind": f"groups({K})"})
@@ -146,7 +142,7 @@ def test_each_group_is_matched_apart() -> None:
         torch.randn(2, 3, 4 * 6, 4, generator=generator),
         0.2 + 0.5 * torch.rand(2, 3, 4 * 6, 4, generator=generator),
     )
-    found = matcher.match(logits, boxes, wanted, groups=4)
+    found = hungarian.match(logits, boxes, wanted, groups=4)
     assert len(found) == 2 * 4 * 8
     assert found.level is not None
     assert list(zip(found.level, found.image, found.query)) == sorted(
@@ -155,7 +151,7 @@ def test_each_group_is_matched_apart() -> None:
     for level in range(2):
         for group in range(4):
             of_group = slice(6 * group, 6 * group + 6)
-            alone = matcher.match(logits[level][:, of_group], boxes[level][:, of_group], wanted)
+            alone = hungarian.match(logits[level][:, of_group], boxes[level][:, of_group], wanted)
             mine = found.of_level(level)
             here = mine.query // 6 == group
             assert torch.equal(mine.query[here] % 6, alone.query)

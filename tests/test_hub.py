@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from deim_lab.cli import options
-from deim_lab.detector import hub
+from deim_lab.config.presets import preset
 from deim_lab.detector.detector import Detector, build_detector
 from deim_lab.detector.hgnetv2 import VARIANTS
-from deim_lab.detector.weights import LoadReport, fingerprint_of, load_official, load_weights
 from deim_lab.errors import WeightsError
-from deim_lab.presets import preset
+from deim_lab.weights import hub
+from deim_lab.weights.own import LoadReport, fingerprint_of, load_official, load_weights
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("safetensors")

@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
+from deim_lab.data.images import decode
 from deim_lab.errors import DataError
-from deim_lab.images import decode
 
 
 def save(folder: Path, image: Image.Image, name: str, **options: object) -> Path:

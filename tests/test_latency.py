@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deim_lab import latency
+from deim_lab.config.presets import PRESETS
 from deim_lab.detector.detector import Detector, build_detector
 from deim_lab.errors import ConfigError
-from deim_lab.flops import Cost, count
-from deim_lab.latency import FORMS, in_form, machine, measure, precisions
-from deim_lab.presets import PRESETS
+from deim_lab.inference import latency
+from deim_lab.inference.flops import Cost, count
+from deim_lab.inference.latency import FORMS, in_form, machine, measure, precisions
 from deim_lab.structures import Prediction
 
 SIZES: dict[str, dict[str, Any]] = json.loads(

@@ -16,10 +16,10 @@ from deim_lab import schedule
 from deim_lab.augment import mixup, single
 from deim_lab.augment.pipeline import generator_of
 from deim_lab.config import Config, override
+from deim_lab.config.presets import preset
 from deim_lab.data import loader
 from deim_lab.data.loader import Batch, eval_batches, steps_per_epoch, train_batches
 from deim_lab.errors import DataError
-from deim_lab.presets import preset
 from deim_lab.schedule import Phase, Schedule
 
 

@@ -22,7 +22,8 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
 from deim_lab import config as configs
-from deim_lab import presets, widgets
+from deim_lab import widgets
+from deim_lab.config import presets
 from deim_lab.data import coco
 from deim_lab.runs import Run
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from deim_lab import matcher
+from deim_lab.matching import hungarian
 from deim_lab.structures import Matches, Targets
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -53,8 +53,8 @@ def random_inputs(
 @pytest.mark.parametrize("tag", SIGMOID_CASES)
 def test_parity(tag: str) -> None:
     logits, boxes, targets = case_inputs(tag)
-    cost = matcher.costs(logits, boxes, targets).nan_to_num(nan=matcher.NON_FINITE_COST)
-    matches = matcher.match(logits, boxes, targets)
+    cost = hungarian.costs(logits, boxes, targets).nan_to_num(nan=hungarian.NON_FINITE_COST)
+    matches = hungarian.match(logits, boxes, targets)
     start = targets.offsets
     for image, count in enumerate(targets.counts.tolist()):
         expected = ARRAYS[f"{tag}.cost.{image}"]
@@ -70,18 +70,21 @@ def test_parity(tag: str) -> None:
 
 def test_levels_are_matched_apart() -> None:
     logits, boxes, targets = random_inputs([3, 0, 5], levels=4)
-    together = matcher.match(logits, boxes, targets)
+    together = hungarian.match(logits, boxes, targets)
     assert len(together) == 4 * 8
     for level in range(4):
-        alone, mine = matcher.match(logits[level], boxes[level], targets), together.of_level(level)
+        alone, mine = (
+            hungarian.match(logits[level], boxes[level], targets),
+            together.of_level(level),
+        )
         for name in ("image", "query", "target"):
             assert torch.equal(getattr(alone, name), getattr(mine, name))
 
 
 def test_the_assignment_is_one_to_one_and_the_cheapest() -> None:
     logits, boxes, targets = random_inputs([3], queries=5)
-    matches = matcher.match(logits, boxes, targets)
-    cost = matcher.costs(logits, boxes, targets)
+    matches = hungarian.match(logits, boxes, targets)
+    cost = hungarian.costs(logits, boxes, targets)
     assert sorted(matches.target.tolist()) == [0, 1, 2]
     assert len(set(matches.query.tolist())) == 3
     cheapest = min(
@@ -93,15 +96,15 @@ def test_the_assignment_is_one_to_one_and_the_cheapest() -> None:
 
 def test_parts_add_up_with_their_weights() -> None:
     logits, boxes, targets = random_inputs([2, 3])
-    by_class, by_l1, by_giou = matcher.cost_parts(logits, boxes, targets)
-    total = matcher.costs(logits, boxes, targets, cost_class=1.5, cost_l1=0.25, cost_giou=4.0)
+    by_class, by_l1, by_giou = hungarian.cost_parts(logits, boxes, targets)
+    total = hungarian.costs(logits, boxes, targets, cost_class=1.5, cost_l1=0.25, cost_giou=4.0)
     torch.testing.assert_close(total, 1.5 * by_class + 0.25 * by_l1 + 4.0 * by_giou)
     assert by_class.shape == (5, 9)
 
 
 def test_more_targets_than_queries_matches_every_query_once() -> None:
     logits, boxes, targets = random_inputs([12, 2], queries=5)
-    matches = matcher.match(logits, boxes, targets)
+    matches = hungarian.match(logits, boxes, targets)
     first = matches.image == 0
     assert sorted(matches.query[first].tolist()) == [0, 1, 2, 3, 4]
     assert len(targets) - len(matches) == 7
@@ -110,10 +113,10 @@ def test_more_targets_than_queries_matches_every_query_once() -> None:
 @pytest.mark.parametrize("counts", [[0, 0], [0, 2], [2, 0]])
 def test_images_without_targets(counts: list[int]) -> None:
     logits, boxes, targets = random_inputs(counts, levels=2)
-    matches = matcher.match(logits, boxes, targets)
+    matches = hungarian.match(logits, boxes, targets)
     assert len(matches) == 2 * sum(counts)
     assert matches.image.dtype == torch.int64
-    assert len(matcher.union(matches)) <= len(matches)
+    assert len(hungarian.union(matches)) <= len(matches)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -123,20 +126,20 @@ def test_non_finite_predictions_are_counted_and_still_matched(
     logits, boxes, targets = random_inputs([4, 3])
     boxes[0, 2] = value
     with caplog.at_level(logging.WARNING, logger="deim_lab"):
-        matches = matcher.match(logits, boxes, targets)
+        matches = hungarian.match(logits, boxes, targets)
     assert len(matches) == 7
     assert "4 of 63 matching costs are not finite" in caplog.text
 
 
 def test_half_precision_is_matched_in_single() -> None:
     logits, boxes, targets = random_inputs([3, 4])
-    half = matcher.costs(logits.bfloat16(), boxes.bfloat16(), targets)
+    half = hungarian.costs(logits.bfloat16(), boxes.bfloat16(), targets)
     torch.testing.assert_close(
-        half, matcher.costs(logits.bfloat16().float(), boxes.bfloat16().float(), targets)
+        half, hungarian.costs(logits.bfloat16().float(), boxes.bfloat16().float(), targets)
     )
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = matcher.match(logits, boxes, targets)
-    outside = matcher.match(logits, boxes, targets)
+        inside = hungarian.match(logits, boxes, targets)
+    outside = hungarian.match(logits, boxes, targets)
     assert torch.equal(inside.query, outside.query)
 
 
@@ -144,7 +147,7 @@ def test_a_small_and_a_turned_box_cost_finitely() -> None:
     logits, boxes, targets = random_inputs([2])
     boxes[0, 0] = torch.tensor([0.5, 0.5, 0.0, 0.0])
     boxes[0, 1, 2:] *= -1
-    assert matcher.costs(logits, boxes, targets).isfinite().all()
+    assert hungarian.costs(logits, boxes, targets).isfinite().all()
 
 
 @pytest.mark.parametrize("case", CASES["go_union"], ids=lambda case: str(case["case"]))
@@ -157,7 +160,7 @@ def test_union_parity(case: dict) -> None:
         for query, column in zip(queries, columns)
     ]
     level, image, query, target = torch.tensor(rows, dtype=torch.int64).reshape(-1, 4).T
-    found = matcher.union(Matches(image, query, target, level))
+    found = hungarian.union(Matches(image, query, target, level))
     mine = {(int(b), int(q)): int(t) for b, q, t in zip(found.image, found.query, found.target)}
     expected = {
         (image, query): column + offsets[image]

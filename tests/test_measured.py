@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deim_lab import measured
 from deim_lab.cli.evaluate import beside_reported
-from deim_lab.coco80 import COCO80
 from deim_lab.config import Config, override
+from deim_lab.config.presets import preset
 from deim_lab.errors import ConfigError
-from deim_lab.evaluate import Evaluation, F1Curve, Scores
-from deim_lab.presets import preset
+from deim_lab.evaluation.scores import Evaluation, F1Curve, Scores
 from deim_lab.runs import Run
+from deim_lab.study.paper import measured
+from deim_lab.weights.coco80 import COCO80
 
 CLASSES = [{"category_id": number, "name": name, "boxes": 3} for number, name in COCO80]
 

@@ -14,15 +14,17 @@ import pytest
 import torch
 
 import deim_lab
-from deim_lab import criterion, matcher, microscope
 from deim_lab.config import MatchConfig
+from deim_lab.config.presets import preset
 from deim_lab.data import synthetic
 from deim_lab.data.coco import CocoDataset, open_source, resolve
 from deim_lab.detector.detector import Detector, build_detector
 from deim_lab.errors import ConfigError, DataError
-from deim_lab.microscope import View
-from deim_lab.presets import preset
+from deim_lab.losses import criterion
+from deim_lab.matching import hungarian
 from deim_lab.structures import Matches, Targets
+from deim_lab.study import matching
+from deim_lab.study.matching import View
 
 CONFIG = preset("smoke", {"data.input_size": 64, "model.num_queries": 20})
 
@@ -51,15 +53,15 @@ def model_of(kind: str = "hungarian", seed: int = 0) -> Detector:
 @pytest.mark.parametrize("kind", ["hungarian", "simota", "groups(3)"])
 def test_the_view_is_what_the_criterion_matches(dataset: CocoDataset, kind: str) -> None:
     model, match = model_of(kind), MatchConfig(kind=kind, cost_l1=3.0)
-    images, targets = microscope.fixed_batch(dataset, range(6), CONFIG)
-    view = microscope.inspect(model.train(), images, targets, match)
+    images, targets = matching.fixed_batch(dataset, range(6), CONFIG)
+    view = matching.inspect(model.train(), images, targets, match)
     assert not model.training
     with torch.no_grad():
         output = model.every_level(images).matching
     expected = criterion.assign(output, targets, match)
     assert torch.equal(view.matches.query, expected.query)
     assert torch.equal(view.matches.target, expected.target)
-    cost = matcher.costs(output.logits, output.boxes_cxcywh, targets, cost_l1=3.0)
+    cost = hungarian.costs(output.logits, output.boxes_cxcywh, targets, cost_l1=3.0)
     torch.testing.assert_close(sum(view.costs.values()), cost)
     assert view.levels == ("encoder", "pre", "layer_0", "layer_1")
     assert view.iou.shape == (len(expected),)
@@ -83,7 +85,7 @@ def test_the_view_is_what_the_criterion_matches(dataset: CocoDataset, kind: str)
 
 
 def test_the_assignment_is_the_cheapest_sum_of_the_shown_costs(dataset: CocoDataset) -> None:
-    view = microscope.inspect(model_of(), *microscope.fixed_batch(dataset, range(3), CONFIG))
+    view = matching.inspect(model_of(), *matching.fixed_batch(dataset, range(3), CONFIG))
     parts, assigned = view.costs_of(1, "pre")
     total = sum(parts.values())
     chosen = sum(float(total[target, query]) for query, target in assigned)
@@ -93,8 +95,8 @@ def test_the_assignment_is_the_cheapest_sum_of_the_shown_costs(dataset: CocoData
 
 
 def test_drawn_pairs_are_in_pixels_and_every_target_has_a_row(dataset: CocoDataset) -> None:
-    images, targets = microscope.fixed_batch(dataset, range(4), CONFIG)
-    view = microscope.inspect(model_of(), images, targets)
+    images, targets = matching.fixed_batch(dataset, range(4), CONFIG)
+    view = matching.inspect(model_of(), images, targets)
     first = view.matches.target == 0  # take its query from the first target of the first image
     matches = Matches(
         *(getattr(view.matches, name)[~first] for name in ("image", "query", "target", "level"))
@@ -132,27 +134,27 @@ def view_of(names: list[int], pairs: list[tuple[int, int]]) -> View:
 
 def test_stability_knows_queries_by_their_anchor() -> None:
     before = view_of([7, 8, 9], [(0, 0), (1, 1), (2, 2)])
-    assert microscope.stability(before, before) == {"layer_0": 0.0}
+    assert matching.stability(before, before) == {"layer_0": 0.0}
     reranked = view_of([9, 7, 8], [(1, 0), (2, 1), (0, 2)])
-    assert microscope.stability(before, reranked) == {"layer_0": 0.0}, (
+    assert matching.stability(before, reranked) == {"layer_0": 0.0}, (
         "another rank is no other query"
     )
     swapped = view_of([7, 8, 9], [(1, 0), (0, 1), (2, 2)])
-    assert microscope.stability(before, swapped) == {"layer_0": pytest.approx(2 / 3)}
+    assert matching.stability(before, swapped) == {"layer_0": pytest.approx(2 / 3)}
     fewer = view_of([7, 8, 9], [(0, 1)])
-    assert microscope.stability(before, fewer) == {"layer_0": 1.0}, "of the targets matched in both"
-    table = microscope.stability_over({0: before, 3: swapped, 4: swapped})
+    assert matching.stability(before, fewer) == {"layer_0": 1.0}, "of the targets matched in both"
+    table = matching.stability_over({0: before, 3: swapped, 4: swapped})
     assert table["changed"].tolist() == [pytest.approx(2 / 3), 0.0]
     assert table["epoch"].tolist() == [3, 4]
     with pytest.raises(ValueError, match="can't be compared"):
-        microscope.stability(before, replace(before, levels=("layer_1",)))
+        matching.stability(before, replace(before, levels=("layer_1",)))
 
 
 def test_low_quality_is_the_share_below_a_half() -> None:
     pairs = pd.DataFrame(
         {"epoch": [0, 0, 0, 1], "level": ["a", "a", "b", "a"], "iou": [0.49, 0.5, 0.1, 0.9]}
     )
-    found = microscope.low_quality(pairs)
+    found = matching.low_quality(pairs)
     assert found.to_dict("list") == {
         "epoch": [0, 0, 1],
         "level": ["a", "b", "a"],
@@ -172,7 +174,7 @@ def test_duplicates_count_what_detects_a_target_again() -> None:
         boxes_cxcywh=boxes,
         targets=Targets(view.targets.boxes_cxcywh[:1], torch.tensor([0]), torch.tensor([0]), 1),
     )
-    found = microscope.duplicates(one, thresholds=(0.3, 0.5, 0.95))
+    found = matching.duplicates(one, thresholds=(0.3, 0.5, 0.95))
     assert found["found"].tolist() == [1, 1, 0]
     assert found["detections"].tolist()[:2] == [2, 1]
     assert found["spare"].tolist()[:2] == [0.5, 0]
@@ -180,7 +182,7 @@ def test_duplicates_count_what_detects_a_target_again() -> None:
 
 
 def test_positives_of_each_kind_on_the_same_images(dataset: CocoDataset) -> None:
-    counted = microscope.positives(
+    counted = matching.positives(
         model_of(),
         dataset,
         CONFIG,
@@ -213,7 +215,7 @@ def test_positives_of_each_kind_on_the_same_images(dataset: CocoDataset) -> None
     assert (dense["positives"] == dense["targets"].clip(upper=20)).all(), (
         "one-to-one, and no more than there are queries"
     )
-    found = microscope.summary(counted).set_index("method")
+    found = matching.summary(counted).set_index("method")
     assert found.loc["5 query groups", "times"] == pytest.approx(5)
     assert found.loc["one-to-one", "per_target"] == 1
 
@@ -227,7 +229,7 @@ def test_the_claims_are_read_from_the_numbers() -> None:
             "positives": [2, 19, 8, 5],
         }
     )
-    said = microscope.claims(counted)
+    said = matching.claims(counted)
     assert "9.5 positives a target here, about the claimed 10" in said
     assert "4.0 times (a), 2.5 times (b)" in said
     assert "about the claimed 4, fewer than the claimed 4" in said
@@ -246,19 +248,19 @@ def test_looking_back_over_a_run(
         "train.threads": 1,
         "augment.mosaic_prob": 0.0,
     }
-    batch = microscope.fixed_batch(dataset, range(4), CONFIG)
+    batch = matching.fixed_batch(dataset, range(4), CONFIG)
     kept = deim_lab.train(
         preset("smoke", fast | {"train.keep_checkpoints": "all"}),
         small_set,
         runs_dir=tmp_path / "a",
         device="cpu",
     )
-    views = microscope.look_back(kept.folder, *batch)
+    views = matching.look_back(kept.folder, *batch)
     assert list(views) == [0, 1, 2]
     assert not torch.equal(views[0].scores, views[2].scores)
-    pairs = microscope.pairs_over(views)
+    pairs = matching.pairs_over(views)
     assert set(pairs["epoch"]) == {0, 1, 2}
-    growth = microscope.positives_over(kept.folder, dataset, CONFIG, samples=4)
+    growth = matching.positives_over(kept.folder, dataset, CONFIG, samples=4)
     assert growth["epoch"].tolist() == [0, 0, 1, 1, 2, 2]
     assert growth.columns.tolist() == [
         "method",
@@ -273,17 +275,17 @@ def test_looking_back_over_a_run(
         preset("smoke", fast), small_set, seed=1, runs_dir=tmp_path / "b", device="cpu"
     )
     with caplog.at_level(logging.WARNING):
-        views = microscope.look_back(usual.folder, *batch)
+        views = matching.look_back(usual.folder, *batch)
     assert 2 in views
     assert "keep_checkpoints" in caplog.text
     with pytest.raises(DataError, match="no checkpoint"):
-        microscope.look_back(tmp_path / "nothing", *batch)
+        matching.look_back(tmp_path / "nothing", *batch)
 
 
 def test_a_model_of_other_groups_is_refused(dataset: CocoDataset) -> None:
     with pytest.raises(ConfigError, match="query groups"):
-        microscope.inspect(
+        matching.inspect(
             model_of(),
-            *microscope.fixed_batch(dataset, range(2), CONFIG),
+            *matching.fixed_batch(dataset, range(2), CONFIG),
             MatchConfig(kind="groups(2)"),
         )

@@ -231,7 +231,8 @@ def test_03_trains_and_leaves_its_figures_in_the_run(executed: Executed) -> None
 @pytest.mark.slow
 def test_03_again_trains_nothing(executed: Executed) -> None:
     """The second call finds the run: ``resume="auto"`` in the package, no state in a kernel."""
-    from deim_lab import presets, runs, train
+    from deim_lab import runs, train
+    from deim_lab.config import presets
 
     config = presets.preset("smoke", {"data.batch_size": 8})
     events: list[Json] = []
@@ -294,7 +295,7 @@ def test_06_keeps_reported_and_measured_apart(executed: Executed) -> None:
 
 @pytest.mark.slow
 def test_07_counts_every_preset_and_times_one(executed: Executed) -> None:
-    from deim_lab.presets import PRESETS
+    from deim_lab.config.presets import PRESETS
 
     folder = executed.runs_dir("07_models") / "figures" / "models"
     table = (folder / "zoo.md").read_text()

@@ -17,12 +17,14 @@ from torch import Tensor
 
 import deim_lab
 from deim_lab import config as configs
-from deim_lab import criterion, losses, matcher, one_to_many
+from deim_lab import losses
 from deim_lab.boxes import cxcywh_to_xyxy, paired_iou, pairwise_iou
 from deim_lab.config import LossConfig, MatchConfig
+from deim_lab.config.presets import preset
 from deim_lab.data import synthetic
 from deim_lab.errors import ConfigError
-from deim_lab.presets import preset
+from deim_lab.losses import criterion
+from deim_lab.matching import hungarian, simota
 from deim_lab.runs import Run
 from deim_lab.structures import DecoderOutput, DetectorOutput, Matches, Targets
 from deim_lab.training import checkpoint
@@ -69,7 +71,7 @@ def test_two_targets_side_by_side_by_hand() -> None:
     targets = Targets.from_lists([row_of_boxes(0.25, 0.45)], [torch.tensor([0, 1])])
     boxes = row_of_boxes(0.25, 0.27, 0.33, 0.45, 0.47, 0.9)[None]
     logits = torch.zeros(1, 6, 2)
-    cost, iou = one_to_many.costs(logits, boxes, targets)
+    cost, iou = simota.costs(logits, boxes, targets)
     np.testing.assert_allclose(iou[0].numpy(), [1, 0.18 / 0.22, 0.12 / 0.28, 0, 0, 0], atol=1e-6)
     flat = 2 * math.log(2)  # cross-entropy of two scores of 0.5
     np.testing.assert_allclose(
@@ -79,8 +81,8 @@ def test_two_targets_side_by_side_by_hand() -> None:
     # in or near nobody.
     assert float(cost[0, 2]) == pytest.approx(flat - 3 * math.log(0.12 / 0.28) + 1e4, abs=1e-2)
     assert float(cost[0, 5]) == pytest.approx(flat - 3 * math.log(1e-8) + 2e4, abs=1e-2)
-    assert pairs(one_to_many.simota(logits, boxes, targets)) == [(0, 0), (1, 0), (3, 1), (4, 1)]
-    assert pairs(one_to_many.simota(logits, boxes, targets, candidates=1)) == [(0, 0), (3, 1)]
+    assert pairs(simota.simota(logits, boxes, targets)) == [(0, 0), (1, 0), (3, 1), (4, 1)]
+    assert pairs(simota.simota(logits, boxes, targets, candidates=1)) == [(0, 0), (3, 1)]
 
 
 @pytest.mark.parametrize(("favour", "winner"), [(0.0, 1), (2.0, 0)])
@@ -94,7 +96,7 @@ def test_a_contested_query_goes_to_the_cheaper_target(favour: float, winner: int
     targets = Targets.from_lists([row_of_boxes(0.45, 0.5)], [torch.tensor([0, 1])])
     logits = torch.zeros(1, 3, 2)
     logits[0, 1, 0] = favour
-    found = one_to_many.simota(logits, row_of_boxes(0.45, 0.48, 0.5)[None], targets)
+    found = simota.simota(logits, row_of_boxes(0.45, 0.48, 0.5)[None], targets)
     assert pairs(found) == [(0, 0), (1, winner), (2, 1)]
 
 
@@ -102,7 +104,7 @@ def test_of_all_targets_the_cheapest_wins_also_one_that_did_not_claim() -> None:
     targets = Targets.from_lists([row_of_boxes(0.2, 0.5, 0.8)], [torch.tensor([0, 0, 0])])
     claimed = torch.tensor([[[True, True], [True, False], [False, False]]])
     cost = torch.tensor([[[3.0, 1.0], [2.0, 0.5], [1.0, 0.1]]])
-    assert one_to_many._settle(claimed, cost, targets)[0].tolist() == [
+    assert simota._settle(claimed, cost, targets)[0].tolist() == [
         [False, True],
         [False, False],
         [True, False],
@@ -114,17 +116,11 @@ def test_a_target_far_from_all_queries_still_claims_one_and_equal_targets_leave_
 ):
     targets = Targets.from_lists([row_of_boxes(0.9, size=0.05)], [torch.tensor([0])])
     assert (
-        len(
-            one_to_many.simota(
-                torch.zeros(1, 4, 2), row_of_boxes(0.1, 0.2, 0.3, 0.4)[None], targets
-            )
-        )
+        len(simota.simota(torch.zeros(1, 4, 2), row_of_boxes(0.1, 0.2, 0.3, 0.4)[None], targets))
         == 1
     )
     twins = Targets.from_lists([row_of_boxes(0.5, 0.5)], [torch.tensor([0, 0])])
-    assert pairs(one_to_many.simota(torch.zeros(1, 1, 2), row_of_boxes(0.5)[None], twins)) == [
-        (0, 0)
-    ]
+    assert pairs(simota.simota(torch.zeros(1, 1, 2), row_of_boxes(0.5)[None], twins)) == [(0, 0)]
 
 
 def in_plain_loops(
@@ -163,7 +159,7 @@ def in_plain_loops(
 @pytest.mark.parametrize("seed", range(6))
 def test_equals_the_definition_in_plain_loops(seed: int) -> None:
     logits, boxes, targets = random_case([4, 0, 1, 9], seed=seed)
-    found = one_to_many.simota(logits, boxes, targets, candidates=7, radius=6.0)
+    found = simota.simota(logits, boxes, targets, candidates=7, radius=6.0)
     for level in range(2):
         mine = found.of_level(level)
         assert len(mine) == len(set(zip(mine.image.tolist(), mine.query.tolist(), strict=True))), (
@@ -179,19 +175,19 @@ def test_equals_the_definition_in_plain_loops(seed: int) -> None:
 
 def test_without_a_level_axis_and_in_half_precision() -> None:
     logits, boxes, targets = random_case([3, 5])
-    alone = one_to_many.simota(logits[1], boxes[1], targets)
-    together = one_to_many.simota(logits, boxes, targets).of_level(1)
+    alone = simota.simota(logits[1], boxes[1], targets)
+    together = simota.simota(logits, boxes, targets).of_level(1)
     assert alone.level is None
     assert pairs(alone) == pairs(together)
-    rounded = one_to_many.simota(logits.bfloat16(), boxes.bfloat16(), targets)
+    rounded = simota.simota(logits.bfloat16(), boxes.bfloat16(), targets)
     assert pairs(rounded) == pairs(
-        one_to_many.simota(logits.bfloat16().float(), boxes.bfloat16().float(), targets)
+        simota.simota(logits.bfloat16().float(), boxes.bfloat16().float(), targets)
     )
 
 
 @pytest.mark.parametrize("counts", [[0, 0], [0, 2]])
 def test_images_without_targets(counts: list[int]) -> None:
-    found = one_to_many.simota(*random_case(counts))
+    found = simota.simota(*random_case(counts))
     assert set(found.image.tolist()) == {index for index, count in enumerate(counts) if count}
     assert found.target.dtype == torch.int64
 
@@ -202,7 +198,7 @@ def test_predictions_that_are_not_finite_are_counted_and_come_last(
     logits, boxes, targets = random_case([2], levels=1)
     boxes[0, 0, 3] = float("nan")
     with caplog.at_level(logging.WARNING, logger="deim_lab"):
-        found = one_to_many.simota(logits, boxes, targets)
+        found = simota.simota(logits, boxes, targets)
     assert "2 of 24 matching costs are not finite" in caplog.text
     assert 3 not in found.query.tolist()
 
@@ -260,8 +256,8 @@ def test_a_target_whose_queries_went_to_others_is_counted() -> None:
 
 def test_the_union_keeps_each_querys_most_frequent_target() -> None:
     logits, boxes, targets = random_case([5, 3], levels=4)
-    matches = one_to_many.simota(logits, boxes, targets)
-    union = matcher.union(matches)
+    matches = simota.simota(logits, boxes, targets)
+    union = hungarian.union(matches)
     assert matches.level is not None
     for image, query, target in zip(
         union.image.tolist(), union.query.tolist(), union.target.tolist(), strict=True

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from deim_lab.config.presets import preset
 from deim_lab.detector.detector import build_detector
-from deim_lab.presets import preset
 from deim_lab.training.ema import Ema
 from deim_lab.training.optimizer import build_optimizer, parameter_groups, set_learning_rate
 

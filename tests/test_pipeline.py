@@ -14,11 +14,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from deim_lab.augment import density, mixup, single
+from deim_lab.augment import mixup, single
 from deim_lab.augment.pipeline import Pipeline, generator_of
 from deim_lab.config import AugmentConfig
 from deim_lab.schedule import Phase, multiscale_sizes
 from deim_lab.structures import Targets
+from deim_lab.study import density
 
 REFERENCE = json.loads((Path(__file__).parent / "reference" / "schedules.json").read_text())[
     "augment"

@@ -15,14 +15,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from deim_lab.config import override
+from deim_lab.config.presets import preset
 from deim_lab.data import loader
 from deim_lab.data.coco import CocoDataset
+from deim_lab.detections import Detections, postprocess, to_coco
 from deim_lab.detector.detector import build_detector
-from deim_lab.detector.predict import Detections, Predictor, draw, expand, postprocess, to_coco
-from deim_lab.detector.weights import LoadedDetector
 from deim_lab.errors import DataError, NonFiniteError
-from deim_lab.presets import preset
+from deim_lab.inference.predict import Predictor, draw, expand
 from deim_lab.structures import Prediction
+from deim_lab.weights.own import LoadedDetector
 
 REFERENCE = Path(__file__).parent / "reference"
 CATEGORIES = [{"id": 3, "name": "cat"}, {"id": 17, "name": "dog"}, {"id": 90, "name": "cow"}]

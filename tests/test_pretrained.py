@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deim_lab.config import Config, fingerprint, override
+from deim_lab.config.presets import preset
 from deim_lab.data import synthetic
 from deim_lab.detector import lite0
 from deim_lab.detector.backbones import build_backbone
 from deim_lab.detector.detector import build_detector
-from deim_lab.detector.pretrained import load_backbone_weights, read_backbone_weights, start_of
 from deim_lab.errors import ConfigError, WeightsError
-from deim_lab.presets import preset
 from deim_lab.training.loop import train
+from deim_lab.weights.backbone import load_backbone_weights, read_backbone_weights, start_of
 
 THREE = {"model.backbone_stages": [1, 2, 3], "model.decoder_points": [4, 4, 4]}
 

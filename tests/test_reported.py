@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from deim_lab import reported
+from deim_lab.config.presets import PRESETS
 from deim_lab.errors import ConfigError, DataError
-from deim_lab.presets import PRESETS
+from deim_lab.study.paper import reported
 
 MAIN = {  # model: epochs, AP, AP50, latency in ms
     "YOLOv10-X": (500, 54.4, 71.3, 10.74),

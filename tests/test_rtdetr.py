@@ -17,16 +17,18 @@ import torch
 from torch import Tensor, nn
 
 import deim_lab
-from deim_lab import criterion, microscope, schedule
+from deim_lab import schedule
 from deim_lab.config import Config, MatchConfig
+from deim_lab.config.presets import preset
 from deim_lab.data import coco, synthetic
 from deim_lab.detector.detector import Detector, build_detector
-from deim_lab.detector.predict import Predictor
-from deim_lab.detector.weights import LoadReport, load_detector, load_official, official_state_dict
 from deim_lab.errors import ConfigError, WeightsError
-from deim_lab.presets import preset
+from deim_lab.inference.predict import Predictor
+from deim_lab.losses import criterion
 from deim_lab.schedule import Phase
 from deim_lab.structures import DetectorOutput, Targets
+from deim_lab.study import matching as microscope
+from deim_lab.weights.own import LoadReport, load_detector, load_official, official_state_dict
 
 RECIPES = json.loads((Path(__file__).parent / "reference" / "recipes_rtdetr.json").read_text())
 TINY = {

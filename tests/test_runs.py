@@ -18,8 +18,8 @@ import torch
 
 from deim_lab import runs
 from deim_lab.config import fingerprint
+from deim_lab.config.presets import preset
 from deim_lab.errors import ConfigError, DataError
-from deim_lab.presets import preset
 from deim_lab.runs import Run
 
 DATA = {"name": "toy", "fingerprint": "d" * 64, "images": 3}

@@ -11,8 +11,8 @@ import pytest
 
 from deim_lab import schedule
 from deim_lab.config import override
+from deim_lab.config.presets import PRESETS, preset
 from deim_lab.errors import ConfigError
-from deim_lab.presets import PRESETS, preset
 from deim_lab.schedule import Phase, Schedule
 
 REFERENCE = json.loads((Path(__file__).parent / "reference" / "schedules.json").read_text())

@@ -13,11 +13,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from deim_lab import cli, scoring
-from deim_lab.coco80 import COCO80
+from deim_lab import cli
 from deim_lab.errors import ConfigError, DataError
-from deim_lab.evaluate import METRICS, best_f1, coco_metrics
-from deim_lab.scoring import names_of, score_files, suspicions, table
+from deim_lab.evaluation.scores import METRICS, best_f1, coco_metrics
+from deim_lab.study import scores
+from deim_lab.study.scores import names_of, score_files, suspicions, table
+from deim_lab.weights.coco80 import COCO80
 
 Json = Any
 WIDTH, HEIGHT = 320, 200
@@ -101,20 +102,18 @@ def test_a_published_model_stands_beside_its_reported_ap_on_coco_val2017_only(
     files: dict[str, Path],
 ) -> None:
     (item,) = score_files(files["gt"], {"YOLOv10-X": files["good"]})
-    assert scoring.reported_ap_percent(item) is None
+    assert scores.reported_ap_percent(item) is None
     classes = pd.DataFrame(
         [{"category_id": number, "name": name, "boxes": 2} for number, name in COCO80]
     )
-    on_coco = scoring.Scored(**{**vars(item), "images": 5000, "per_class": classes})
-    assert scoring.reported_ap_percent(on_coco) == 54.4
+    on_coco = scores.Scored(**{**vars(item), "images": 5000, "per_class": classes})
+    assert scores.reported_ap_percent(on_coco) == 54.4
     assert table([on_coco])["AP reported"].tolist() == [54.4]
     assert (
-        scoring.reported_ap_percent(scoring.Scored(**{**vars(on_coco), "name": "deim_dfine_n"}))
+        scores.reported_ap_percent(scores.Scored(**{**vars(on_coco), "name": "deim_dfine_n"}))
         == 43.0
     )
-    assert (
-        scoring.reported_ap_percent(scoring.Scored(**{**vars(on_coco), "name": "my own"})) is None
-    )
+    assert scores.reported_ap_percent(scores.Scored(**{**vars(on_coco), "name": "my own"})) is None
 
 
 # --- what is refused, and what it looks like

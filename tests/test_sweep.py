@@ -201,7 +201,7 @@ class Pretended:
                 if outcome == "failed":
                     yield failed(spec, Failure("ValueError", "no", "Traceback"), seconds=1.0)
                     continue
-                from deim_lab.presets import preset
+                from deim_lab.config.presets import preset
 
                 run = runs.Run.start(
                     spec.runs_dir,
@@ -353,7 +353,7 @@ def test_weights_of_a_backbone_make_arms_and_a_second_call_knows_them(
             else [{"backbone": Path(config.model.backbone_weights).read_text()}]
         )
 
-    monkeypatch.setattr("deim_lab.detector.pretrained.start_of", start)
+    monkeypatch.setattr("deim_lab.weights.backbone.start_of", start)
     monkeypatch.chdir(tmp_path)
     for name, content in (("a.pth", "1"), ("b.pth", "2"), ("again.pth", "1")):
         Path(name).write_text(content)
@@ -696,7 +696,7 @@ def test_a_run_on_other_data_than_planned_is_a_failure(
     """A node whose copy of the data set differs: the notebook trains, but not what the sweep asked
     for.
     """
-    from deim_lab import presets
+    from deim_lab.config import presets
 
     spec = plain_specs(tmp_path, tmp_path / "n.ipynb", 1)[0]
 

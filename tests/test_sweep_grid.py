@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from deim_lab import config as configs
-from deim_lab import gpus
 from deim_lab.errors import ConfigError, DataError
+from deim_lab.host import gpus
 from deim_lab.sweep import cost, grid, gridfile, loop, parameters, plan, spec
 from deim_lab.sweep.cost import Cost
 from deim_lab.sweep.index import Index
@@ -531,7 +531,7 @@ def test_gpus_are_listed_as_text_or_one_by_one(monkeypatch: pytest.MonkeyPatch) 
 def finished(
     name: str, seconds: float, *, data: str = "d", device: str = "cpu", **overrides: Json
 ) -> Json:
-    from deim_lab.presets import preset
+    from deim_lab.config.presets import preset
 
     class Finished:
         status = "done"

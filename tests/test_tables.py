@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from deim_lab.errors import ConfigError
-from deim_lab.tables import ABSENT, to_latex, to_markdown
+from deim_lab.study.tables import ABSENT, to_latex, to_markdown
 
 
 @pytest.fixture

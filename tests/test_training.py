@@ -19,10 +19,10 @@ import pytest
 import torch
 
 import deim_lab
-from deim_lab import criterion
+from deim_lab.config.presets import preset
 from deim_lab.data import synthetic
 from deim_lab.errors import ConfigError, DataError, NonFiniteError, WeightsError
-from deim_lab.presets import preset
+from deim_lab.losses import criterion
 from deim_lab.runs import Run
 from deim_lab.training import checkpoint
 
@@ -117,7 +117,7 @@ def test_a_killed_process_resumes_to_the_last_bit(small_set: Path, tmp_path: Pat
     config = preset("smoke", FAST)
     whole = deim_lab.train(config, small_set, seed=2, runs_dir=tmp_path / "whole", device="cpu")
     code = (
-        "import sys, time, deim_lab; from deim_lab.presets import preset; import json\n"
+        "import sys, time, deim_lab; from deim_lab.config.presets import preset; import json\n"
         "slow = lambda event: time.sleep(0.2)\n"
         "deim_lab.train(preset('smoke', json.loads(sys.argv[1])), sys.argv[2], seed=2, "
         "runs_dir=sys.argv[3], device='cpu', on_event=slow)"
@@ -396,7 +396,7 @@ def test_a_handful_of_images_is_learnt_by_heart(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_processes_train_as_one(small_set: Path, tmp_path: Path) -> None:
     code = (
-        "import sys, json, deim_lab; from deim_lab.presets import preset\n"
+        "import sys, json, deim_lab; from deim_lab.config.presets import preset\n"
         "deim_lab.train(preset('smoke', json.loads(sys.argv[1])), sys.argv[2], "
         "runs_dir=sys.argv[3], device='cpu')"
     )

@@ -15,10 +15,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from deim_lab import criterion
-from deim_lab.criterion import LossTable
+from deim_lab.config.presets import preset
 from deim_lab.detector.detector import build_detector
-from deim_lab.presets import preset
+from deim_lab.losses import criterion
+from deim_lab.losses.criterion import LossTable
 from deim_lab.structures import DetectorOutput, Targets
 from deim_lab.training.optimizer import build_optimizer
 

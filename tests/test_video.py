@@ -16,17 +16,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from deim_lab import cli, latency
+from deim_lab import cli
 from deim_lab.config import override
-from deim_lab.detector import video
+from deim_lab.config.presets import preset
 from deim_lab.detector.detector import build_detector
-from deim_lab.detector.export import export_onnx
-from deim_lab.detector.predict import Predictor
-from deim_lab.detector.video import VideoReader, VideoWriter, detect_frames, is_video
-from deim_lab.detector.weights import LoadedDetector, save_weights
 from deim_lab.errors import ConfigError, DataError
-from deim_lab.presets import preset
+from deim_lab.inference import latency, video
+from deim_lab.inference.export import export_onnx
+from deim_lab.inference.predict import Predictor
+from deim_lab.inference.video import VideoReader, VideoWriter, detect_frames, is_video
 from deim_lab.structures import Prediction
+from deim_lab.weights.own import LoadedDetector, save_weights
 
 CATEGORIES = [{"id": 7, "name": "bright"}, {"id": 9, "name": "other"}]
 CONFIG = override(preset("smoke"), {"data.input_size": [64, 96]})

@@ -15,13 +15,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from deim_lab.coco80 import COCO80
 from deim_lab.config import Config
+from deim_lab.config.presets import PRESETS, preset
 from deim_lab.data import synthetic
-from deim_lab.detector import weights
 from deim_lab.detector.detector import Detector, build_detector
-from deim_lab.detector.layout import is_derived
-from deim_lab.detector.weights import (
+from deim_lab.errors import ConfigError, WeightsError
+from deim_lab.training.loop import train
+from deim_lab.weights import own
+from deim_lab.weights.coco80 import COCO80
+from deim_lab.weights.layout import is_derived
+from deim_lab.weights.own import (
     export_official,
     load_detector,
     load_official,
@@ -29,9 +32,6 @@ from deim_lab.detector.weights import (
     official_state_dict,
     save_weights,
 )
-from deim_lab.errors import ConfigError, WeightsError
-from deim_lab.presets import PRESETS, preset
-from deim_lab.training.loop import train
 
 REFERENCE = Path(__file__).parent / "reference"
 LAYOUTS = json.loads(gzip.decompress((REFERENCE / "state_dicts.json.gz").read_bytes()))
@@ -98,7 +98,7 @@ def test_official_layout(name: str) -> None:
     assert layout_of(official_state_dict(model)) == LAYOUTS[name]["state_dict"]
     assert layout_of(official_state_dict(model.deploy())) == LAYOUTS[name]["state_dict_deploy"]
     given = random_like_layout(name)
-    assert load_official(model, given) == weights.LoadReport()
+    assert load_official(model, given) == own.LoadReport()
     written = official_state_dict(model)  # each tensor where it was, not another one of its shape
     assert [
         key
@@ -135,7 +135,7 @@ def test_official_checkpoints_go_in(wrap: Any, tmp_path: Path) -> None:
     source, target = small(seed=1), small(seed=2)
     torch.save(wrap(official_state_dict(source, eval_size=(64, 32))), tmp_path / "official.pth")
     report = load_official(target, tmp_path / "official.pth")
-    assert report == weights.LoadReport()
+    assert report == own.LoadReport()
     assert torch.equal(outputs(target), outputs(source))
 
 
@@ -151,7 +151,7 @@ def test_derived_entries_are_not_required_and_not_trusted() -> None:
         del state[key]
     state["decoder.anchors"] = torch.full((1, 7, 4), torch.nan)
     state["decoder.decoder.project"] = torch.zeros(33)
-    assert load_official(target, state) == weights.LoadReport()
+    assert load_official(target, state) == own.LoadReport()
     assert torch.equal(outputs(target), outputs(source))
 
 
@@ -165,10 +165,10 @@ def test_int_and_float_reg_scale(value: Tensor, caplog: pytest.LogCaptureFixture
 
 def test_frozen_and_trained_norms_go_into_each_other() -> None:
     frozen, trained = small(seed=1, freeze_backbone_norm=True), small(seed=2)
-    assert load_official(trained, official_state_dict(frozen)) == weights.LoadReport()
+    assert load_official(trained, official_state_dict(frozen)) == own.LoadReport()
     assert torch.equal(outputs(trained), outputs(frozen))
     other = small(seed=3, freeze_backbone_norm=True)
-    assert load_official(other, official_state_dict(trained)) == weights.LoadReport()
+    assert load_official(other, official_state_dict(trained)) == own.LoadReport()
     assert torch.equal(outputs(other), outputs(trained))
 
 
@@ -231,7 +231,7 @@ def test_export_reads_back_equal_and_has_the_official_layout(name: str, tmp_path
     target = build_detector(name, 80)
     assert (
         load_official(target, tmp_path / "official.pth", categories=[name for _, name in COCO80])
-        == weights.LoadReport()
+        == own.LoadReport()
     )
     assert all(
         torch.equal(value, target.state_dict()[key]) for key, value in source.state_dict().items()
@@ -274,9 +274,7 @@ def test_checkpoints_of_the_other_families(
 ) -> None:
     torch.manual_seed(1)
     source, target = build_detector(name, 3), build_detector(name, 3)
-    assert (
-        load_official(target, wrap(official_state_dict(source, eval_size))) == weights.LoadReport()
-    )
+    assert load_official(target, wrap(official_state_dict(source, eval_size))) == own.LoadReport()
     assert all(
         torch.equal(value, target.state_dict()[key]) for key, value in source.state_dict().items()
     )
@@ -287,8 +285,8 @@ def test_frozen_norms_of_resnet_take_trained_ones() -> None:
     frozen, trained = build_detector("rtdetrv2_r50m", 3), build_detector("deim_rtdetrv2_r50m", 3)
     assert LAYOUTS["rtdetrv2_r50m"] != LAYOUTS["deim_rtdetrv2_r50m"]
     same = build_detector(preset("rtdetrv2_r50m", {"model.freeze_backbone_norm": False}), 3)
-    assert load_official(same, official_state_dict(frozen)) == weights.LoadReport()
-    assert load_official(frozen, official_state_dict(same)) == weights.LoadReport()
+    assert load_official(same, official_state_dict(frozen)) == own.LoadReport()
+    assert load_official(frozen, official_state_dict(same)) == own.LoadReport()
     with pytest.raises(
         WeightsError, match=r"rtdetrv2_r50m of 3 classes, while this model is .*deim_rtdetrv2_r50m"
     ):
@@ -345,7 +343,7 @@ def test_fine_tuning_with_other_classes(tmp_path: Path) -> None:
             assert float(tuned[f"{key}.bias"][index]) == pytest.approx(-math.log(99), abs=1e-4)
     assert json.loads((run.folder / "run.json").read_text())["weights"][
         "sha256"
-    ] == weights.fingerprint_of(tmp_path / "own.pt")
+    ] == own.fingerprint_of(tmp_path / "own.pt")
     assert run.status == "done"
 
 
@@ -382,7 +380,7 @@ def test_a_deploy_form_is_refused_by_the_train_form_only() -> None:
     with pytest.raises(WeightsError, match="deploy form"):
         load_official(small(), official_state_dict(deployed))
     other = small(seed=2).deploy()
-    assert load_official(other, official_state_dict(deployed)) == weights.LoadReport()
+    assert load_official(other, official_state_dict(deployed)) == own.LoadReport()
     assert torch.equal(outputs(other), outputs(deployed))
 
 
@@ -526,7 +524,7 @@ def test_load_weights_of_other_categories(tmp_path: Path) -> None:
     source = small(seed=4)
     save_weights(tmp_path / "own.pt", source, config=smoke_config(), categories=CATEGORIES)
     same, other = small(seed=5), small(seed=5)
-    assert load_weights(same, tmp_path / "own.pt", categories=CATEGORIES) == weights.LoadReport()
+    assert load_weights(same, tmp_path / "own.pt", categories=CATEGORIES) == own.LoadReport()
     assert torch.equal(outputs(same), outputs(source))
     renamed = [*CATEGORIES[:2], {"id": 7, "name": "violet"}]
     report = load_weights(other, tmp_path / "own.pt", categories=renamed)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from deim_lab import reported, zoo
+from deim_lab.config.presets import PRESETS
 from deim_lab.errors import ConfigError
-from deim_lab.presets import PRESETS
+from deim_lab.study import models
+from deim_lab.study.paper import reported
 
 NAMES = ("deim_dfine_n", "deimv2_hgnetv2_femto", "rtdetrv2_r18", "smoke")
 
 
 @pytest.fixture(scope="module")
 def table() -> pd.DataFrame:
-    return zoo.table(NAMES).set_index("preset")
+    return models.table(NAMES).set_index("preset")
 
 
 def test_counts_are_those_of_the_models_and_stand_beside_published_ones(
@@ -52,7 +53,7 @@ def test_counts_are_those_of_the_models_and_stand_beside_published_ones(
 
 def test_what_nobody_reports_stays_empty(table: pd.DataFrame) -> None:
     assert (
-        table.loc["smoke", [name for name in zoo.COLUMNS if name.startswith("reported")]]
+        table.loc["smoke", [name for name in models.COLUMNS if name.startswith("reported")]]
         .isna()
         .all()
     )
@@ -63,7 +64,7 @@ def test_what_nobody_reports_stays_empty(table: pd.DataFrame) -> None:
 
 @pytest.mark.slow
 def test_all_presets_are_in_it_with_the_published_parameters() -> None:
-    whole = zoo.table()
+    whole = models.table()
     assert whole["preset"].tolist() == list(PRESETS)
     named = whole.dropna(subset=["reported_params_millions"])
     assert len(named) == 20
@@ -78,9 +79,9 @@ def test_all_presets_are_in_it_with_the_published_parameters() -> None:
 
 
 def test_times_have_an_order_and_say_where_they_are_from() -> None:
-    found = zoo.times(["smoke"], overrides={"data.input_size": 64}, repeats=3)
+    found = models.times(["smoke"], overrides={"data.input_size": 64}, repeats=3)
     row = found.iloc[0]
-    assert tuple(found.columns) == zoo.TIMES
+    assert tuple(found.columns) == models.TIMES
     assert 0 < row["low_ms"] <= row["median_ms"] <= row["high_ms"]
     assert row["images_per_second"] == pytest.approx(1000 / row["median_ms"])
     assert (row["input_px"], row["form"], row["precision"], row["kind"]) == (
@@ -91,9 +92,9 @@ def test_times_have_an_order_and_say_where_they_are_from() -> None:
     )
     assert row["device"]
     with pytest.raises(ConfigError, match="did you mean 'smoke'"):
-        zoo.times(["smoke", "smok"])
+        models.times(["smoke", "smok"])
     with pytest.raises(ConfigError, match="fp16"):
-        zoo.times(["smoke"], precision="fp16")
+        models.times(["smoke"], precision="fp16")
 
 
 def test_each_reported_preset_has_its_row() -> None:

@@ -15,8 +15,8 @@ from deim_lab.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from deim_lab.config import Config
     from deim_lab.data.coco import CocoDataset
-    from deim_lab.detector.weights import LoadedDetector
-    from deim_lab.evaluate import Evaluation
+    from deim_lab.evaluation.scores import Evaluation
+    from deim_lab.weights.own import LoadedDetector
 
 
 def add(verbs: Any, shared: options.Shared) -> None:
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
         raise ConfigError("evaluate takes one RUN_OR_WEIGHTS, as an argument or as --weights")
     args.weights = args.weights or args.named
     loaded = options.load(args)
-    from deim_lab.evaluate import evaluate
+    from deim_lab.evaluation.scores import evaluate
     from deim_lab.runs import Run, write_json
 
     dataset = _val_half(args, loaded)
@@ -98,9 +98,9 @@ def beside_reported(config: Config, result: Evaluation) -> list[str]:
     """Measured beside reported AP, and the protocol of both; nothing on any other data than all of
     COCO val2017, or of a preset without a reported AP.
     """
-    from deim_lab import reported
-    from deim_lab.measured import is_coco_val2017
-    from deim_lab.presets import PRESETS
+    from deim_lab.config.presets import PRESETS
+    from deim_lab.study.paper import reported
+    from deim_lab.study.paper.measured import is_coco_val2017
 
     told = reported.of_preset(config.preset)
     if (

@@ -45,8 +45,8 @@ def add(verbs: Any, shared: options.Shared) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from deim_lab.detector.export import export_onnx
-    from deim_lab.detector.predict import expand
+    from deim_lab.inference.export import export_onnx
+    from deim_lab.inference.predict import expand
 
     pictures = (
         [item for item in expand(args.check_images) if isinstance(item, Path)]

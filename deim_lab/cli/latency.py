@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from deim_lab import config as configs
 from deim_lab.cli import options
+from deim_lab.config.presets import preset
 from deim_lab.errors import ConfigError, WeightsError
-from deim_lab.presets import preset
 
 if TYPE_CHECKING:
     from deim_lab.detector.detector import Detector
@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
     chosen = {
         name: preset(name, overrides) for name in args.preset
     }  # a wrong name is said before anything is timed
-    from deim_lab import latency
+    from deim_lab.inference import latency
     from deim_lab.runs import write_json
 
     device = options.device(args)
@@ -197,7 +197,7 @@ def _models(
 ) -> Iterator[tuple[str, configs.Config, Detector]]:
     """Name, config and model of each, built when its turn comes."""
     from deim_lab.detector.detector import build_detector
-    from deim_lab.detector.weights import load_detector
+    from deim_lab.weights.own import load_detector
 
     for name, config in chosen.items():
         yield name, config, build_detector(config, 80).eval()

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import deim_lab
 from deim_lab import config as configs
+from deim_lab.config.presets import preset
 from deim_lab.errors import ConfigError, WeightsError
-from deim_lab.presets import preset
 
 if TYPE_CHECKING:
-    from deim_lab.detector.weights import LoadedDetector
+    from deim_lab.weights.own import LoadedDetector
 
 Json = Any
 
@@ -141,8 +141,8 @@ def load(args: argparse.Namespace) -> LoadedDetector:
         )
     from dataclasses import replace
 
-    from deim_lab.detector import weights
-    from deim_lab.detector.hub import is_hub
+    from deim_lab.weights import own
+    from deim_lab.weights.hub import is_hub
 
     if official is not None and Path(args.weights).is_dir() and not is_hub(args.weights):
         raise ConfigError(
@@ -151,7 +151,7 @@ def load(args: argparse.Namespace) -> LoadedDetector:
         )
     if official is None:
         try:
-            loaded = weights.load_detector(args.weights)
+            loaded = own.load_detector(args.weights)
         except WeightsError as error:
             hint = (
                 ". (An official checkpoint needs --preset NAME)"
@@ -161,14 +161,14 @@ def load(args: argparse.Namespace) -> LoadedDetector:
             raise WeightsError(f"{error}{hint}") from error
         loaded = replace(loaded, config=override_trained(loaded.config, overrides, args.weights))
     else:
-        from deim_lab.coco80 import COCO80
         from deim_lab.data import annotations
+        from deim_lab.weights.coco80 import COCO80
 
         categories = [{"id": category_id, "name": name} for category_id, name in COCO80]
         if args.categories is not None:
             categories = annotations.read(args.categories).categories.as_list()
         model = deim_lab.build_detector(official, num_classes=len(categories))
-        report = weights.load_official(
+        report = own.load_official(
             model,
             args.weights,
             categories=categories,
@@ -180,7 +180,7 @@ def load(args: argparse.Namespace) -> LoadedDetector:
                 f"{report}. "
                 "--categories takes the COCO json of the classes that it was trained on"
             )
-        loaded = weights.LoadedDetector(model.eval(), official, categories)
+        loaded = own.LoadedDetector(model.eval(), official, categories)
     loaded.model.to(device(args))
     return loaded
 

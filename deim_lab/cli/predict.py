@@ -16,8 +16,8 @@ from deim_lab.cli import options
 from deim_lab.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from deim_lab.detector.predict import Predictor
-    from deim_lab.detector.video import VideoReader
+    from deim_lab.inference.predict import Predictor
+    from deim_lab.inference.video import VideoReader
 
 COLUMNS = (
     "image_id",
@@ -101,8 +101,9 @@ class _Result:
 def run(args: argparse.Namespace) -> None:
     if not args.images and args.webcam is None:
         args.refuse("nothing to predict: name pictures, videos or --webcam N")
-    from deim_lab.detector.predict import Predictor, expand, flat_rows
-    from deim_lab.detector.video import VideoReader, is_video
+    from deim_lab.detections import flat_rows
+    from deim_lab.inference.predict import Predictor, expand
+    from deim_lab.inference.video import VideoReader, is_video
     from deim_lab.runs import write_json
 
     # Before the weights: a wrong folder, a video that can't be opened are said at once.
@@ -176,7 +177,7 @@ def _load(args: argparse.Namespace) -> Any:
                 f"{name} doesn't go with {args.weights}: an ONNX file holds its classes, input "
                 f"size and settings"
             )
-    from deim_lab.detector.onnx_file import OnnxDetector
+    from deim_lab.inference.onnx_file import OnnxDetector
 
     return OnnxDetector(args.weights, options.device_name(args) or "auto")
 
@@ -187,8 +188,9 @@ def _pictures(predictor: Predictor, files: list[Path], folder: Path, result: _Re
         return
     from tqdm import tqdm
 
-    from deim_lab import images
-    from deim_lab.detector.predict import ImageDetections, coco_rows, draw
+    from deim_lab.data import images
+    from deim_lab.detections import ImageDetections, coco_rows
+    from deim_lab.inference.predict import draw
 
     names = [str(item["name"]) for item in predictor.categories]
     found: ImageDetections | tuple[str, str]
@@ -223,7 +225,7 @@ def _video(
     """
     from tqdm import tqdm
 
-    from deim_lab.detector.video import VideoWriter, detect_frames
+    from deim_lab.inference.video import VideoWriter, detect_frames
 
     path = _free(args.out / f"{Path(reader.name).stem.replace(' ', '_')}.mp4", result)
     total = min(

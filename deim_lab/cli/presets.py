@@ -8,7 +8,7 @@ from typing import Any
 
 from deim_lab import config as configs
 from deim_lab.cli import options
-from deim_lab.presets import PRESETS, preset
+from deim_lab.config.presets import PRESETS, preset
 
 
 def add(verbs: Any, shared: options.Shared) -> None:

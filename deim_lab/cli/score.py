@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from deim_lab.cli import options
 
 if TYPE_CHECKING:
-    from deim_lab.scoring import Scored
+    from deim_lab.study.scores import Scored
 
 PRINTED = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100", "F1", "threshold")
 
@@ -51,11 +51,11 @@ def add(verbs: Any, shared: options.Shared) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from deim_lab import scoring
-    from deim_lab.tables import to_markdown
+    from deim_lab.study import scores
+    from deim_lab.study.tables import to_markdown
 
-    scored = scoring.score_files(args.gt, scoring.names_of(args.detections), backend=args.backend)
-    table = scoring.table(scored)
+    scored = scores.score_files(args.gt, scores.names_of(args.detections), backend=args.backend)
+    table = scores.table(scored)
     columns = ["model", *PRINTED, *(["AP reported"] if "AP reported" in table else [])]
     best: dict[str, Any] = dict.fromkeys(PRINTED[:-1], "max") if len(scored) > 1 else {}
     kinds = {"AP reported": "COCO val2017"} if "AP reported" in table else {}
@@ -81,11 +81,12 @@ def _write(folder: Path, gt: Path, scored: list[Scored], text: str) -> list[Path
     """Everything about these scores, as files."""
     import pandas as pd
 
-    from deim_lab import figures, scoring
+    from deim_lab import figures
     from deim_lab.runs import write_json
+    from deim_lab.study import scores
 
     folder.mkdir(parents=True, exist_ok=True)
-    table = scoring.table(scored)
+    table = scores.table(scored)
     paths = [
         write_json(
             folder / "scores.json",

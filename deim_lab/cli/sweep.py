@@ -183,7 +183,7 @@ def _check_options(args: argparse.Namespace) -> None:
 
 
 def _cluster(args: argparse.Namespace, grid: Grid) -> Executor:
-    from deim_lab import gpus
+    from deim_lab.host import gpus
     from deim_lab.sweep import loop
 
     share = args.gpus_per_run

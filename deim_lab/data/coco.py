@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from deim_lab import images
+from deim_lab.data import images
 from deim_lab.data.annotations import Annotations, Categories, read
 from deim_lab.errors import DataError, nearest
 
@@ -231,7 +231,7 @@ class CocoDataset:
 
     def decode(self, index: int) -> Tensor:
         """uint8 ``[3, H, W]`` RGB, turned as the json's boxes need it (see the module). Modes:
-        ``deim_lab.images.decode``.
+        ``deim_lab.data.images.decode``.
         """
         index = range(len(self))[index]
         if self._cache is not None and index in self._cache:

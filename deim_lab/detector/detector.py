@@ -7,6 +7,7 @@ import copy
 from torch import Tensor, nn
 
 from deim_lab.config import Config
+from deim_lab.config.presets import preset
 from deim_lab.detector.backbones import Backbone, build_backbone
 from deim_lab.detector.decoder import DecoderSpec, Denoising, QueryDecoder
 from deim_lab.detector.deimv2 import Deimv2Decoder
@@ -15,7 +16,6 @@ from deim_lab.detector.encoder import HybridEncoder
 from deim_lab.detector.lite_encoder import LiteEncoder
 from deim_lab.detector.rtdetr import RTDetrDecoder
 from deim_lab.errors import ConfigError
-from deim_lab.presets import preset
 from deim_lab.structures import DetectorOutput, Prediction, Targets
 
 

@@ -93,6 +93,11 @@ class FrozenBatchNorm2d(nn.Module):
     trained nor updated.
     """
 
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
         super().__init__()
         self.eps = eps

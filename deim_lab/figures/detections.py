@@ -4,7 +4,7 @@ truth.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -330,9 +330,11 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _same_length(first: Sequence[Any] | NDArray[Any], **others: Iterable[Any] | None) -> None:
+def _same_length(
+    first: Sequence[Any] | NDArray[Any], **others: Sequence[Any] | NDArray[Any] | None
+) -> None:
     for name, values in others.items():
-        if values is not None and len(values) != len(first):  # type: ignore[arg-type]
+        if values is not None and len(values) != len(first):
             raise ValueError(
                 f"{name} has {len(values)} entries for {len(first)}: expected one each"
-            )  # type: ignore[arg-type]
+            )

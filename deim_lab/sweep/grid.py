@@ -16,8 +16,8 @@ from typing import Any
 
 from deim_lab import config as configs
 from deim_lab.config import Config
+from deim_lab.config.presets import preset as preset_config
 from deim_lab.errors import ConfigError, nearest
-from deim_lab.presets import preset as preset_config
 from deim_lab.sweep import gridfile
 
 Json = Any

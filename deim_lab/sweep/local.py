@@ -24,8 +24,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from deim_lab import gpus as gpu_ids
 from deim_lab.errors import ConfigError
+from deim_lab.host import gpus as gpu_ids
 from deim_lab.sweep import kernel
 from deim_lab.sweep.spec import Failure, RunRecord, RunSpec, failed, to_json
 from deim_lab.sweep.worker import run_one, where

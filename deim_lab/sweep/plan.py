@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from deim_lab import config as configs
-from deim_lab import gpus
 from deim_lab.errors import ConfigError
+from deim_lab.host import gpus
 from deim_lab.sweep import cost, parameters, worker
 from deim_lab.sweep.cost import Cost
 from deim_lab.sweep.grid import EMBEDDED, OWN_PARAMETERS, START, Grid
@@ -235,7 +235,7 @@ def _fingerprint(grid: Grid, arm: str) -> str:
     config, weights = grid.config(arm), grid.parameters.get("weights")
     if weights is None and config.model.backbone_weights is None:
         return configs.fingerprint(config)
-    from deim_lab.detector.pretrained import start_of
+    from deim_lab.weights.backbone import start_of
 
     return configs.fingerprint(config, *start_of(config, weights))
 

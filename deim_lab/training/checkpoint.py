@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from deim_lab.detector.weights import FORMAT
 from deim_lab.errors import WeightsError
+from deim_lab.weights.own import FORMAT
 
 LAST, PREVIOUS, BEST = "last.pt", "last_previous.pt", "best.pt"
 # EMA weights of one epoch, counted from 0; kept where train.keep_checkpoints says so

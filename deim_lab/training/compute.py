@@ -14,9 +14,9 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-from deim_lab import gpus
 from deim_lab.config import check_device
 from deim_lab.errors import ConfigError
+from deim_lab.host import gpus
 
 T = TypeVar("T")
 

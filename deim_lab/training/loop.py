@@ -21,17 +21,16 @@ import torch
 from torch import nn
 
 from deim_lab import config as configs
-from deim_lab import criterion, evaluate, runs, schedule
+from deim_lab import evaluation, runs, schedule
 from deim_lab.config import Config
-from deim_lab.criterion import LossTable
+from deim_lab.config.presets import PRESETS
 from deim_lab.data import coco, loader
 from deim_lab.data.coco import CocoDataset
 from deim_lab.data.loader import Batch
 from deim_lab.detector.detector import build_detector
-from deim_lab.detector.pretrained import load_backbone_weights, read_backbone_weights, start_of
-from deim_lab.detector.weights import load_weights
 from deim_lab.errors import ConfigError, NonFiniteError
-from deim_lab.presets import PRESETS
+from deim_lab.losses import criterion
+from deim_lab.losses.criterion import LossTable
 from deim_lab.runs import Run
 from deim_lab.schedule import Phase, Schedule
 from deim_lab.training import checkpoint
@@ -40,6 +39,8 @@ from deim_lab.training.compute import resolve as resolve_compute
 from deim_lab.training.ema import Ema
 from deim_lab.training.optimizer import build_optimizer, set_learning_rate
 from deim_lab.training.tally import Stopwatch, Tally
+from deim_lab.weights.backbone import load_backbone_weights, read_backbone_weights, start_of
+from deim_lab.weights.own import load_weights
 
 Event = dict[str, Any]
 
@@ -314,7 +315,7 @@ def _evaluate(state: _State) -> bool:
     """
     improved = False
     if state.compute.is_main:
-        result = evaluate.evaluate(
+        result = evaluation.evaluate(
             state.ema.module, state.val_set, state.config, device=state.compute.device
         )
         _record(

@@ -1,0 +1,55 @@
+"""Every knob: the dataclasses (``schema``), their values (``values``), the recipes (``presets``)."""
+
+from __future__ import annotations
+
+from deim_lab.config.presets import PLAIN_RECIPE, PRESETS, preset
+from deim_lab.config.schema import (
+    NOT_IDENTITY,
+    AugmentConfig,
+    Config,
+    DataConfig,
+    EmaConfig,
+    EvalConfig,
+    LossConfig,
+    MatchConfig,
+    ModelConfig,
+    OptimConfig,
+    ScheduleConfig,
+    TrainConfig,
+    check_device,
+    diff,
+    fingerprint,
+    flatten,
+    from_dict,
+    keys,
+    override,
+    parse_assignments,
+    to_dict,
+)
+
+__all__ = [
+    "NOT_IDENTITY",
+    "PLAIN_RECIPE",
+    "PRESETS",
+    "AugmentConfig",
+    "Config",
+    "DataConfig",
+    "EmaConfig",
+    "EvalConfig",
+    "LossConfig",
+    "MatchConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "ScheduleConfig",
+    "TrainConfig",
+    "check_device",
+    "diff",
+    "fingerprint",
+    "flatten",
+    "from_dict",
+    "keys",
+    "override",
+    "parse_assignments",
+    "preset",
+    "to_dict",
+]

@@ -1,0 +1,297 @@
+"""From a detector's output to detections in pixels and category ids; and from picture files to
+drawn boxes.
+"""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+from deim_lab.data import images
+from deim_lab.detections import Detections, ImageDetections, check_finite, coco_rows, postprocess
+from deim_lab.errors import DataError
+from deim_lab.structures import Prediction
+from deim_lab.weights.own import LoadedDetector
+
+Json = Any
+Pixels = np.ndarray | Tensor
+Source = str | os.PathLike[str] | Pixels
+
+# Okabe and Ito's, then Tol's: colours that readers with any common colour blindness can tell apart.
+_COLOURS = (
+    "#E69F00",
+    "#56B4E9",
+    "#009E73",
+    "#F0E442",
+    "#0072B2",
+    "#D55E00",
+    "#CC79A7",
+    "#882255",
+    "#44AA99",
+    "#999933",
+    "#332288",
+    "#AA4499",
+)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The pictures that could be read, and why the others (by path) could not."""
+
+    images: list[ImageDetections] = field(default_factory=list)
+    errors: dict[str, str] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[ImageDetections]:
+        return iter(self.images)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to_coco(self) -> list[dict[str, Json]]:
+        """COCO result rows, with ``file_name`` beside each ``image_id`` (null for an array)."""
+        return [row for found in self.images for row in coco_rows(found)]
+
+
+class Engine(Protocol):
+    """What finds detections in a batch: a model in PyTorch, or an exported one
+    (``onnx_file.OnnxDetector``).
+    """
+
+    categories: list[dict[str, Json]]  # {"id", "name"} of each class in class order
+    input_size: tuple[int, int]  # height and width in pixels
+
+    def detect(
+        self, images: Tensor, sizes_wh: Tensor, image_ids: Sequence[int]
+    ) -> list[Detections]:
+        """Of ``images [B, 3, H, W]`` float in [0, 1], in pixels of ``sizes_wh [B, 2]``;
+        ``image_ids`` are for errors.
+        """
+
+
+class TorchEngine:
+    """A detector in PyTorch as an ``Engine``; moved to the device and set to eval mode."""
+
+    def __init__(self, loaded: LoadedDetector, device: torch.device | str) -> None:
+        self.device = torch.device(device)
+        self.model = loaded.model.to(self.device).eval()
+        self.categories = loaded.categories
+        self.input_size = loaded.config.data.input_size
+        self.top_k = loaded.config.eval.top_k
+
+    @torch.no_grad()
+    def detect(
+        self, images: Tensor, sizes_wh: Tensor, image_ids: Sequence[int]
+    ) -> list[Detections]:
+        prediction = self.model(images.to(self.device))
+        assert isinstance(prediction, Prediction)
+        check_finite(prediction, image_ids)
+        return postprocess(prediction, sizes_wh, top_k=self.top_k)
+
+
+class Predictor:
+    """A trained detector for picture files: decode upright, squash to its input size, keep the
+    best.
+
+    Args:
+        loaded: as ``weights.load_detector`` gives it, or an ``onnx_file.OnnxDetector``.
+        device: where to compute; an exported detector has its own.
+        threshold: detections of a lower score are left out.
+        batch_size: pictures at a time.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedDetector | Engine,
+        device: torch.device | str = "cpu",
+        *,
+        threshold: float = 0.0,
+        batch_size: int = 8,
+    ) -> None:
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"threshold {threshold!r} is outside [0, 1]")
+        if batch_size < 1:
+            raise ValueError(f"batch_size {batch_size!r} is below 1")
+        self.engine: Engine = (
+            TorchEngine(loaded, device) if isinstance(loaded, LoadedDetector) else loaded
+        )
+        self.categories = self.engine.categories
+        self.threshold = threshold
+        self.batch_size = batch_size
+
+    def predict(self, sources: Source | Iterable[Source]) -> Predictions:
+        """Detections of a file, a folder, a glob, pixels (uint8, RGB: array ``[H, W, 3]`` or tensor
+        ``[3, H, W]``), or several of these.
+
+        A file that can't be read becomes an entry of ``errors`` and the others are predicted all
+        the same. Raises ``DataError`` for a folder or glob without pictures and for an array of
+        another kind.
+        """
+        result = Predictions()
+        for item in self.stream(sources):
+            if isinstance(item, ImageDetections):
+                result.images.append(item)
+            else:
+                result.errors[item[0]] = item[1]
+        return result
+
+    def stream(
+        self, sources: Source | Iterable[Source]
+    ) -> Iterator[ImageDetections | tuple[str, str]]:
+        """As ``predict``, one by one in the given order: detections, or (path, error) for a file
+        that can't be read.
+        """
+        numbered = enumerate(expand(sources), start=1)
+        while batch := list(itertools.islice(numbered, self.batch_size)):
+            failed: dict[int, tuple[str, str]] = {}
+            pixels: dict[int, Tensor] = {}
+            for image_id, source in batch:
+                try:
+                    pixels[image_id] = images.decode(source) if isinstance(source, Path) else source
+                except DataError as error:
+                    failed[image_id] = (str(source), str(error))
+            paths = {image_id: source for image_id, source in batch if isinstance(source, Path)}
+            found = {item.image_id: item for item in self.detect(pixels, paths)}
+            for image_id, _ in batch:
+                yield failed[image_id] if image_id in failed else found[image_id]
+
+    def detect(
+        self, pixels: Mapping[int, Tensor], paths: Mapping[int, Path] | None = None
+    ) -> list[ImageDetections]:
+        """Detections of one batch: uint8 RGB ``[3, H, W]`` of each image id, in that order;
+        ``paths`` are only handed on.
+        """
+        if not pixels:
+            return []
+        size = list(self.engine.input_size)
+        inputs = torch.stack([F.resize(image, size, antialias=True) for image in pixels.values()])
+        sizes_wh = [(image.shape[2], image.shape[1]) for image in pixels.values()]
+        found = self.engine.detect(inputs.float() / 255, torch.tensor(sizes_wh), list(pixels))
+        return [
+            self._named(
+                image_id, (paths or {}).get(image_id), size_wh, item.above(self.threshold).to("cpu")
+            )
+            for image_id, size_wh, item in zip(pixels, sizes_wh, found, strict=True)
+        ]
+
+    def _named(
+        self, image_id: int, path: Path | None, size_wh: tuple[int, int], found: Detections
+    ) -> ImageDetections:
+        chosen = [self.categories[label] for label in found.labels.tolist()]
+        return ImageDetections(
+            image_id,
+            path,
+            size_wh,
+            found,
+            tuple(int(item["id"]) for item in chosen),
+            tuple(str(item["name"]) for item in chosen),
+        )
+
+
+def expand(sources: Source | Iterable[Source]) -> list[Path | Tensor]:
+    """Files one by one (a folder's by name, not its subfolders') and pixels as uint8 ``[3, H, W]``.
+
+    Raises ``DataError`` for a folder or glob in which there is no picture, for no source at all,
+    and for pixels of another kind.
+    """
+    given = (
+        [sources] if isinstance(sources, (str, os.PathLike, np.ndarray, Tensor)) else list(sources)
+    )
+    if not given:
+        raise DataError("no picture was given; expected files, a folder or a glob")
+    result: list[Path | Tensor] = []
+    for source in given:
+        if isinstance(source, (np.ndarray, Tensor)):
+            result.append(_pixels(source))
+            continue
+        path = Path(source)
+        if path.is_dir():
+            files = sorted(
+                item
+                for item in path.iterdir()
+                if item.suffix.lower() in images.SUFFIXES and item.is_file()
+            )
+            if not files:
+                raise DataError(f"folder {path} holds no picture ({', '.join(images.SUFFIXES)})")
+            result += files
+        elif not path.exists() and glob.has_magic(str(source)):
+            files = sorted(
+                Path(item)
+                for item in glob.glob(str(source), recursive=True)
+                if Path(item).is_file()
+            )
+            if not files:
+                raise DataError(f"no file fits {str(source)!r}")
+            result += files
+        else:
+            result.append(path)
+    return result
+
+
+def draw(image: Tensor | Image.Image, detections: Detections, names: Sequence[str]) -> Image.Image:
+    """The picture with boxes, names and scores; what is drawn last, on top, is the best.
+
+    Args:
+        image: uint8 ``[3, H, W]`` RGB, or a PIL image; left as it is.
+        detections: boxes in its pixels.
+        names: of each *class*, by label.
+    """
+    canvas = (
+        image.convert("RGB")
+        if isinstance(image, Image.Image)
+        else Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+    )
+    pen = ImageDraw.Draw(canvas)
+    width, height = canvas.size
+    line = max(1, round(min(width, height) / 250))
+    font = ImageFont.load_default(size=max(10, min(width, height) / 40))
+    rows = list(
+        zip(
+            detections.scores.tolist(),
+            detections.labels.tolist(),
+            detections.boxes_xyxy.tolist(),
+            strict=True,
+        )
+    )
+    for score, label, (left, top, right, bottom) in reversed(rows):
+        colour = _COLOURS[label % len(_COLOURS)]
+        pen.rectangle((left, top, max(left, right), max(top, bottom)), outline=colour, width=line)
+        text = f"{names[label]} {score:.2f}"
+        _, _, text_width, text_height = pen.textbbox((0, 0), text, font=font)
+        x = min(max(0.0, left), max(0.0, width - text_width - 4))
+        y = top - text_height - 3 if top >= text_height + 3 else max(0.0, top)
+        pen.rectangle((x, y, x + text_width + 4, y + text_height + 3), fill=colour)
+        pen.text((x + 2, y + 1), text, fill=_ink_on(colour), font=font)
+    return canvas
+
+
+def _pixels(source: Pixels) -> Tensor:
+    """uint8 ``[3, H, W]`` of an array ``[H, W, 3]`` or a tensor ``[3, H, W]``."""
+    channels = (
+        source.shape[-1 if isinstance(source, np.ndarray) else 0] if source.ndim == 3 else None
+    )
+    if str(source.dtype).removeprefix("torch.") != "uint8" or channels != 3 or 0 in source.shape:
+        raise DataError(
+            f"pixels are {source.dtype} of shape {list(source.shape)}; expected uint8 RGB: an "
+            f"array [H, W, 3] or a tensor [3, H, W]"
+        )
+    return (
+        torch.from_numpy(np.ascontiguousarray(source)).permute(2, 0, 1)
+        if isinstance(source, np.ndarray)
+        else source
+    )
+
+
+def _ink_on(colour: str) -> str:
+    red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
+    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "white"

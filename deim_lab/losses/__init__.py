@@ -1,0 +1,10 @@
+"""The loss terms of DEIM and D-FINE as pure functions (``terms``).
+
+The ``criterion`` decides which match meets which term with which weight; import it by its path.
+"""
+
+from __future__ import annotations
+
+from deim_lab.losses.terms import ddf, decoupled_mean, fgl, focal, giou, l1, mal, vfl
+
+__all__ = ["ddf", "decoupled_mean", "fgl", "focal", "giou", "l1", "mal", "vfl"]

@@ -1,0 +1,448 @@
+"""Which match × which term × which weight → LossTable.
+
+Four steps, each for all levels at once: match every level (one device-to-host copy), gather the
+pairs and their IoU, score them by the pure functions of ``losses``, weigh and normalise.
+Classification learns from each level's own matches; with ``go_union`` boxes and edges learn from
+the union of the matches of all levels (GO-LSD of D-FINE). Denoising queries bring their own
+matches.
+
+With a one-to-many comparator (``match.kind``) all of this stays, so that the assignment is the one
+thing that differs. The union too: it counts pairs of query and target and keeps each query's most
+frequent one, which asks for one target a query, not one query a target (``loss.go_union=false``
+leaves each level its own pairs). What changes is what a sum is divided by: more positives are no
+larger loss.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from deim_lab.boxes import cxcywh_to_xyxy, paired_iou_and_giou
+from deim_lab.config import LossConfig, MatchConfig
+from deim_lab.detector.edges import bin_distances, boxes_to_bins
+from deim_lab.errors import ConfigError
+from deim_lab.losses import terms as losses
+from deim_lab.matching import hungarian, simota
+from deim_lab.structures import DecoderOutput, DetectorOutput, Matches, Targets, at_least_float32
+
+
+@dataclass(frozen=True)
+class LossTable:
+    """Term × level, weighted and normalised, and what the matching behind it looked like.
+
+    Attributes:
+        terms: term → ``[levels of the term]``: ``class``, ``l1``, ``giou`` at every level, ``fgl``
+            at the decoder layers, ``ddf`` at all layers but the last (which teaches); ``dn_*`` for
+            the denoising queries where there were any.
+        levels: term → names of its levels, coarse to fine (``encoder``, ``pre``, ``layer_0`` …).
+        total: scalar, the sum of everything, with gradient.
+        matches: each level's own matches, with level axis, on the device of the output.
+        matched_iou: ``[M]`` IoU of the pairs of the last level, detached.
+        positives_per_image: matched queries of the last level over images, those of all groups.
+        unmatched_targets: targets of the batch that no query of the last level was left for (more
+            targets than queries; with SimOTA also a target whose queries all fit another one
+            better).
+    """
+
+    terms: dict[str, Tensor]
+    levels: dict[str, tuple[str, ...]]
+    total: Tensor
+    matches: Matches
+    matched_iou: Tensor
+    positives_per_image: float
+    unmatched_targets: int
+
+    def as_dict(self) -> dict[str, float]:
+        """``{"class/layer_2": 0.81, …, "total": 24.1}`` as Python floats, in one device-to-host
+        copy.
+        """
+        values = torch.cat([*self.terms.values(), self.total.reshape(1)]).detach().tolist()
+        return dict(
+            zip(
+                [
+                    *(f"{term}/{level}" for term in self.terms for level in self.levels[term]),
+                    "total",
+                ],
+                values,
+                strict=True,
+            )
+        )
+
+    def official_names(self, classification: str) -> dict[str, str]:
+        """The official code's name of each entry, e.g. ``loss_mal_aux_0`` → ``class/layer_0``."""
+        last = self.levels["class"][-1]
+        found: dict[str, str] = {}
+        for term in self.terms:
+            base = {"class": classification, "l1": "bbox"}.get(
+                term.removeprefix("dn_"), term.removeprefix("dn_")
+            )
+            for level in self.levels[term]:
+                suffix = {"encoder": "_enc_0", "pre": "_pre"}.get(
+                    level, level.replace("layer", "_aux")
+                )
+                if term.startswith("dn_"):
+                    suffix = "_dn" + suffix.replace("_aux", "")
+                elif level == last:
+                    suffix = ""
+                found[f"loss_{base}{suffix}"] = f"{term}/{level}"
+        return found
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Matched pairs of all ``K`` levels, ordered by level: index tensors ``[P]`` on the device, and
+    counts that the host knows.
+    """
+
+    level: Tensor
+    image: Tensor
+    query: Tensor
+    target: Tensor
+    by_level: tuple[int, ...]  # pairs of each level
+    num_layers: int  # the last levels, which have edge distributions
+
+    @property
+    def before_layers(self) -> int:
+        """Pairs of the levels that have no edge distributions; they come first."""
+        return sum(self.by_level[: len(self.by_level) - self.num_layers])
+
+    @property
+    def in_last(self) -> int:
+        """Pairs of the last level; they come last."""
+        return self.by_level[-1]
+
+    def __len__(self) -> int:
+        return int(self.level.shape[0])
+
+
+def compute(
+    output: DetectorOutput,
+    targets: Targets,
+    *,
+    loss: LossConfig,
+    match: MatchConfig,
+    num_targets: float | None = None,
+    late: bool = False,
+    on_matched: Callable[[str], None] | None = None,
+) -> LossTable:
+    """All losses of one batch, in float32 whatever the autocast (float64 stays).
+
+    Class terms are divided by the number of targets (times the query groups; with SimOTA by the
+    level's number of pairs, as in YOLOX), box and edge terms by the number of pairs they learn from
+    (without ``go_union`` as class terms), denoising terms by targets × denoising groups; numbers
+    are averaged over ranks and at least 1. A batch without targets gives the same matching terms,
+    finite, and every matching output stays in the graph.
+
+    Args:
+        output: of the detector in training mode.
+        targets: of the batch, on the output's device, checked (``Targets.check``).
+        loss, match: terms, weights and costs; the output must have the query groups of
+            ``match.kind``.
+        num_targets: this rank's normaliser in place of ``len(targets)`` (gradient accumulation: the
+            mean over the batches of a step). Where pairs are counted, each batch is divided by its
+            own.
+        late: match by ``match.iou_power`` (``Schedule.matches_late`` knows when).
+        on_matched: called with ``"match"`` when the matching is done (a stopwatch's lap).
+    """
+    device = output.matching.logits.device
+    with torch.autocast(device.type, enabled=False):
+        matching = _single(output.matching)
+        matches = assign(matching, targets, match, late=late)
+        own = _pairs_by_level(matches, matching, device)
+        pairs = own
+        if loss.go_union:
+            pairs = _pairs_of_all_levels(hungarian.union(matches), matching, device)
+        if on_matched is not None:
+            on_matched("match")
+        per_target, per_union, *per_level = _mean_over_ranks(
+            [len(targets) if num_targets is None else num_targets, pairs.in_last, *own.by_level],
+            device,
+        )
+        per_own = (
+            torch.stack([torch.as_tensor(n, device=device) for n in per_level])
+            if match.kind == "simota"
+            else per_target * match.groups
+        )
+        per_pair = per_union if loss.go_union else per_own
+
+        scorer = _Scorer(
+            targets, loss, _bins(output), output.reg_scale, _ddf_shares(matching, pairs)
+        )
+        terms, own_iou = scorer.score(matching, own, pairs, per_own, per_pair)
+        names = _level_names(terms, matching)
+        if output.denoising is not None and output.dn_matches is not None:
+            denoising = _single(output.denoising)
+            known = _pairs_of_all_levels(output.dn_matches, denoising, device)
+            per_copy = per_target * output.dn_groups
+            dn_terms, _ = scorer.score(denoising, known, known, per_copy, per_copy)
+            names |= {
+                f"dn_{term}": levels for term, levels in _level_names(dn_terms, denoising).items()
+            }
+            terms |= {f"dn_{term}": values for term, values in dn_terms.items()}
+    return LossTable(
+        terms=terms,
+        levels=names,
+        total=torch.cat(list(terms.values())).sum(),
+        matches=Matches(own.image, own.query, own.target, own.level),
+        matched_iou=own_iou[len(own) - own.in_last :],
+        positives_per_image=own.in_last / max(targets.batch_size, 1),
+        unmatched_targets=len(targets) - len(matches.target[len(matches) - own.in_last :].unique()),
+    )
+
+
+def assign(
+    decoder: DecoderOutput, targets: Targets, match: MatchConfig, *, late: bool = False
+) -> Matches:
+    """Matches of every level by ``match.kind``, on the CPU, ordered by level; a query has at most
+    one target.
+
+    ``late``: by the cost of ``match.iou_power``, where it is given (SimOTA's cost is its own).
+
+    Raises:
+        ConfigError: the queries are in another number of groups than ``match.kind`` says.
+    """
+    if decoder.groups != match.groups:
+        raise ConfigError(
+            f"match.kind {match.kind!r} asks for {match.groups} query groups, and the detector's "
+            f"output has {decoder.groups}: "
+            "build the detector from the same config"
+        )
+    if match.kind == "simota":
+        return simota.simota(
+            decoder.logits,
+            decoder.boxes_cxcywh,
+            targets,
+            candidates=match.simota_candidates,
+            radius=match.simota_radius,
+            iou_weight=match.simota_iou_weight,
+        )
+    return hungarian.match(
+        decoder.logits,
+        decoder.boxes_cxcywh,
+        targets,
+        cost_class=match.cost_class,
+        cost_l1=match.cost_l1,
+        cost_giou=match.cost_giou,
+        alpha=match.alpha,
+        gamma=match.gamma,
+        iou_power=match.iou_power if late else None,
+        groups=match.groups,
+    )
+
+
+@dataclass(frozen=True)
+class _Scorer:
+    """What matching and denoising queries are scored against alike."""
+
+    targets: Targets
+    loss: LossConfig
+    bins: Tensor | None  # W(n) of the edge distributions
+    reg_scale: Tensor | None
+    ddf_shares: tuple[
+        float, float
+    ]  # of matched and unmatched queries; denoising queries use those of the matching ones
+
+    def score(
+        self,
+        decoder: DecoderOutput,
+        own: _Pairs,
+        pairs: _Pairs,
+        per_own: float | Tensor,
+        per_pair: float | Tensor,
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Weighted terms of one set of queries, and the IoU of its ``own`` pairs, which the class
+        terms learn from.
+
+        ``per_own``, ``per_pair``: what class terms, and box and edge terms, are divided by: one
+        number, or one a level.
+        """
+        weights, num_levels = self.loss, len(decoder.levels)
+        wanted = self.targets.boxes_cxcywh.to(decoder.boxes_cxcywh.dtype)
+        wanted_xyxy = cxcywh_to_xyxy(wanted)
+        predicted = decoder.boxes_cxcywh[pairs.level, pairs.image, pairs.query]
+        predicted_xyxy, target_xyxy = cxcywh_to_xyxy(predicted), wanted_xyxy[pairs.target]
+        iou, overlap = paired_iou_and_giou(predicted_xyxy.detach(), target_xyxy)
+        own_iou, own_overlap = iou, overlap
+        if own is not pairs:
+            boxes = decoder.boxes_cxcywh.detach()[own.level, own.image, own.query]
+            own_iou, own_overlap = paired_iou_and_giou(
+                cxcywh_to_xyxy(boxes), wanted_xyxy[own.target]
+            )
+
+        quality = own_iou
+        l1, giou = (
+            losses.l1(predicted, wanted[pairs.target]),
+            losses.giou(predicted_xyxy, target_xyxy),
+        )
+        if weights.giou_weighting == "iou":
+            giou = giou * iou
+        elif weights.giou_weighting == "giou":
+            # As in the official code, this measure then stands for the match's quality too; below 0
+            # only VFL can use it.
+            giou, quality = (
+                giou * overlap,
+                own_overlap if weights.classification == "vfl" else own_overlap.clamp(min=0),
+            )
+        terms = {
+            "class": self._classify(decoder, own, quality) * (weights.weight_class / per_own),
+            "l1": _sum_by_level(l1, pairs.level, num_levels) * (weights.weight_l1 / per_pair),
+            "giou": _sum_by_level(giou, pairs.level, num_levels) * (weights.weight_giou / per_pair),
+        }
+        if decoder.corners is not None:
+            per_layer = (
+                per_pair[-decoder.num_layers :]
+                if isinstance(per_pair, Tensor) and per_pair.ndim
+                else per_pair
+            )
+            terms["fgl"] = self._refine(decoder, pairs, target_xyxy, iou) * (
+                weights.weight_fgl / per_layer
+            )
+            terms["ddf"] = self._distil(decoder, pairs, iou) * weights.weight_ddf
+        return terms, own_iou
+
+    def _classify(self, decoder: DecoderOutput, own: _Pairs, quality: Tensor) -> Tensor:
+        """``[K]`` sum of the classification loss over images, queries and classes."""
+        place = (own.level, own.image, own.query, self.targets.labels[own.target])
+        target, iou = torch.zeros_like(decoder.logits), torch.zeros_like(decoder.logits)
+        target[place] = 1.0
+        iou[place] = quality
+        gamma, alpha = self.loss.effective_gamma, self.loss.effective_alpha
+        if self.loss.classification == "mal":
+            values = losses.mal(decoder.logits, target, iou, gamma=gamma, alpha=alpha)
+        else:
+            function = losses.vfl if self.loss.classification == "vfl" else losses.focal
+            assert alpha is not None
+            values = function(decoder.logits, target, iou, gamma=gamma, alpha=alpha)
+        return values.sum((1, 2, 3))
+
+    def _refine(
+        self, decoder: DecoderOutput, pairs: _Pairs, target_xyxy: Tensor, iou: Tensor
+    ) -> Tensor:
+        """``[L]`` sum of FGL × IoU over the pairs of each decoder layer."""
+        assert decoder.corners is not None
+        assert decoder.reference_cxcywh is not None
+        assert self.bins is not None
+        assert self.reg_scale is not None
+        of_layers = slice(pairs.before_layers, None)
+        image, query = pairs.image[of_layers], pairs.query[of_layers]
+        layer = pairs.level[of_layers] - (len(decoder.levels) - decoder.num_layers)
+        # Each pair's own bins. The official code without union re-uses the last layer's in all
+        # layers, matched to other targets there.
+        position, right, left = boxes_to_bins(
+            decoder.reference_cxcywh[image, query],
+            target_xyxy[of_layers],
+            bins=self.bins,
+            reg_scale=self.reg_scale,
+        )
+        edges = losses.fgl(
+            decoder.corners[layer, image, query].unflatten(-1, (4, -1)), position, right, left
+        )
+        return _sum_by_level(edges.sum(-1) * iou[of_layers], layer, decoder.num_layers)
+
+    def _distil(self, decoder: DecoderOutput, pairs: _Pairs, iou: Tensor) -> Tensor:
+        """``[L − 1]`` DDF of each layer from the last one: over *all* queries, weighed by IoU if
+        matched, else by the teacher's score.
+        """
+        assert decoder.corners is not None
+        corners = decoder.corners.unflatten(-1, (4, -1))
+        of_students = slice(pairs.before_layers, len(pairs) - pairs.in_last)
+        layer = pairs.level[of_students] - (len(decoder.levels) - decoder.num_layers)
+        place = (layer, pairs.image[of_students], pairs.query[of_students])
+        values = losses.ddf(corners[:-1], corners[-1], temperature=self.loss.ddf_temperature).mean(
+            -1
+        )
+        weight = decoder.logits[-1].detach().amax(-1).sigmoid().expand_as(values).clone()
+        weight[place] = iou[of_students]
+        matched = torch.zeros_like(weight, dtype=torch.bool)
+        matched[place] = True
+        return losses.decoupled_mean(
+            values * weight,
+            matched,
+            matched_share=self.ddf_shares[0],
+            unmatched_share=self.ddf_shares[1],
+            dims=(1, 2),
+        )
+
+
+def _ddf_shares(matching: DecoderOutput, pairs: _Pairs) -> tuple[float, float]:
+    """Square roots of the numbers of matched and unmatched queries (the official ones times √(32 /
+    B), which cancels).
+
+    Numbers are means over the layers that learn (with one-to-one matches or the union all layers
+    have the same).
+    """
+    students = pairs.by_level[len(pairs.by_level) - pairs.num_layers : -1] or pairs.by_level[-1:]
+    matched = sum(students) / len(students)
+    return math.sqrt(matched), math.sqrt(
+        matching.logits.shape[1] * matching.logits.shape[2] - matched
+    )
+
+
+def _pairs_by_level(matches: Matches, decoder: DecoderOutput, device: torch.device) -> _Pairs:
+    """Matches of each level (on the CPU, ordered by level) as pairs on the device."""
+    assert matches.level is not None
+    counts = torch.bincount(matches.level, minlength=len(decoder.levels)).tolist()
+    level, image, query, target = torch.stack(
+        [matches.level, matches.image, matches.query, matches.target]
+    ).to(device, non_blocking=True)
+    return _Pairs(level, image, query, target, tuple(counts), decoder.num_layers)
+
+
+def _pairs_of_all_levels(matches: Matches, decoder: DecoderOutput, device: torch.device) -> _Pairs:
+    """Matches without a level axis as pairs of every level."""
+    num_levels = len(decoder.levels)
+    shared = torch.stack([matches.image, matches.query, matches.target]).to(
+        device, non_blocking=True
+    )
+    level = torch.arange(num_levels, device=device).repeat_interleave(len(matches))
+    image, query, target = shared.repeat(1, num_levels)
+    return _Pairs(level, image, query, target, (len(matches),) * num_levels, decoder.num_layers)
+
+
+def _level_names(terms: dict[str, Tensor], decoder: DecoderOutput) -> dict[str, tuple[str, ...]]:
+    layers = decoder.levels[len(decoder.levels) - decoder.num_layers :]
+    return {term: {"fgl": layers, "ddf": layers[:-1]}.get(term, decoder.levels) for term in terms}
+
+
+def _sum_by_level(values: Tensor, level: Tensor, num_levels: int) -> Tensor:
+    return torch.zeros(num_levels, dtype=values.dtype, device=values.device).index_add(
+        0, level, values
+    )
+
+
+def _mean_over_ranks(values: list[float], device: torch.device) -> list[float] | list[Tensor]:
+    """Each value averaged over the ranks of a distributed run, and at least 1."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [max(value, 1.0) for value in values]
+    reduced = torch.tensor(values, dtype=torch.float32, device=device)
+    torch.distributed.all_reduce(reduced)
+    return list((reduced / torch.distributed.get_world_size()).clamp(min=1.0))
+
+
+def _bins(output: DetectorOutput) -> Tensor | None:
+    """W(n) of the edge distributions, where the detector has them."""
+    if output.matching.corners is None:
+        return None
+    if output.up is None or output.reg_scale is None or output.matching.reference_cxcywh is None:
+        raise ValueError("an output with corners needs up, reg_scale and reference_cxcywh too")
+    return bin_distances(
+        output.matching.corners.shape[-1] // 4 - 1, output.up.detach(), output.reg_scale.detach()
+    )
+
+
+def _single(decoder: DecoderOutput) -> DecoderOutput:
+    """The same output in float32 at least."""
+    return replace(
+        decoder,
+        logits=at_least_float32(decoder.logits),
+        boxes_cxcywh=at_least_float32(decoder.boxes_cxcywh),
+        corners=None if decoder.corners is None else at_least_float32(decoder.corners),
+        reference_cxcywh=None
+        if decoder.reference_cxcywh is None
+        else at_least_float32(decoder.reference_cxcywh),
+    )

@@ -1,0 +1,1 @@
+"""What the notebooks compute, one room a notebook; ``figures`` draws it."""

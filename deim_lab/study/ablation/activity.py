@@ -1,0 +1,269 @@
+"""The proof that an arm's factor was active, from the run's own log: an arm whose factor never was
+can't speak for or against it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from deim_lab.config import LossConfig
+from deim_lab.study.ablation.arms import Arm, Comparison, Trial
+
+Json = Any
+
+# of the target, at least: the log's step lines may miss the very peak of a run without a flat part
+LR_REACHED = 0.95
+_MOSAIC = (
+    "augment.mosaic_prob",
+    "augment.mosaic_tile_px",
+    "augment.mosaic_rotation_deg",
+    "augment.mosaic_translate",
+    "augment.mosaic_scale",
+)
+_LENGTHS = ("schedule.warmup_epochs", "schedule.clean_epochs", "schedule.dense_share")
+_MIXUP = ("augment.mixup_prob", "augment.mixup_ratio")
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What an arm's runs did, as means over its seeds; NaN where the log has nothing of it.
+
+    Attributes:
+        targets_per_image: over the whole run; ``targets_dense`` in the epochs with Mosaic or MixUp.
+        dense_epochs: epochs with Mosaic or MixUp.
+        mosaic_share: of the images of the whole run; ``mixup_share`` of its steps.
+        lr_reached: highest learning rate over ``optim.lr``.
+        classification: the loss, with its γ.
+        doubts: why its factor can't have had an effect, in sentences; none: nothing speaks against
+            it.
+    """
+
+    targets_per_image: float
+    targets_dense: float
+    dense_epochs: float
+    mosaic_share: float
+    mixup_share: float
+    positives_per_image: float
+    lr_reached: float
+    classification: str
+    matching: str
+    doubts: tuple[str, ...] = ()
+
+
+def loss_of(flat: Mapping[str, Json]) -> tuple[str, float, float | None]:
+    """Classification loss, γ and α in force: the given ones, or the loss's official values."""
+    loss = LossConfig(
+        **{name: flat[f"loss.{name}"] for name in ("classification", "gamma", "alpha")}
+    )
+    return loss.classification, loss.effective_gamma, loss.effective_alpha
+
+
+def activity(arm: Arm, comparison: Comparison) -> Activity:
+    """Measure ``arm`` and hold it against the baseline of ``comparison``."""
+    measured = pd.DataFrame(
+        [_of_trial(trial) for trial in arm.trials], columns=list(_COLUMNS)
+    ).mean()
+    kind, gamma, _ = loss_of(arm.flat)
+    return Activity(
+        **{str(name): float(value) for name, value in measured.items()},
+        classification=f"{kind.upper()} γ={gamma:g}",
+        matching=str(arm.flat["match.kind"]),
+        doubts=tuple(doubts(arm, comparison.baseline)),
+    )
+
+
+_COLUMNS = (
+    "targets_per_image",
+    "targets_dense",
+    "dense_epochs",
+    "mosaic_share",
+    "mixup_share",
+    "positives_per_image",
+    "lr_reached",
+)
+
+
+def doubts(arm: Arm, baseline: Arm) -> list[str]:
+    """Why ``arm`` can't show what it was made for; of the baseline itself only the learning rate
+    counts.
+    """
+    if not arm.trials:
+        return []
+    found = [*_learning_rate(arm)]
+    if arm is baseline or not baseline.trials:
+        return found
+    changes = arm.changes
+    shares = {
+        name: (_highest(arm, name), _highest(baseline, name))
+        for name in ("mosaic_share", "mixup_share")
+    }
+    for keys, column, name in (
+        (_MOSAIC, "mosaic_share", "Mosaic"),
+        (_MIXUP, "mixup_share", "MixUp"),
+    ):
+        changed = [key for key in keys if key in changes]
+        own, other = shares[column]
+        if not changed:
+            continue
+        if math.isnan(own):
+            found.append(f"the log has no {column}: nothing proves that {name} was on")
+        elif arm.flat[keys[0]] > 0 and own == 0:
+            found.append(
+                f"{name} was asked for ({keys[0]} {arm.flat[keys[0]]:g}) and never happened"
+            )
+        elif own == 0 and other == 0:
+            found.append(
+                f"{' and '.join(changed)} changed nothing: {name} never happened, here or in the "
+                f"baseline"
+            )
+    same_phases = _phases(arm, baseline)
+    if (
+        "schedule.dense_share" in changes
+        and not same_phases
+        and not any(share > 0 for pair in shares.values() for share in pair)
+    ):
+        found.append(
+            "schedule.dense_share changed no image: neither Mosaic nor MixUp ever happened, it "
+            "moved the learning rate alone"
+        )
+    found += [*same_phases, *_loss(arm, baseline)]
+    if (
+        "match.kind" in changes
+        and arm.flat["match.kind"] != "hungarian"
+        and not _more_than_one_to_one(arm)
+    ):
+        name = (
+            "SimOTA"
+            if arm.flat["match.kind"] == "simota"
+            else f"match.kind {arm.flat['match.kind']}"
+        )
+        found.append(f"{name} never gave a target more than one query")
+    if _identical(arm, baseline):
+        found.append(
+            "its numbers equal the baseline's to the last digit for every shared seed: what was "
+            "changed has no effect here"
+        )
+    return found
+
+
+def _learning_rate(arm: Arm) -> list[str]:
+    reached = {trial.seed: _lr_reached(trial) for trial in arm.trials}
+    short = {
+        seed: share
+        for seed, share in reached.items()
+        if not share >= LR_REACHED and arm.flat["optim.lr"] > 0
+    }
+    if not short:
+        return []
+    seeds = f"seed {', '.join(map(str, sorted(short)))}"
+    if any(math.isnan(share) for share in short.values()):
+        return [f"the learning rate is not in the log ({seeds})"]
+    return [
+        f"the learning rate never left its warm-up: it reached {min(short.values()):.1%} of "
+        f"optim.lr {arm.flat['optim.lr']:g} ({seeds})"
+    ]
+
+
+def _loss(arm: Arm, baseline: Arm) -> list[str]:
+    """A γ or α that is written differently and is the same number."""
+    changed = [key for key in ("loss.gamma", "loss.alpha") if key in arm.changes]
+    if (
+        not changed
+        or "loss.classification" in arm.changes
+        or loss_of(arm.flat) != loss_of(baseline.flat)
+    ):
+        return []
+    return [
+        f"{' and '.join(changed)} only spell out the value in force: the loss is the baseline's"
+    ]
+
+
+def _phases(arm: Arm, baseline: Arm) -> list[str]:
+    """Lengths of phases that come out as the baseline's, since a short run clips them. (On a GPU
+    not even equal runs have equal numbers.)
+    """
+    if not arm.changes or set(arm.changes) - set(_LENGTHS):
+        return []
+    phases = [
+        {tuple(trial.epochs["phase"]) for trial in side.trials if "phase" in trial.epochs}
+        for side in (arm, baseline)
+    ]
+    same = len(phases[0]) == 1 and phases[0] == phases[1]
+    return (
+        [
+            f"{' and '.join(arm.changes)} changed nothing: every epoch has the phase that it has "
+            f"in the baseline"
+        ]
+        if same
+        else []
+    )
+
+
+def _more_than_one_to_one(arm: Arm) -> bool:
+    return any(
+        (trial.epochs["positives_per_image"] > trial.epochs["targets_per_image"]).any()
+        for trial in arm.trials
+        if {"positives_per_image", "targets_per_image"} <= set(trial.epochs)
+    )
+
+
+def _identical(arm: Arm, baseline: Arm) -> bool:
+    """Every evaluation of every shared seed gave the same numbers in both arms."""
+    others = {trial.seed: trial for trial in baseline.trials}
+    pairs = [(trial, others[trial.seed]) for trial in arm.trials if trial.seed in others]
+    return bool(pairs) and all(
+        _numbers(mine) == _numbers(theirs) and _losses(mine) == _losses(theirs)
+        for mine, theirs in pairs
+    )
+
+
+def _numbers(trial: Trial) -> list[list[Json]]:
+    return (
+        trial.scores[[name for name in ("epoch", "AP", "AP50", "AP75") if name in trial.scores]]
+        .to_numpy()
+        .tolist()
+    )
+
+
+def _losses(trial: Trial) -> list[Json]:
+    return trial.epochs["matched_iou"].tolist() if "matched_iou" in trial.epochs else []
+
+
+def _of_trial(trial: Trial) -> dict[str, float]:
+    epochs = trial.epochs
+    mosaic, mixup = (_column(epochs, name) for name in ("mosaic_share", "mixup_share"))
+    dense = (mosaic.fillna(0) > 0) | (mixup.fillna(0) > 0)
+    targets = _column(epochs, "targets_per_image")
+    return {
+        "targets_per_image": targets.mean(),
+        "targets_dense": targets[dense].mean(),
+        "dense_epochs": float(dense.sum()),
+        "mosaic_share": mosaic.mean(),
+        "mixup_share": mixup.mean(),
+        "positives_per_image": _column(epochs, "positives_per_image").mean(),
+        "lr_reached": _lr_reached(trial),
+    }
+
+
+def _lr_reached(trial: Trial) -> float:
+    target = float(trial.flat["optim.lr"])
+    return trial.lr_highest / target if target else math.nan
+
+
+def _highest(arm: Arm, column: str) -> float:
+    """Over all epochs, of the run in which it is least: each run has to prove it."""
+    highest = [float(_column(trial.epochs, column).max()) for trial in arm.trials]
+    return math.nan if not highest or any(math.isnan(share) for share in highest) else min(highest)
+
+
+def _column(epochs: pd.DataFrame, name: str) -> pd.Series:
+    return (
+        pd.to_numeric(epochs[name])
+        if name in epochs
+        else pd.Series(math.nan, index=epochs.index, dtype=float)
+    )

@@ -1,0 +1,205 @@
+"""The statistics in plain words: a sentence an arm, none stronger than its numbers."""
+
+from __future__ import annotations
+
+import math
+
+from deim_lab.study.ablation import views
+from deim_lab.study.ablation.activity import doubts
+from deim_lab.study.ablation.arms import Arm, Comparison
+from deim_lab.study.ablation.statistics import CONFIDENCE, POWER, Difference, seeds_needed, spread
+from deim_lab.study.ablation.views import signed
+
+
+def verdicts(comparison: Comparison, metric: str = "AP") -> list[str]:
+    """Sentences about a comparison: the baseline, each arm, the epochs that they take to its final
+    score, and how far to trust it all.
+    """
+    views.check_metric(metric)
+    baseline = comparison.baseline
+    mean, sd = spread(list(baseline.final(metric).values()))
+    if math.isnan(mean):
+        return [
+            f"{metric} is undefined in every run of {baseline.name} (the validation set has no "
+            f"such object, or it wasn't scored): nothing can "
+            f"be compared by it.",
+            *cautions(comparison, 0),
+        ]
+    sentences = [
+        f"{baseline.name} (the baseline): {metric} {_with_sd(mean, sd)} over "
+        f"{_seeds(len(baseline.trials))}."
+    ]
+    sentences += [
+        f"{doubt[0].upper()}{doubt[1:]}: no arm can be held against this baseline."
+        for doubt in doubts(baseline, baseline)
+    ]
+    gaps = {
+        arm.name: views.against_baseline(arm, comparison, metric)
+        for arm in comparison.arms
+        if views.standing(arm, comparison) == "counts"
+    }
+    tested = sum(gap.low is not None for gap in gaps.values())
+    for arm in comparison.arms[1:]:
+        sentences.append(
+            of_gap(arm, gaps[arm.name], comparison, metric, tested)
+            if arm.name in gaps
+            else left_out(arm, comparison)
+        )
+    sentences += (
+        epochs_saved(comparison, metric)
+        + half_the_epochs(comparison, metric)
+        + cautions(comparison, tested)
+    )
+    return sentences
+
+
+def of_gap(arm: Arm, gap: Difference, comparison: Comparison, metric: str, tested: int) -> str:
+    """One arm against the baseline; ``tested``: how many such comparisons are made in all."""
+    mean, sd = spread(list(arm.final(metric).values()))
+    start = f"{arm.name}: {metric} {_with_sd(mean, sd)}, {signed(gap.mean)} against {comparison.baseline.name}"
+    if gap.low is None or gap.high is None:
+        return f"{start} with {_seeds(gap.seeds)}: a direction at most. That gives no interval; train more seeds before believing it."
+    how = (
+        f"{_seeds(gap.seeds)}, paired"
+        if gap.test == "paired"
+        else "no two seeds in common: unpaired, Welch's test, which needs more of them"
+    )
+    if gap.test == "paired" and gap.unpaired:
+        how += f"; seed {', '.join(map(str, gap.unpaired))} without a partner left out"
+    start += f" [{signed(gap.low)}, {signed(gap.high)}] ({how})"
+    if gap.significant:
+        corrected = (
+            ""
+            if tested < 2
+            else (
+                f", also when corrected for {tested} comparisons (Bonferroni)"
+                if gap.survives(tested)
+                else f", though not when corrected for {tested} comparisons (Bonferroni)"
+            )
+        )
+        return f"{start}: significantly {'higher' if gap.mean > 0 else 'lower'}{corrected}."
+    return f"{start}: not significant, the interval holds 0. {_what_it_takes(gap)}"
+
+
+def _what_it_takes(gap: Difference) -> str:
+    """What so many seeds could have shown, and how many it would take."""
+    said = f"With this spread, {_seeds(gap.seeds)} could show a mean difference of {gap.smallest:.3f} or more"
+    needed = seeds_needed(gap.sd, gap.mean) if gap.sd is not None else None
+    if gap.sd is None:
+        return f"{said}."
+    size = f"one of {abs(gap.mean):.3f}"
+    if needed is None:
+        return f"{said}; {size} is beyond any number of seeds worth training."
+    return f"{said}; {size}, if it is real, takes about {max(needed, gap.seeds + 1)} ({POWER:.0%} power)."
+
+
+def left_out(arm: Arm, comparison: Comparison) -> str:
+    """Why an arm is in no conclusion."""
+    standing = views.standing(arm, comparison)
+    if standing == "no runs":
+        found = "; ".join(
+            f"seed {item.seed} {item.status}" + (f" ({item.error})" if item.error else "")
+            for item in arm.unfinished
+        )
+        return f"{arm.name} is left out: no finished run. {found}".rstrip()
+    if standing == "unsound baseline":
+        return f"{arm.name} is left out: the baseline is unsound."
+    if standing == "not active":
+        return f"{arm.name} is left out, its factor was not active: {'; '.join(doubts(arm, comparison.baseline))}."
+    budget = ", ".join(
+        f"{key} {own} instead of {other}" for key, (own, other) in comparison.budget(arm).items()
+    )
+    return f"{arm.name} had another budget than {comparison.baseline.name} ({budget}): no difference between them is the effect of a method alone."
+
+
+def epochs_saved(comparison: Comparison, metric: str) -> list[str]:
+    """Epochs to the baseline's final score, of the arms that count."""
+    found = views.reached(comparison, metric)
+    whole = comparison.baseline.flat["train.epochs"]
+    name, sentences = comparison.baseline.name, []
+    for row in found[found["standing"] == "counts"].to_dict("records"):
+        who = f"{row['arm']} reaches {name}'s final {metric}"
+        if row["reached"] == 0:
+            sentences.append(
+                f"{row['arm']} never reaches {name}'s final {metric} ({_seeds(row['seeds'])})."
+            )
+        elif row["reached"] < row["seeds"]:
+            sentences.append(
+                f"{who} with {row['reached']} of {row['seeds']} seeds only, those after "
+                f"{row['mean']:.1f} of {whole} epochs on average."
+            )
+        else:
+            sentences.append(
+                f"{who} after {row['mean']:.1f} of {whole} epochs on average "
+                f"({_seeds(row['seeds'])})."
+            )
+    if sentences:
+        own = found.iloc[0]
+        every = int(views.reaching(comparison, metric)["every"].max())
+        early = (
+            f"; {name} itself first scores its own final {metric} after {own['mean']:.1f}"
+            if own["mean"] < whole
+            else ""
+        )
+        often = "at every epoch" if every == 1 else f"one every {every} epochs"
+        sentences[-1] += f" (The first evaluation that is at least as high counts, {often}{early}.)"
+    return sentences
+
+
+def half_the_epochs(comparison: Comparison, metric: str) -> list[str]:
+    """Arms at E / 2 against the baseline at E."""
+    sentences = []
+    for row in views.halves(comparison, metric).to_dict("records"):
+        if row["standing"] != "counts":
+            continue
+        start = (
+            f"Half the epochs: {row['arm']} at {row['epochs']:.0f} against "
+            f"{comparison.baseline.name} at {row['baseline_epochs']:.0f}: "
+            f"{metric} {signed(row['difference'])}"
+        )
+        if math.isnan(row["low"]):
+            sentences.append(f"{start}; too few seeds for an interval.")
+            continue
+        meaning = (
+            "not significant, these seeds do not show whether half the epochs are enough"
+            if row["low"] <= 0 <= row["high"]
+            else "significantly higher, with half the epochs"
+            if row["low"] > 0
+            else "significantly lower, half the epochs were not enough"
+        )
+        sentences.append(f"{start} [{signed(row['low'])}, {signed(row['high'])}]: {meaning}.")
+    return sentences
+
+
+def cautions(comparison: Comparison, tested: int) -> list[str]:
+    """How far to trust the sentences before."""
+    sentences = []
+    if tested > 1:
+        luck = 1 - CONFIDENCE**tested
+        sentences.append(
+            f"Each interval stands for itself: of {tested} comparisons at {CONFIDENCE:.0%}, at "
+            f"least one misleads in up to "
+            f"{luck:.0%} of all repetitions."
+        )
+    pairs = [len(arm.trials) for arm in comparison.arms if arm.trials]
+    if pairs and 2 <= min(pairs) <= 4:
+        sentences.append(
+            f"With {min(pairs)} seeds the spread itself is a rough guess; five or more make the "
+            f"intervals much narrower."
+        )
+    gone = [item for arm in comparison.arms for item in arm.unfinished]
+    if gone:
+        counted = ", ".join(
+            f"{sum(item.status == status for item in gone)} {status}"
+            for status in dict.fromkeys(item.status for item in gone)
+        )
+        sentences.append(f"Not in any number above: {counted} (of {len(gone) + sum(pairs)} runs).")
+    return sentences + [f"Note: {note}." for note in comparison.notes]
+
+
+def _with_sd(mean: float, sd: float | None) -> str:
+    return f"{mean:.3f}" if sd is None else f"{mean:.3f} ± {sd:.3f}"
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed{'' if count == 1 else 's'}"

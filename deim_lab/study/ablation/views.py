@@ -1,0 +1,491 @@
+"""Arms → tables: scores with their spread and difference, curves, epochs to reach, γ, density,
+price, half the epochs, the proof.
+
+Every function takes a ``Comparison`` and gives a plain frame, which ``figures.ablation`` draws and
+``deim_lab.study.tables`` prints.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pandas as pd
+
+from deim_lab.config import NOT_IDENTITY
+from deim_lab.errors import ConfigError, nearest
+from deim_lab.study.ablation.activity import activity, doubts, loss_of
+from deim_lab.study.ablation.arms import Arm, Comparison, Trial
+from deim_lab.study.ablation.statistics import Difference, difference, first_reach, spread
+
+Json = Any
+
+SCORES = ("AP", "AP50", "AP75", "best_f1")
+METRICS = (
+    "AP",
+    "AP50",
+    "AP75",
+    "APs",
+    "APm",
+    "APl",
+    "AR1",
+    "AR10",
+    "AR100",
+    "ARs",
+    "ARm",
+    "ARl",
+    "best_f1",
+)
+
+
+def check_metric(metric: str) -> str:
+    """``metric``, or a ``ConfigError`` with the nearest right name."""
+    if metric not in METRICS:
+        raise ConfigError(
+            f"unknown metric {metric!r}{nearest(metric, METRICS)}; known: {', '.join(METRICS)}"
+        )
+    return metric
+
+
+def standing(arm: Arm, comparison: Comparison) -> str:
+    """Whether an arm counts in the conclusions: ``baseline``, ``counts``, ``no runs``,
+    ``not active``, ``unsound baseline`` (the baseline's own learning rate never arrived) or
+    ``other budget``.
+    """
+    if arm is comparison.baseline:
+        return "baseline"
+    if not arm.trials:
+        return "no runs"
+    if doubts(arm, comparison.baseline):
+        return "not active"
+    if doubts(comparison.baseline, comparison.baseline):
+        return "unsound baseline"
+    return "other budget" if comparison.budget(arm) else "counts"
+
+
+def against_baseline(arm: Arm, comparison: Comparison, metric: str = "AP") -> Difference:
+    """The arm's last evaluation against the baseline's, by seed."""
+    return difference(arm.final(check_metric(metric)), comparison.baseline.final(metric))
+
+
+def summary(comparison: Comparison, metric: str = "AP") -> pd.DataFrame:
+    """A row an arm, the baseline first: scores of the last evaluation over seeds, and the
+    difference in ``metric``.
+
+    Columns: ``arm, seeds, failed, unfinished``; ``<score>, <score>_sd`` for AP, AP50, AP75, best_f1
+    (each run's F1 at its own best threshold) and ``metric``; ``difference, low, high, p, smallest``
+    (NaN where there is none), ``test, pairs``, ``standing``.
+    """
+    check_metric(metric)
+    rows = []
+    for arm in comparison.arms:
+        failed = sum(item.status == "failed" for item in arm.unfinished)
+        row: dict[str, Json] = {
+            "arm": arm.name,
+            "seeds": len(arm.trials),
+            "failed": failed,
+            "unfinished": len(arm.unfinished) - failed,
+        }
+        for score in dict.fromkeys((*SCORES, metric)):
+            row[score], row[f"{score}_sd"] = spread(list(arm.final(score).values()))
+        if arm is not comparison.baseline and arm.trials:
+            gap = against_baseline(arm, comparison, metric)
+            row |= {
+                "difference": gap.mean,
+                "low": gap.low,
+                "high": gap.high,
+                "p": gap.p,
+                "smallest": gap.smallest,
+                "test": gap.test,
+                "pairs": gap.seeds,
+            }
+        rows.append(row | {"standing": standing(arm, comparison)})
+    columns = [
+        *list(rows[0])[:-1],
+        "difference",
+        "low",
+        "high",
+        "p",
+        "smallest",
+        "test",
+        "pairs",
+        "standing",
+    ]
+    frame = pd.DataFrame(rows, columns=list(dict.fromkeys(columns)))
+    return _floats(frame).astype(dict.fromkeys(("seeds", "failed", "unfinished"), int))
+
+
+def readable(frame: pd.DataFrame, metric: str = "AP") -> pd.DataFrame:
+    """``summary`` as a person reads it: ``0.548 ± 0.012``, ``+0.038 [+0.020, +0.056]``, and what
+    that means in words.
+    """
+    rows = []
+    for record in frame.to_dict("records"):
+        row = {str(name): value for name, value in record.items()}
+        runs = f"{row['seeds']}" + "".join(
+            f", {row[name]} {name}" for name in ("failed", "unfinished") if row[name]
+        )
+        scores = {
+            _TITLES.get(score, score): _with_sd(row[score], row[f"{score}_sd"])
+            for score in dict.fromkeys((*SCORES, metric))
+        }
+        gap = "" if math.isnan(row["difference"]) else signed(row["difference"])
+        if not math.isnan(row["low"]):
+            gap += f" [{signed(row['low'])}, {signed(row['high'])}]"
+        rows.append(
+            {"arm": row["arm"], "seeds": runs}
+            | scores
+            | {f"Δ {_TITLES.get(metric, metric)} (95 %)": gap, "in words": _in_words(row)}
+        )
+    return pd.DataFrame(rows)
+
+
+_TITLES = {"best_f1": "best F1"}
+
+
+def _with_sd(mean: float, sd: float) -> str:
+    return "" if math.isnan(mean) else f"{mean:.3f}" if math.isnan(sd) else f"{mean:.3f} ± {sd:.3f}"
+
+
+def signed(value: float) -> str:
+    """``+0.012``; a digit more where the sign would be lost, and ``±0.000`` where that is nothing
+    either.
+    """
+    return next((text for text in (f"{value:+.3f}", f"{value:+.4f}") if float(text)), "±0.000")
+
+
+def _in_words(row: dict[str, Json]) -> str:
+    if row["standing"] != "counts":
+        return str(
+            {
+                "not active": "left out: factor not active",
+                "unsound baseline": "left out: unsound baseline",
+                "other budget": "another budget",
+            }.get(row["standing"], row["standing"])
+        )
+    if math.isnan(row["low"]):
+        return "too few seeds for an interval"
+    kind = " (unpaired)" if row["test"] == "Welch" else ""
+    if row["low"] <= 0 <= row["high"]:
+        return f"not significant{kind}"
+    return f"{'higher' if row['difference'] > 0 else 'lower'}{kind}"
+
+
+def per_run(comparison: Comparison, metric: str = "AP") -> pd.DataFrame:
+    """A row a finished run: ``arm, seed, run, standing``, the scores of the last evaluation,
+    ``best`` of ``metric`` and after how many epochs.
+    """
+    rows = []
+    for arm, trial in _trials(comparison):
+        scores = _scores(trial, metric)
+        top = scores[metric].idxmax() if scores[metric].notna().any() else None
+        last = trial.scores.iloc[-1]
+        best, after = (
+            (math.nan, math.nan)
+            if top is None
+            else (scores.at[top, metric], scores.at[top, "epochs_done"])
+        )
+        rows.append(
+            {
+                "arm": arm.name,
+                "seed": trial.seed,
+                **{
+                    name: _defined(last.get(name, math.nan))
+                    for name in dict.fromkeys((*SCORES, metric))
+                },
+                "best": best,
+                "best_after": after,
+                "threshold": last.get("best_f1_threshold", math.nan),
+                "standing": standing(arm, comparison),
+                "run": trial.run,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def missing(comparison: Comparison) -> pd.DataFrame:
+    """Runs that are not in any mean: ``arm, seed, status, error, run``; ``lost`` is a run that is
+    done by the index and not on the disk.
+    """
+    rows = [
+        {
+            "arm": arm.name,
+            "seed": item.seed,
+            "status": item.status,
+            "error": (item.error or "").split("\n")[0][:160],
+            "run": item.run,
+        }
+        for arm in comparison.arms
+        for item in arm.unfinished
+    ]
+    return pd.DataFrame(rows, columns=["arm", "seed", "status", "error", "run"])
+
+
+def curves(comparison: Comparison, metric: str = "AP") -> pd.DataFrame:
+    """Every evaluation: ``arm, seed, epochs_done`` and ``metric``."""
+    check_metric(metric)
+    rows = [
+        _scores(trial, metric).assign(arm=arm.name, seed=trial.seed)
+        for arm, trial in _trials(comparison)
+    ]
+    return pd.concat(rows, ignore_index=True)[["arm", "seed", "epochs_done", metric]]
+
+
+def reaching(comparison: Comparison, metric: str = "AP") -> pd.DataFrame:
+    """Epochs after which a run first scores what the baseline scores at its end: the paper's claim
+    in one number.
+
+    The target is the baseline's last evaluation with the same seed (its mean, for a seed that the
+    baseline lacks). An epoch counts as reached at the first evaluation that is at least the target;
+    nothing is interpolated, so the answer is as coarse as the evaluations are rare (``every``).
+    Baseline included: it may pass its own end before, where it over-fits.
+
+    Columns: ``arm, seed, target, epochs_to_reach`` (NaN: never), ``epochs`` (trained), ``every``,
+    ``standing``.
+    """
+    finals = comparison.baseline.final(check_metric(metric))
+    mean, _ = spread(list(finals.values()))
+    rows = []
+    for arm, trial in _trials(comparison):
+        found = _scores(trial, metric).dropna(subset=[metric])
+        target = finals.get(trial.seed, mean)
+        reached = first_reach(found["epochs_done"].tolist(), found[metric].tolist(), target)
+        rows.append(
+            {
+                "arm": arm.name,
+                "seed": trial.seed,
+                "target": target,
+                "epochs_to_reach": math.nan if reached is None else reached,
+                "epochs": trial.flat["train.epochs"],
+                "every": trial.flat["train.eval_every"],
+                "standing": standing(arm, comparison),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def reached(comparison: Comparison, metric: str = "AP") -> pd.DataFrame:
+    """``reaching`` by arm: ``arm, seeds, reached`` (how many did), ``mean, sd`` over those that
+    did, ``speedup`` (the baseline's epochs over the arm's, only where every seed reached it),
+    ``standing``.
+    """
+    per_seed = reaching(comparison, metric)
+    whole = float(comparison.baseline.flat["train.epochs"])
+    rows = []
+    for name, part in per_seed.groupby("arm", sort=False):
+        mean, sd = spread(part["epochs_to_reach"].tolist())
+        there = int(part["epochs_to_reach"].notna().sum())
+        rows.append(
+            {
+                "arm": name,
+                "seeds": len(part),
+                "reached": there,
+                "mean": mean,
+                "sd": math.nan if sd is None else sd,
+                "speedup": whole / mean if there == len(part) else math.nan,
+                "standing": part["standing"].iloc[0],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def gammas(comparison: Comparison, metric: str = "AP") -> pd.DataFrame:
+    """``metric`` against γ: ``gamma, seed``, the score and ``arm``, of the largest set of MAL arms
+    that differ in γ alone.
+
+    Empty (with these columns) where no two arms do.
+    """
+    check_metric(metric)
+    families: dict[str, list[Arm]] = {}
+    for arm in comparison.arms:
+        if (
+            arm.trials
+            and arm.flat["loss.classification"] == "mal"
+            and standing(arm, comparison) != "not active"
+        ):
+            families.setdefault(_but_for(arm, "loss.gamma"), []).append(arm)
+    family = max(
+        families.values(), key=lambda arms: len({loss_of(arm.flat)[1] for arm in arms}), default=[]
+    )
+    rows = [
+        {"gamma": loss_of(arm.flat)[1], "seed": seed, metric: score, "arm": arm.name}
+        for arm in family
+        for seed, score in arm.final(metric).items()
+    ]
+    frame = pd.DataFrame(rows, columns=["gamma", "seed", metric, "arm"]).sort_values(
+        ["gamma", "seed"], ignore_index=True
+    )
+    return frame if frame["gamma"].nunique() > 1 else frame.iloc[:0]
+
+
+def densities(comparison: Comparison, metric: str = "AP") -> pd.DataFrame:
+    """Targets per image as measured against ``metric``: ``arm, seed, targets_per_image`` (over the
+    run), ``targets_dense`` (in the epochs with Mosaic or MixUp), the score, ``standing``.
+    """
+    check_metric(metric)
+    rows = []
+    for arm in comparison.arms:
+        scores = arm.final(metric)
+        for trial in arm.trials:
+            part = activity(Arm(arm.name, arm.flat, (trial,), changes=arm.changes), comparison)
+            rows.append(
+                {
+                    "arm": arm.name,
+                    "seed": trial.seed,
+                    "targets_per_image": part.targets_per_image,
+                    "targets_dense": part.targets_dense,
+                    metric: scores.get(trial.seed, math.nan),
+                    "standing": standing(arm, comparison),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def price(comparison: Comparison, metric: str = "AP") -> pd.DataFrame:
+    """What each finished run cost: ``arm, seed, minutes`` (wall, with evaluations), ``step_ms``
+    (mean of the logged steps), ``peak_memory_mib`` (on a CPU: of the process), ``device``, the
+    score.
+    """
+    check_metric(metric)
+    rows = []
+    for arm, trial in _trials(comparison):
+        stages = trial.epochs[[name for name in trial.epochs if str(name).startswith("seconds/")]]
+        memory = trial.epochs.get("peak_memory_mib", pd.Series(dtype=float))
+        rows.append(
+            {
+                "arm": arm.name,
+                "seed": trial.seed,
+                "minutes": float(trial.info["seconds"]) / 60,
+                "step_ms": 1000 * float(stages.sum(axis="columns").mean())
+                if len(stages.columns)
+                else math.nan,
+                "peak_memory_mib": float(memory.max()),
+                "device": trial.info.get("device"),
+                metric: arm.final(metric).get(trial.seed, math.nan),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def halves(comparison: Comparison, metric: str = "AP") -> pd.DataFrame:
+    """Arms at E / 2 epochs against the baseline at E: the headline claim. A row an arm whose budget
+    is half the baseline's and otherwise equal.
+
+    Columns: ``arm, epochs, baseline_epochs, seeds``, the score and ``<score>_sd``, ``baseline``
+    (its mean), ``difference, low, high, p, test``, ``standing`` (``not active``,
+    ``unsound baseline``, else ``counts``). Empty where no arm ran half as long.
+    """
+    check_metric(metric)
+    rows = []
+    for arm in comparison.arms:
+        budget = comparison.budget(arm)
+        if (
+            not arm.trials
+            or set(budget) != {"train.epochs"}
+            or abs(2 * budget["train.epochs"][0] - budget["train.epochs"][1]) > 1
+        ):
+            continue
+        gap = against_baseline(arm, comparison, metric)
+        mean, sd = spread(list(arm.final(metric).values()))
+        rows.append(
+            {
+                "arm": arm.name,
+                "epochs": budget["train.epochs"][0],
+                "baseline_epochs": budget["train.epochs"][1],
+                "seeds": len(arm.trials),
+                metric: mean,
+                f"{metric}_sd": sd,
+                "baseline": spread(list(comparison.baseline.final(metric).values()))[0],
+                "difference": gap.mean,
+                "low": gap.low,
+                "high": gap.high,
+                "p": gap.p,
+                "test": gap.test,
+                "pairs": gap.seeds,
+                "standing": "counts"
+                if (found := standing(arm, comparison)) == "other budget"
+                else found,
+            }
+        )
+    columns = [
+        "arm",
+        "epochs",
+        "baseline_epochs",
+        "seeds",
+        metric,
+        f"{metric}_sd",
+        "baseline",
+        "difference",
+        "low",
+        "high",
+        "p",
+        "test",
+        "pairs",
+        "standing",
+    ]
+    return _floats(pd.DataFrame(rows, columns=columns))
+
+
+def proof(comparison: Comparison) -> pd.DataFrame:
+    """A row an arm: what its runs really did (``Activity``), what it changes, and what speaks
+    against it.
+    """
+    rows = []
+    for arm in comparison.arms:
+        if not arm.trials:
+            continue
+        of = activity(arm, comparison)
+        changes = ", ".join(f"{key}={value}" for key, value in arm.changes.items()) or "(baseline)"
+        rows.append(
+            {
+                "arm": arm.name,
+                "changes": changes,
+                "loss": of.classification,
+                "matching": of.matching,
+                "targets_per_image": of.targets_per_image,
+                "targets_dense": of.targets_dense,
+                "dense_epochs": of.dense_epochs,
+                "mosaic_share": of.mosaic_share,
+                "mixup_share": of.mixup_share,
+                "positives_per_image": of.positives_per_image,
+                "lr_reached": of.lr_reached,
+                "doubts": "; ".join(of.doubts),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _trials(comparison: Comparison) -> list[tuple[Arm, Trial]]:
+    return [(arm, trial) for arm in comparison.arms for trial in arm.trials]
+
+
+def _scores(trial: Trial, metric: str) -> pd.DataFrame:
+    """``epochs_done`` and the metric, NaN where it is undefined (-1 in the log)."""
+    values = (
+        pd.to_numeric(trial.scores[check_metric(metric)])
+        if metric in trial.scores
+        else pd.Series(math.nan, index=trial.scores.index)
+    )
+    return pd.DataFrame(
+        {"epochs_done": trial.epochs_done, metric: values.where(values >= 0).to_numpy()}
+    )
+
+
+def _defined(score: float) -> float:
+    return score if score >= 0 else math.nan
+
+
+def _but_for(arm: Arm, key: str) -> str:
+    """The arm's configuration without one key, as text."""
+    own = {name: value for name, value in arm.flat.items() if name not in NOT_IDENTITY}
+    return json.dumps(
+        {name: value for name, value in (own | arm.changes).items() if name != key}, sort_keys=True
+    )
+
+
+def _floats(frame: pd.DataFrame) -> pd.DataFrame:
+    """Numbers as floats, None as NaN; a frame without rows keeps its columns."""
+    return frame.astype(
+        {name: float for name in frame.columns if name not in ("arm", "test", "standing")}
+    )

@@ -1,0 +1,1 @@
+"""The paper's numbers (``reported``) and what was measured here (``measured``), never mixed."""

