@@ -14,8 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from deim_lab import figures
-from deim_lab import schedule as schedules
+from deim_lab import figures, schedule as schedules
 from deim_lab.config import override, presets
 from deim_lab.figures import density, schedule, style
 from deim_lab.schedule import Phase

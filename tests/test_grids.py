@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from deim_lab import config as configs
-from deim_lab import schedule
+from deim_lab import config as configs, schedule
 from deim_lab.config import Config
 from deim_lab.config.presets import PLAIN_RECIPE, PRESETS, preset
 from deim_lab.schedule import Schedule

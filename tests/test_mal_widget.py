@@ -21,8 +21,7 @@ import pytest
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
-from deim_lab import config as configs
-from deim_lab import widgets
+from deim_lab import config as configs, widgets
 from deim_lab.config import presets
 from deim_lab.data import coco
 from deim_lab.runs import Run

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 import deim_lab
-from deim_lab import config as configs
-from deim_lab import losses
+from deim_lab import config as configs, losses
 from deim_lab.boxes import cxcywh_to_xyxy, paired_iou, pairwise_iou
 from deim_lab.config import LossConfig, MatchConfig
 from deim_lab.config.presets import preset

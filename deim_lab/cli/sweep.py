@@ -121,8 +121,7 @@ def add(verbs: Any, shared: options.Shared) -> None:
 def run(args: argparse.Namespace) -> int:
     """The exit code: 1 where a run failed."""
     _check_options(args)
-    from deim_lab.sweep import grid as grids
-    from deim_lab.sweep import loop, plan
+    from deim_lab.sweep import grid as grids, loop, plan
 
     grid = grids.read(
         args.grid,

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits as _bce
-from torch.nn.functional import log_softmax, logsigmoid
+from torch.nn.functional import binary_cross_entropy_with_logits as _bce, log_softmax, logsigmoid
 
 from deim_lab.boxes import paired_giou
 

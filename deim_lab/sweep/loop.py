@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 from deim_lab import config as configs
 from deim_lab.errors import ConfigError, DataError
 from deim_lab.host import gpus as gpu_ids
-from deim_lab.sweep import grid as grids
-from deim_lab.sweep import plan as plans
+from deim_lab.sweep import grid as grids, plan as plans
 from deim_lab.sweep.grid import Grid
 from deim_lab.sweep.plan import MOST_RUNS, Plan
 from deim_lab.sweep.progress import Progress

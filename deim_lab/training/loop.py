@@ -20,8 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from deim_lab import config as configs
-from deim_lab import evaluation, runs, schedule
+from deim_lab import config as configs, evaluation, runs, schedule
 from deim_lab.config import Config
 from deim_lab.config.presets import PRESETS
 from deim_lab.data import coco, loader
@@ -34,8 +33,7 @@ from deim_lab.losses.criterion import LossTable
 from deim_lab.runs import Run
 from deim_lab.schedule import Phase, Schedule
 from deim_lab.training import checkpoint
-from deim_lab.training.compute import Compute
-from deim_lab.training.compute import resolve as resolve_compute
+from deim_lab.training.compute import Compute, resolve as resolve_compute
 from deim_lab.training.ema import Ema
 from deim_lab.training.optimizer import build_optimizer, set_learning_rate
 from deim_lab.training.tally import Stopwatch, Tally

@@ -14,8 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from deim_lab import config as configs
-from deim_lab import runs
+from deim_lab import config as configs, runs
 from deim_lab.config import Config
 from deim_lab.config.presets import PLAIN_RECIPE, PRESETS
 from deim_lab.errors import ConfigError, DataError, nearest

@@ -17,8 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from deim_lab import config as configs
-from deim_lab import runs
+from deim_lab import config as configs, runs
 from deim_lab.errors import ConfigError, DataError, nearest
 from deim_lab.runs import Run
 from deim_lab.weights.coco80 import COCO80
