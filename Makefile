@@ -5,10 +5,10 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab test test-fast lint format types check bench lock clean
+.PHONY: help setup demo lab test test-fast test-processors lint format types check bench lock clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## a virtual environment with the pinned packages
 
@@ -32,6 +32,9 @@ test: $(READY)  ## every test (the slow ones too)
 test-fast: $(READY)  ## the tests without those marked slow
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not cluster"
 
+test-processors: $(READY)  ## the numeric tests at every vector width that this processor has
+	$(BIN)/python tests/processors.py
+
 lint: $(READY)  ## ruff: rules and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -39,7 +42,7 @@ lint: $(READY)  ## ruff: rules and format
 format: $(READY)  ## format the code (notebooks are left as they are)
 	$(BIN)/ruff format .
 
-types: $(READY)
+types: $(READY)  ## mypy
 	$(BIN)/python -m mypy
 
 check: lint types test  ## lint, types, tests: what CI runs

@@ -120,7 +120,10 @@ def resident_mib(entry: str) -> float:
     """Resident memory of this process now (``VmRSS``) or at its peak (``VmHWM``; ``ru_maxrss``
     would count the parent's too).
     """
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    status = dict(
+        line.split(":", 1)
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    )
     return int(status[entry].split()[0]) / 1024
 
 
@@ -193,7 +196,7 @@ def main() -> int:
         for arm, item in ready.items():
             command = [sys.executable, __file__, *sys.argv[1:], "--memory-of", arm]
             peak = float(
-                subprocess.run(command, check=True, capture_output=True, text=True)
+                subprocess.run(command, check=True, capture_output=True, encoding="utf-8")
                 .stdout.strip()
                 .splitlines()[-1]
             )

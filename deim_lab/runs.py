@@ -310,7 +310,7 @@ class Run:
             import fcntl
         except ImportError:  # a system without POSIX locks: two writers are the user's to avoid
             return
-        handle = (self.folder / _LOCK).open("w")
+        handle = (self.folder / _LOCK).open("w", encoding="utf-8")
         try:
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
@@ -592,7 +592,7 @@ def _git_commit() -> dict[str, Json] | None:
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(here.parent), *arguments]
         return subprocess.run(
-            command, capture_output=True, text=True, check=True, timeout=20
+            command, capture_output=True, encoding="utf-8", check=True, timeout=20
         ).stdout.strip()
 
     try:

@@ -108,7 +108,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., str]]:
                 free.bind(("127.0.0.1", 0))
                 port = free.getsockname()[1]
             path = tmp_path / f"server-{port}.log"
-            log = started.enter_context(path.open("w"))
+            log = started.enter_context(path.open("w", encoding="utf-8"))
             server = subprocess.Popen(
                 [*command, f"--port={port}"],
                 cwd=folder,
@@ -167,9 +167,10 @@ def _wait(address: str, server: subprocess.Popen[bytes], log: Path, seconds: flo
                 return
         except OSError:
             time.sleep(0.5)
-        assert server.poll() is None, log.read_text()
+        assert server.poll() is None, log.read_text(encoding="utf-8")
+        said = log.read_text(encoding="utf-8")[-2000:]
         assert time.monotonic() < deadline, (
-            f"{address} didn't answer within {seconds:.0f} s\n{log.read_text()[-2000:]}"
+            f"{address} didn't answer within {seconds:.0f} s\n{said}"
         )
 
 

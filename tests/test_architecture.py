@@ -11,8 +11,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import house
 import pytest
+
+import house
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "deim_lab"
@@ -158,13 +159,31 @@ def test_importing_the_package_and_its_help_stay_light() -> None:
     )
     code = f"import sys, deim_lab, deim_lab.cli; print([m for m in {heavy!r} if m in sys.modules])"
     answer = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True
     )
     assert answer.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize(
+    "path", [*FILES, *sorted((ROOT / "tests").glob("*.py"))], ids=lambda p: str(p.relative_to(ROOT))
+)
+def test_text_files_have_an_encoding(path: Path) -> None:
+    """Without one it is the machine's own, and a name with an accent is read otherwise
+    elsewhere.
+    """
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in {"read_text", "write_text"}
+        ):
+            assert any(keyword.arg == "encoding" for keyword in node.keywords), (
+                f"{path.name}:{node.lineno}: {ast.unparse(node)}"
+            )
+
+
 def tracked() -> list[Path]:
-    listing = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    listing = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, encoding="utf-8")
     if listing.returncode != 0:
         pytest.skip("not a git checkout")
     return [ROOT / name for name in listing.stdout.split("\n") if name and (ROOT / name).is_file()]
@@ -177,13 +196,13 @@ def test_the_repository_speaks_of_the_project_alone() -> None:
     for path in tracked():
         if path.suffix in {".png", ".npz", ".gz", ".jpg", ".svg", ".pdf"} or path == Path(__file__):
             continue
-        hit = pattern.search(path.read_text(errors="replace"))
+        hit = pattern.search(path.read_text(errors="replace", encoding="utf-8"))
         assert hit is None, f"{path.relative_to(ROOT)} names {hit.group() if hit else ''}"
 
 
 def test_notebooks_are_stored_without_outputs_and_thin() -> None:
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        cells = json.loads(path.read_text())["cells"]
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         tagged = [
             cell for cell in cells if "parameters" in cell.get("metadata", {}).get("tags", [])
         ]

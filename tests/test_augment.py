@@ -311,7 +311,7 @@ def test_resize_is_the_pil_bilinear_of_the_official_pipeline() -> None:
 
 @pytest.fixture(scope="module")
 def official() -> dict:
-    return json.loads((REFERENCE / "mosaic.json").read_text())
+    return json.loads((REFERENCE / "mosaic.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from deim_lab import boxes
 
+pytestmark = pytest.mark.numeric
+
 ARRAYS = np.load(Path(__file__).parent / "reference" / "unit_ops.npz")
 
 

@@ -23,13 +23,14 @@ def page(open_in_lab: Callable[[Path], Any], tmp_path: Path) -> Any:
     """
     small = tmp_path / "checkout" / "notebooks" / "01_dense_o2o.ipynb"
     small.parent.mkdir(parents=True)
-    text = (ROOT / "notebooks" / small.name).read_text()
+    text = (ROOT / "notebooks" / small.name).read_text(encoding="utf-8")
     small.write_text(
         text.replace('preset = \\"cpu_demo\\"', 'preset = \\"smoke\\"').replace(
             "samples = 256", "samples = 64"
-        )
+        ),
+        encoding="utf-8",
     )
-    assert small.read_text().count("smoke") > text.count("smoke")
+    assert small.read_text(encoding="utf-8").count("smoke") > text.count("smoke")
     tab = open_in_lab(small)
     tab.wait_for_selector(
         ".jp-OutputArea-output .widget-slider, .jp-OutputArea-output "

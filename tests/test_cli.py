@@ -88,7 +88,7 @@ def test_help_is_quick_and_complete() -> None:
         f"print('HEAVY', [name for name in {heavy!r} if name in sys.modules])"
     )
     answer = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True
     ).stdout
     assert "HEAVY []" in answer
     for verb in ("train", "evaluate", "predict", "doctor", "presets", "demo"):
@@ -162,7 +162,7 @@ def test_evaluation_of_a_run(
     lines = capsys.readouterr().out.splitlines()
     result = Path(lines[-1])
     assert result.parent == run / "eval"
-    values = json.loads(result.read_text())
+    values = json.loads(result.read_text(encoding="utf-8"))
     assert tuple(values["metrics"]) == METRICS
     assert coco_metrics(data / "annotations" / "instances_val.json", detections) == pytest.approx(
         values["metrics"]
@@ -206,7 +206,7 @@ def test_evaluation_on_a_val_half_alone_into_a_named_file(
         )
         == 0
     )
-    values = json.loads(out.read_text())
+    values = json.loads(out.read_text(encoding="utf-8"))
     assert (values["images"], values["backend"]) == (2, "pycocotools")
 
 
@@ -261,7 +261,7 @@ def test_official_weights_with_their_preset(
         )
         == 0
     )
-    rows = json.loads((tmp_path / "out" / "detections.json").read_text())
+    rows = json.loads((tmp_path / "out" / "detections.json").read_text(encoding="utf-8"))
     assert {row["category_id"] for row in rows} <= {category_id for category_id, _ in COCO80}
     train_json = data / "annotations" / "instances_train.json"
     capsys.readouterr()
@@ -341,11 +341,15 @@ def test_classes_in_another_order_than_their_ids_are_scored_as_they_are(
             str(tmp_path / f"{name}_rows.json"),
         ]
         assert cli.main(["evaluate", str(weights), *half, *more, *files]) == 0
-    one, other = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "other"))
+    one, other = (
+        json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
+        for name in ("one", "other")
+    )
     assert other["metrics"] == pytest.approx(one["metrics"])
     assert other["per_class"] == one["per_class"]
     one_rows, other_rows = (
-        json.loads((tmp_path / f"{name}_rows.json").read_text()) for name in ("one", "other")
+        json.loads((tmp_path / f"{name}_rows.json").read_text(encoding="utf-8"))
+        for name in ("one", "other")
     )
     assert_same_by_class(one_rows, other_rows)
 
@@ -383,7 +387,8 @@ def test_classes_in_another_order_than_their_ids_are_predicted_by_name(
             == 0
         )
     one, other = (
-        json.loads((tmp_path / name / "detections.json").read_text()) for name in ("one", "other")
+        json.loads((tmp_path / name / "detections.json").read_text(encoding="utf-8"))
+        for name in ("one", "other")
     )
     assert_same_by_class(one, other)
     one, other = (pd.read_csv(tmp_path / name / "detections.csv") for name in ("one", "other"))
@@ -424,13 +429,15 @@ def test_prediction_of_a_folder_with_a_broken_file(
     assert "4 pictures, 1 could not be read" in told.out
     assert "broken.jpg" in told.err
     assert "Traceback" not in told.err
-    rows = json.loads((out / "detections.json").read_text())
+    rows = json.loads((out / "detections.json").read_text(encoding="utf-8"))
     assert set(rows[0]) == {"image_id", "category_id", "bbox", "score", "file_name"}
     assert {row["image_id"] for row in rows} == {1, 2, 3, 5}  # 4 is the broken one
     assert {Path(row["file_name"]).name for row in rows} == {
         item.name for item in pictures.iterdir()
     } - {"broken.jpg"}
-    assert list(json.loads((out / "errors.json").read_text())) == [str(pictures / "broken.jpg")]
+    assert list(json.loads((out / "errors.json").read_text(encoding="utf-8"))) == [
+        str(pictures / "broken.jpg")
+    ]
     drawn = sorted(item.name for item in out.iterdir() if item.suffix not in (".json", ".csv"))
     assert len(drawn) == 4
     assert "deep.png" in drawn
@@ -467,7 +474,7 @@ def test_prediction_never_writes_onto_a_source_and_says_when_nothing_is_found(
         "same-2.png",
         "same-3.png",
     }
-    assert json.loads((tmp_path / "detections.json").read_text()) == []
+    assert json.loads((tmp_path / "detections.json").read_text(encoding="utf-8")) == []
     assert "lower --threshold" in capsys.readouterr().err
 
 
@@ -496,7 +503,7 @@ def test_demo_is_handed_its_options(
     def main(runs: Path, **options: object) -> None:
         seen.extend([runs, options])
         (runs / "demo").mkdir()
-        (runs / "demo" / "report.md").write_text("the table")
+        (runs / "demo" / "report.md").write_text("the table", encoding="utf-8")
 
     monkeypatch.setattr(demo, "main", main)
     assert (

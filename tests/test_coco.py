@@ -25,7 +25,7 @@ Json = dict[str, Any]
 def write(folder: Path, content: Json | str, split: str = "train") -> Path:
     path = folder / "annotations" / f"instances_{split}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
     return path
 
 

@@ -420,9 +420,9 @@ def test_runs_that_did_not_finish_are_in_no_mean(tmp_path: Path) -> None:
 def test_runs_of_an_older_lab_stand_at_todays_defaults(tmp_path: Path) -> None:
     grid(tmp_path, {"plain": [0.4], "DEIM": [0.5]})
     old = trained(tmp_path, {}, 1, 0.5)
-    config = json.loads((old.folder / "config.json").read_text())
+    config = json.loads((old.folder / "config.json").read_text(encoding="utf-8"))
     del config["match"]["simota_radius"]
-    (old.folder / "config.json").write_text(json.dumps(config))
+    (old.folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     assert {arm.name: len(arm.trials) for arm in ablation.read(tmp_path).arms} == {
         "plain": 1,
         "DEIM": 2,
@@ -462,7 +462,7 @@ def test_wrong_names_are_refused_with_the_right_ones(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"unknown metric 'AP55'.*AP50"):
         ablation.summary(ablation.read(tmp_path), "AP55")
     (tmp_path / "sweeps" / "torn").mkdir(parents=True)
-    (tmp_path / "sweeps" / "torn" / "index.json").write_text("{")
+    (tmp_path / "sweeps" / "torn" / "index.json").write_text("{", encoding="utf-8")
     with pytest.raises(DataError, match=r"index\.json is no readable JSON"):
         ablation.read(tmp_path)
 
@@ -892,9 +892,10 @@ def test_gamma_density_and_price(tmp_path: Path) -> None:
 def test_unlike_circumstances_are_noted(tmp_path: Path) -> None:
     grid(tmp_path, {"plain": [0.4], "DEIM": [0.5]})
     run = trained(tmp_path, {}, 1, 0.5)
-    info = json.loads((run.folder / "run.json").read_text())
+    info = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
     (run.folder / "run.json").write_text(
-        json.dumps(info | {"device": "cuda:0", "git": {"commit": "0" * 40, "dirty": False}})
+        json.dumps(info | {"device": "cuda:0", "git": {"commit": "0" * 40, "dirty": False}}),
+        encoding="utf-8",
     )
     notes = ablation.read(tmp_path).notes
     assert any(

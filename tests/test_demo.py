@@ -63,7 +63,7 @@ def test_two_arms_from_one_seed_are_compared_and_drawn(small_embedded: Path) -> 
         ".pdf",
         ".csv",
     }
-    report = (out / "report.md").read_text()
+    report = (out / "report.md").read_text(encoding="utf-8")
     assert f"| DEIM | {arms[1].ap:.3f} | {arms[1].ap50:.3f} |" in report
     assert str(arms[0].run) in report
     demo.main(

@@ -16,8 +16,10 @@ from deim_lab.detector import denoising
 from deim_lab.detector.denoising import Draws, make_queries
 from deim_lab.structures import Targets
 
+pytestmark = pytest.mark.numeric
+
 REFERENCE = Path(__file__).parent / "reference"
-CASES = json.loads((REFERENCE / "denoising.json").read_text())
+CASES = json.loads((REFERENCE / "denoising.json").read_text(encoding="utf-8"))
 OPTIONS = {
     "num_classes": 7,
     "num_queries": 5,

@@ -57,7 +57,8 @@ def make(
             )
     categories = [{"id": index, "name": f"c{index}"} for index in range(classes)]
     (folder / "a.json").write_text(
-        json.dumps({"images": images, "annotations": annotations, "categories": categories})
+        json.dumps({"images": images, "annotations": annotations, "categories": categories}),
+        encoding="utf-8",
     )
     return CocoDataset.load(
         folder, folder / "a.json", categories=reference.categories if reference else None

@@ -41,7 +41,7 @@ from deim_lab.structures import Prediction
 REFERENCE = Path(__file__).parent / "reference" / "evaluator"
 GT = REFERENCE / "instances_val2014_100_bbox.json"
 DETECTIONS = REFERENCE / "instances_val2014_fakebbox100_results.json"
-EXPECTED = json.loads((REFERENCE / "expected.json").read_text())
+EXPECTED = json.loads((REFERENCE / "expected.json").read_text(encoding="utf-8"))
 BACKENDS = [
     name for name in evaluate.BACKENDS if name == "pycocotools" or resolve_backend() == "hotcoco"
 ]
@@ -158,7 +158,7 @@ def test_generated_sets_equal_bare_pycocotools(backend: str, seed: int) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_pascal_toy_set_without_areas_and_ids(backend: str) -> None:
-    toy = json.loads((REFERENCE / "voc_toy.json").read_text())
+    toy = json.loads((REFERENCE / "voc_toy.json").read_text(encoding="utf-8"))
     images, categories = [{"id": i} for i in toy["images"]], [{"id": 1, "name": "object"}]
     bare = {"images": images, "categories": categories, "annotations": toy["gt"]}
     full = bare | {
@@ -288,11 +288,8 @@ def test_best_f1_equals_cutting_the_list_at_every_score() -> None:
 
 @pytest.mark.parametrize("case", ["published", *range(6)])
 def test_the_matching_behind_f1_is_that_of_pycocotools(case: str | int) -> None:
-    gt, rows = (
-        (json.loads(GT.read_text()), json.loads(DETECTIONS.read_text()))
-        if case == "published"
-        else generated(int(case))
-    )
+    published = (json.loads(path.read_text(encoding="utf-8")) for path in (GT, DETECTIONS))
+    gt, rows = published if case == "published" else generated(int(case))
     coco = COCO()
     coco.dataset = copy.deepcopy(gt)
     with contextlib.redirect_stdout(io.StringIO()):
@@ -337,7 +334,7 @@ def test_malformed_detections_are_named(change: dict, message: str) -> None:
 
 def test_malformed_files_are_named(tmp_path: Path) -> None:
     gt, rows = generated(0)
-    (tmp_path / "cut.json").write_text(json.dumps(rows)[:50])
+    (tmp_path / "cut.json").write_text(json.dumps(rows)[:50], encoding="utf-8")
     with pytest.raises(DataError, match=r"cut\.json is no readable json"):
         coco_metrics(gt, tmp_path / "cut.json")
     with pytest.raises(DataError, match=r"absent\.json does not exist"):
@@ -435,7 +432,7 @@ def toy(tmp_path: Path) -> tuple[CocoDataset, Oracle]:
         "annotations": annotations,
         "categories": [{"id": i, "name": f"c{i}"} for i in ids],
     }
-    (tmp_path / "gt.json").write_text(json.dumps(content))
+    (tmp_path / "gt.json").write_text(json.dumps(content), encoding="utf-8")
     return CocoDataset.load(tmp_path / "images", tmp_path / "gt.json"), Oracle(answers, 3)
 
 
@@ -488,10 +485,10 @@ def test_classes_that_the_validation_file_does_not_list(
     toy: tuple[CocoDataset, Oracle], tmp_path: Path
 ) -> None:
     dataset, model = toy
-    content = json.loads((tmp_path / "gt.json").read_text())
+    content = json.loads((tmp_path / "gt.json").read_text(encoding="utf-8"))
     content["categories"] = [item for item in content["categories"] if item["id"] != 90]
     content["annotations"] = [item for item in content["annotations"] if item["category_id"] != 90]
-    (tmp_path / "val.json").write_text(json.dumps(content))
+    (tmp_path / "val.json").write_text(json.dumps(content), encoding="utf-8")
     val = CocoDataset.load(
         tmp_path / "images", tmp_path / "val.json", categories=dataset.categories
     )

@@ -298,7 +298,7 @@ def test_notebook_03_by_the_command_of_papermill_and_again(kernel: None, tmp_pat
         said.append(
             "".join(
                 "".join(output.get("text", ""))
-                for cell in json.loads(target.read_text())["cells"]
+                for cell in json.loads(target.read_text(encoding="utf-8"))["cells"]
                 for output in cell.get("outputs", [])
             )
         )

@@ -20,6 +20,8 @@ from deim_lab.matching import hungarian
 from deim_lab.structures import DecoderOutput, DetectorOutput, Targets
 from deim_lab.weights.own import load_detector, load_official, official_state_dict, save_weights
 
+pytestmark = pytest.mark.numeric
+
 K, Q = 3, 30
 GROUPED = preset("smoke", {"match.kind": f"groups({K})"})
 
@@ -36,12 +38,14 @@ def models() -> tuple[Detector, Detector]:
             for name, parameter in model.named_parameters():
                 if parameter.requires_grad and "group_embed" not in name:
                     parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
-        built.append(model)
+        built.append(
+            model.double()
+        )  # in float32 two queries of nearly equal scores may change places
     return built[0], built[1]
 
 
 def images(batch: int = 2) -> Tensor:
-    return torch.rand(batch, 3, 96, 96, generator=torch.Generator().manual_seed(2))
+    return torch.rand(batch, 3, 96, 96, generator=torch.Generator().manual_seed(2)).double()
 
 
 def targets() -> Targets:
@@ -97,7 +101,7 @@ def test_the_first_group_and_the_denoising_train_as_if_alone(
     ):
         for name in ("logits", "boxes_cxcywh", "corners"):
             torch.testing.assert_close(
-                getattr(here, name), getattr(there, name)[:, :, :first], atol=2e-5, rtol=1e-4
+                getattr(here, name), getattr(there, name)[:, :, :first], rtol=0, atol=1e-9
             )
     assert torch.equal(grouped.prediction.logits, grouped.matching.logits[-1, :, :Q])
     assert not torch.allclose(
@@ -168,7 +172,7 @@ def test_equal_groups_lose_what_one_group_loses(models: tuple[Detector, Detector
         loss = LossConfig(go_union=go_union)
         alone = criterion.compute(trained(one), targets(), loss=loss, match=MatchConfig())
         grouped = criterion.compute(trained(many), targets(), loss=loss, match=GROUPED.match)
-        assert grouped.as_dict() == pytest.approx(alone.as_dict(), rel=1e-3)
+        assert grouped.as_dict() == pytest.approx(alone.as_dict(), rel=1e-6)
         assert grouped.positives_per_image == K * alone.positives_per_image == K * 2
         assert grouped.unmatched_targets == 0
 
@@ -196,7 +200,7 @@ def test_more_targets_than_queries_of_a_group() -> None:
     [("hungarian", f"groups({K})"), (f"groups({K})", "hungarian"), (f"groups({K})", "groups(2)")],
 )
 def test_a_detector_of_another_number_of_groups_is_refused(built: str, asked: str) -> None:
-    output = trained(build_detector(preset("smoke", {"match.kind": built}), 3))
+    output = trained(build_detector(preset("smoke", {"match.kind": built}), 3).double())
     with pytest.raises(ConfigError, match=r"query groups"):
         criterion.compute(output, targets(), loss=LossConfig(), match=MatchConfig(kind=asked))
 
@@ -220,7 +224,7 @@ def test_every_level_without_training(models: tuple[Detector, Detector]) -> None
 def test_official_layout_and_files_of_a_model_with_groups(
     models: tuple[Detector, Detector], tmp_path: Path
 ) -> None:
-    one, many = models
+    one, many = (model.float() for model in models)
     assert list(official_state_dict(many)) == list(official_state_dict(one))
     report = load_official(many, official_state_dict(one))
     assert report.missing == ("decoder.group_embed.weight",)
@@ -232,4 +236,6 @@ def test_official_layout_and_files_of_a_model_with_groups(
         assert isinstance(loaded.config, Config)
         assert loaded.config == GROUPED
         with torch.no_grad():
-            assert torch.equal(loaded.model(images()).logits, model.eval()(images()).logits)
+            assert torch.equal(
+                loaded.model(images().float()).logits, model.eval()(images().float()).logits
+            )

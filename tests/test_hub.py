@@ -21,6 +21,8 @@ from deim_lab.errors import WeightsError
 from deim_lab.weights import hub
 from deim_lab.weights.own import LoadReport, fingerprint_of, load_official, load_weights
 
+pytestmark = pytest.mark.numeric
+
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("safetensors")
 
@@ -221,7 +223,8 @@ def test_head_rows_go_by_the_names_of_config_json_whatever_the_json_of_classes_l
     path.write_text(
         json.dumps(
             {"images": [{"id": 1, "file_name": "a.png"}], "annotations": [], "categories": listed}
-        )
+        ),
+        encoding="utf-8",
     )
     loaded = options.load(
         argparse.Namespace(
@@ -243,9 +246,9 @@ def test_fingerprints_follow_content(
     folder = folders["dfine_n"][1]
     copied = shutil.copytree(folder, tmp_path / "copy")
     assert fingerprint_of(folder) == fingerprint_of(copied)
-    config = json.loads((copied / "config.json").read_text())
+    config = json.loads((copied / "config.json").read_text(encoding="utf-8"))
     (copied / "config.json").write_text(
-        json.dumps(config | {"id2label": {"0": "a", "1": "b", "2": "c"}})
+        json.dumps(config | {"id2label": {"0": "a", "1": "b", "2": "c"}}), encoding="utf-8"
     )
     assert fingerprint_of(folder) != fingerprint_of(copied)
 
@@ -274,8 +277,8 @@ def test_another_architecture_is_refused(
     tmp_path: Path,
 ) -> None:
     folder = shutil.copytree(folders["dfine_n"][1], tmp_path / "copy")
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | change))
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | change), encoding="utf-8")
     with contextlib.nullcontext() if says is None else pytest.raises(WeightsError, match=says):
         load_official(build_detector("dfine_n", 3), folder)
 
@@ -310,7 +313,7 @@ def test_folders_that_can_not_be_read(
     with pytest.raises(WeightsError, match="save_pretrained"):
         load_official(model, pickled)
     garbled = shutil.copytree(whole, tmp_path / "garbled")
-    (garbled / "config.json").write_text("{")
+    (garbled / "config.json").write_text("{", encoding="utf-8")
     with pytest.raises(WeightsError, match=r"config\.json: can't be read"):
         load_official(model, garbled)
 

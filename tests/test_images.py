@@ -102,7 +102,7 @@ def test_a_truncated_file_is_named(tmp_path: Path, name: str) -> None:
 def test_what_is_no_picture_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"absent\.png does not exist"):
         decode(tmp_path / "absent.png")
-    (tmp_path / "text.png").write_text("hello")
+    (tmp_path / "text.png").write_text("hello", encoding="utf-8")
     with pytest.raises(DataError, match=r"text\.png"):
         decode(tmp_path / "text.png")
     with pytest.raises(DataError, match="can't be decoded"):

@@ -23,7 +23,7 @@ from deim_lab.inference.latency import FORMS, in_form, machine, measure, precisi
 from deim_lab.structures import Prediction
 
 SIZES: dict[str, dict[str, Any]] = json.loads(
-    (Path(__file__).parent / "reference" / "model_sizes.json").read_text()
+    (Path(__file__).parent / "reference" / "model_sizes.json").read_text(encoding="utf-8")
 )
 
 

@@ -133,7 +133,7 @@ def _resident_mib() -> float:
     status = Path("/proc/self/status")
     if not status.exists():
         pytest.skip("resident memory is read from /proc")
-    return int(re.search(r"VmRSS:\s+(\d+)", status.read_text()).group(1)) / 1024  # type: ignore[union-attr]
+    return int(re.search(r"VmRSS:\s+(\d+)", status.read_text(encoding="utf-8")).group(1)) / 1024  # type: ignore[union-attr]
 
 
 @pytest.mark.slow
@@ -182,7 +182,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two finished runs, one of each loss, as far as notebook 02 reads them."""
     root = tmp_path_factory.mktemp("runs")
     train_set, val_set = coco.open_source(coco.resolve("embedded", cache_dir=root / "data"))
-    truth = json.loads(val_set.annotations_path.read_text())["annotations"]
+    truth = json.loads(val_set.annotations_path.read_text(encoding="utf-8"))["annotations"]
     for kind, shift in (("mal", 0.3), ("vfl", 0.6)):
         config = presets.preset("smoke", {"loss.classification": kind})
         run = Run.start(
@@ -247,7 +247,7 @@ def executed(target: Path, **parameters: Json) -> tuple[str, int, list[str]]:
     )
     outputs = [
         output
-        for cell in json.loads(target.read_text())["cells"]
+        for cell in json.loads(target.read_text(encoding="utf-8"))["cells"]
         for output in cell.get("outputs", [])
     ]
     said = "".join(
@@ -307,7 +307,7 @@ def notebook(tmp_path: Path) -> Path:
     """Notebook 02 in a folder like a checkout's, without runs."""
     folder = tmp_path / "checkout" / "notebooks"
     folder.mkdir(parents=True)
-    (folder / NOTEBOOK.name).write_text(NOTEBOOK.read_text())
+    (folder / NOTEBOOK.name).write_text(NOTEBOOK.read_text(encoding="utf-8"), encoding="utf-8")
     return folder / NOTEBOOK.name
 
 

@@ -198,9 +198,11 @@ def test_evaluations_say_whether_they_are_of_coco(
         "data": {"name": "coco"},
     }
     (tmp_path / "evaluations").mkdir()
-    (tmp_path / "evaluations" / "deim_l_on_coco.json").write_text(json.dumps(summary))
-    (tmp_path / "evaluations" / "torn.json").write_text("{")
-    (tmp_path / "evaluations" / "other.json").write_text("[1]")
+    (tmp_path / "evaluations" / "deim_l_on_coco.json").write_text(
+        json.dumps(summary), encoding="utf-8"
+    )
+    (tmp_path / "evaluations" / "torn.json").write_text("{", encoding="utf-8")
+    (tmp_path / "evaluations" / "other.json").write_text("[1]", encoding="utf-8")
     run = a_run(tmp_path, 0.2)
     run.save_evaluation("toy", {**summary, "images": 4, "per_class": CLASSES[:2]})
     with caplog.at_level(logging.WARNING, logger="deim_lab"):

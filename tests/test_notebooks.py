@@ -48,13 +48,15 @@ class Executed:
         self._home, self._own_kernel = home, own_kernel
 
     def __getitem__(self, name: str) -> dict[str, Json]:
-        notebook: dict[str, Json] = json.loads((self.runs_dir(name) / f"{name}.ipynb").read_text())
+        notebook: dict[str, Json] = json.loads(
+            (self.runs_dir(name) / f"{name}.ipynb").read_text(encoding="utf-8")
+        )
         return notebook
 
     def runs_dir(self, name: str) -> Path:
         """The folder of runs that holds the executed notebook and what it made."""
         folder, outcome = self._home / name, self._home / f"{name}.outcome"
-        with (self._home / f"{name}.lock").open("w") as lock:
+        with (self._home / f"{name}.lock").open("w", encoding="utf-8") as lock:
             fcntl.lockf(lock, fcntl.LOCK_EX)  # another process that executes it is waited for
             if not outcome.exists():
                 if name == TRAINS:
@@ -64,12 +66,11 @@ class Executed:
                 try:
                     execute(name, folder, self._own_kernel)
                 except Exception:
-                    outcome.write_text(traceback.format_exc())
+                    outcome.write_text(traceback.format_exc(), encoding="utf-8")
                     raise
-                outcome.write_text("")
-        assert not outcome.read_text(), (
-            f"{name} failed where it was executed: {outcome.read_text()}"
-        )
+                outcome.write_text("", encoding="utf-8")
+        said = outcome.read_text(encoding="utf-8")
+        assert not said, f"{name} failed where it was executed: {said}"
         return folder
 
 
@@ -129,7 +130,7 @@ def text(notebook: dict[str, Json]) -> str:
 
 @pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
 def test_parameters_are_the_common_ones_and_plain_json(path: Path) -> None:
-    notebook = json.loads(path.read_text())
+    notebook = json.loads(path.read_text(encoding="utf-8"))
     assert (notebook["nbformat"], notebook["nbformat_minor"] >= 5) == (4, True)
     tagged = [
         cell for cell in notebook["cells"] if "parameters" in cell["metadata"].get("tags", [])
@@ -262,11 +263,12 @@ def test_05_makes_its_arms_and_says_no_more_than_two_seeds_bear(executed: Execut
             ".pdf",
             ".csv",
         }, stem
-    assert (saved / "verdict.txt").read_text().splitlines() == [
-        line for line in said[said.index("plain (the baseline)") :].splitlines() if line
+    verdict = said[said.index("plain (the baseline)") :].splitlines()
+    assert (saved / "verdict.txt").read_text(encoding="utf-8").splitlines() == [
+        line for line in verdict if line
     ]
-    assert "| DEIM" in (saved / "arms.md").read_text()
-    assert r"\toprule" in (saved / "arms.tex").read_text()
+    assert "| DEIM" in (saved / "arms.md").read_text(encoding="utf-8")
+    assert r"\toprule" in (saved / "arms.tex").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
@@ -274,7 +276,7 @@ def test_06_keeps_reported_and_measured_apart(executed: Executed) -> None:
     shown = json.dumps(executed["06_paper_figures"])
     assert "Nothing under" in shown  # the smoke run was not measured on COCO
     folder = executed.runs_dir("06_paper_figures") / "figures" / "paper"
-    own = (folder / "own_runs.md").read_text()
+    own = (folder / "own_runs.md").read_text(encoding="utf-8")
     assert "| embedded" in own
     assert "smoke" in own
     tables = {path.name for path in folder.iterdir()}
@@ -288,7 +290,7 @@ def test_06_keeps_reported_and_measured_apart(executed: Executed) -> None:
         for stem in ("main", "components", "own_runs")
         for kind in ("svg", "pdf", "png", "csv")
     } <= tables
-    drawn = (folder / "main.csv").read_text()
+    drawn = (folder / "main.csv").read_text(encoding="utf-8")
     assert "reported" in drawn
     assert "measured" not in drawn
 
@@ -298,9 +300,9 @@ def test_07_counts_every_preset_and_times_one(executed: Executed) -> None:
     from deim_lab.config.presets import PRESETS
 
     folder = executed.runs_dir("07_models") / "figures" / "models"
-    table = (folder / "zoo.md").read_text()
+    table = (folder / "zoo.md").read_text(encoding="utf-8")
     assert all(f"| {name} " in table for name in PRESETS)
-    assert "smoke" in (folder / "times.md").read_text()
+    assert "smoke" in (folder / "times.md").read_text(encoding="utf-8")
     assert "presets, " in text(executed["07_models"])
     assert {path.suffix for path in folder.glob("ap_against_latency.*")} == {
         ".png",

@@ -27,6 +27,9 @@ from deim_lab.matching import hungarian, simota
 from deim_lab.runs import Run
 from deim_lab.structures import DecoderOutput, DetectorOutput, Matches, Targets
 from deim_lab.training import checkpoint
+from numeric import float32_tolerance
+
+pytestmark = pytest.mark.numeric
 
 SIMOTA = MatchConfig(kind="simota")
 
@@ -71,7 +74,9 @@ def test_two_targets_side_by_side_by_hand() -> None:
     boxes = row_of_boxes(0.25, 0.27, 0.33, 0.45, 0.47, 0.9)[None]
     logits = torch.zeros(1, 6, 2)
     cost, iou = simota.costs(logits, boxes, targets)
-    np.testing.assert_allclose(iou[0].numpy(), [1, 0.18 / 0.22, 0.12 / 0.28, 0, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(
+        iou[0].numpy(), [1, 0.18 / 0.22, 0.12 / 0.28, 0, 0, 0], atol=float32_tolerance(3)
+    )
     flat = 2 * math.log(2)  # cross-entropy of two scores of 0.5
     np.testing.assert_allclose(
         cost[0, :2].numpy(), [flat, flat - 3 * math.log(0.18 / 0.22)], atol=1e-5
@@ -229,12 +234,12 @@ def test_class_and_box_sums_are_divided_by_the_positives() -> None:
         target[place] = 1.0
         iou[place] = paired_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(wanted)).detach()
         values = table.as_dict()
-        assert values[f"class/{name}"] == pytest.approx(
-            float(losses.mal(logits[level], target, iou).sum().detach()) / len(matches), rel=1e-5
+        by_class, by_l1 = (
+            float(loss.sum().detach()) / len(matches)
+            for loss in (losses.mal(logits[level], target, iou), losses.l1(predicted, wanted))
         )
-        assert values[f"l1/{name}"] == pytest.approx(
-            5 * float(losses.l1(predicted, wanted).sum().detach()) / len(matches), rel=1e-5
-        )
+        assert values[f"class/{name}"] == pytest.approx(by_class, rel=float32_tolerance(10))
+        assert values[f"l1/{name}"] == pytest.approx(5 * by_l1, rel=float32_tolerance(10))
     last = table.matches.of_level(3)
     assert table.positives_per_image == len(last) / 2
     assert table.positives_per_image > 5, "more than one query a target"
@@ -271,7 +276,7 @@ def test_the_union_keeps_each_querys_most_frequent_target() -> None:
         * float(losses.l1(predicted, targets.boxes_cxcywh[union.target]).sum().detach())
         / len(union)
     )
-    assert table.as_dict()["l1/layer_1"] == pytest.approx(expected, rel=1e-5)
+    assert table.as_dict()["l1/layer_1"] == pytest.approx(expected, rel=float32_tolerance(10))
 
 
 @pytest.mark.parametrize("go_union", [True, False])

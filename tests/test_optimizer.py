@@ -15,6 +15,8 @@ from deim_lab.detector.detector import build_detector
 from deim_lab.training.ema import Ema
 from deim_lab.training.optimizer import build_optimizer, parameter_groups, set_learning_rate
 
+pytestmark = pytest.mark.numeric
+
 REFERENCE = Path(__file__).parent / "reference"
 NAMES = [
     f"{flavour}{model}"
@@ -61,7 +63,7 @@ def test_the_schedule_scales_each_group_from_its_own_base() -> None:
 
 
 def test_ema_follows_the_official_trace_and_counts() -> None:
-    reference = json.loads((REFERENCE / "schedules.json").read_text())
+    reference = json.loads((REFERENCE / "schedules.json").read_text(encoding="utf-8"))
     trace = reference["ema_trace"]
     model = nn.Linear(3, 2)
     with torch.no_grad():

@@ -21,9 +21,9 @@ from deim_lab.schedule import Phase, multiscale_sizes
 from deim_lab.structures import Targets
 from deim_lab.study import density
 
-REFERENCE = json.loads((Path(__file__).parent / "reference" / "schedules.json").read_text())[
-    "augment"
-]
+REFERENCE = json.loads(
+    (Path(__file__).parent / "reference" / "schedules.json").read_text(encoding="utf-8")
+)["augment"]
 OFFICIAL_NAMES = {
     "Mosaic": "mosaic",
     "RandomPhotometricDistort": "photometric",

@@ -25,6 +25,8 @@ from deim_lab.errors import ConfigError, WeightsError
 from deim_lab.training.loop import train
 from deim_lab.weights.backbone import load_backbone_weights, read_backbone_weights, start_of
 
+pytestmark = pytest.mark.numeric
+
 THREE = {"model.backbone_stages": [1, 2, 3], "model.decoder_points": [4, 4, 4]}
 
 
@@ -491,7 +493,7 @@ def test_training_starts_from_them(pictures: Path, tmp_path: Path) -> None:
         {"model.backbone_weights": str(tmp_path / "w.pth"), "optim.backbone_norm": "backbone"},
     )
     run = train(with_weights, pictures, runs_dir=tmp_path / "runs")
-    record = json.loads((run.folder / "run.json").read_text())["weights"]
+    record = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))["weights"]
     assert record == {
         "path": str(tmp_path / "w.pth"),
         "sha256": hashlib.sha256((tmp_path / "w.pth").read_bytes()).hexdigest(),

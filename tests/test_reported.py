@@ -99,7 +99,7 @@ HEAD = "arm,ap_percent,gain_points,source,note\n"
 )
 def test_a_damaged_file_is_named(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "ablation.csv"
-    path.write_text(content)
+    path.write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match=message) as caught:
         reported.read(path, reported.ReportedGain)
     assert "ablation.csv" in str(caught.value)

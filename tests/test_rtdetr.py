@@ -30,7 +30,11 @@ from deim_lab.structures import DetectorOutput, Targets
 from deim_lab.study import matching as microscope
 from deim_lab.weights.own import LoadReport, load_detector, load_official, official_state_dict
 
-RECIPES = json.loads((Path(__file__).parent / "reference" / "recipes_rtdetr.json").read_text())
+pytestmark = pytest.mark.numeric
+
+RECIPES = json.loads(
+    (Path(__file__).parent / "reference" / "recipes_rtdetr.json").read_text(encoding="utf-8")
+)
 TINY = {
     "model.hidden_dim": 32,
     "model.encoder_ffn_dim": 64,
@@ -220,13 +224,15 @@ def test_a_layer_looks_forward_twice() -> None:
 
 def test_the_levels_are_those_of_inference() -> None:
     """Looking forward twice changes gradients, not values."""
-    model = frozen(tiny())
+    model, images = frozen(tiny()).double(), noise().double()
     with torch.no_grad():
-        trained = model(noise())
+        trained = model(images)
         model.eval()
-        every, prediction = model.every_level(noise()), model(noise())
-    torch.testing.assert_close(trained.matching.boxes_cxcywh, every.matching.boxes_cxcywh)
-    torch.testing.assert_close(trained.matching.logits, every.matching.logits)
+        every, prediction = model.every_level(images), model(images)
+    torch.testing.assert_close(
+        trained.matching.boxes_cxcywh, every.matching.boxes_cxcywh, rtol=0, atol=1e-9
+    )
+    torch.testing.assert_close(trained.matching.logits, every.matching.logits, rtol=0, atol=1e-9)
     assert torch.equal(every.prediction.boxes_cxcywh, prediction.boxes_cxcywh)
     assert torch.equal(every.prediction.logits, prediction.logits)
 
@@ -243,13 +249,15 @@ def test_inference_may_stop_before_the_last_layer(family: str) -> None:
     shorter.load_state_dict(
         {key: value for key, value in model.state_dict().items() if key in shorter.state_dict()}
     )
+    images = noise().double()
+    model.double().eval()
     with torch.no_grad():
         prediction, every, alone = (
-            model.eval()(noise()),
-            model.every_level(noise()),
-            shorter(noise()),
+            model(images),
+            model.every_level(images),
+            shorter.double()(images),
         )
-        deployed = model.deploy()(noise())
+        deployed = model.deploy()(images)
     assert every.matching.levels == (
         "encoder",
         *(["pre"] if family == "dfine" else []),
@@ -259,7 +267,7 @@ def test_inference_may_stop_before_the_last_layer(family: str) -> None:
     for found in (prediction, every.prediction):
         assert torch.equal(found.logits, alone.logits)
         assert torch.equal(found.boxes_cxcywh, alone.boxes_cxcywh)
-    torch.testing.assert_close(deployed.boxes_cxcywh, alone.boxes_cxcywh, rtol=0, atol=1e-4)
+    torch.testing.assert_close(deployed.boxes_cxcywh, alone.boxes_cxcywh, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("targets", [None, some_targets()], ids=["without targets", "with targets"])
@@ -287,25 +295,23 @@ def test_every_trainable_parameter_gets_a_gradient(
 
 
 def test_matching_queries_do_not_see_denoising_queries() -> None:
-    model = frozen(tiny())
+    model, images = frozen(tiny()).double(), noise().double()
     with torch.no_grad():
-        without, having = model(noise()), model(noise(), some_targets())
+        without, having = model(images), model(images, some_targets())
+    torch.testing.assert_close(without.matching.logits, having.matching.logits, rtol=0, atol=1e-9)
     torch.testing.assert_close(
-        without.matching.logits, having.matching.logits, rtol=1e-4, atol=1e-5
-    )
-    torch.testing.assert_close(
-        without.matching.boxes_cxcywh, having.matching.boxes_cxcywh, rtol=1e-4, atol=1e-5
+        without.matching.boxes_cxcywh, having.matching.boxes_cxcywh, rtol=0, atol=1e-9
     )
 
 
 @pytest.mark.parametrize("size", [(64, 96), (96, 64)])
 def test_rectangles(size: tuple[int, int]) -> None:
-    model = tiny().eval()
+    model, images = tiny().double().eval(), noise(2, *size).double()
     with torch.no_grad():
-        prediction, deployed = model(noise(2, *size)), model.deploy()(noise(2, *size))
+        prediction, deployed = model(images), model.deploy()(images)
     assert prediction.boxes_cxcywh.shape == (2, 20, 4)
-    torch.testing.assert_close(deployed.logits, prediction.logits, rtol=0, atol=1e-4)
-    torch.testing.assert_close(deployed.boxes_cxcywh, prediction.boxes_cxcywh, rtol=0, atol=1e-5)
+    torch.testing.assert_close(deployed.logits, prediction.logits, rtol=0, atol=1e-9)
+    torch.testing.assert_close(deployed.boxes_cxcywh, prediction.boxes_cxcywh, rtol=0, atol=1e-9)
 
 
 def test_deploy_folds_the_encoder_and_can_not_be_trained() -> None:

@@ -57,7 +57,7 @@ def test_a_new_run_has_everything_of_the_schema(tmp_path: Path) -> None:
         *runs.SUBFOLDERS,
     }
     assert run.folder.name.endswith(f"_smoke_gamma-2.0+input-size-96-128_s3_{fingerprint(config)}")
-    info = json.loads((run.folder / "run.json").read_text())
+    info = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
     assert info == run.info
     assert (info["status"], info["seed"], info["device"], info["error"], info["finished"]) == (
         "running",
@@ -164,12 +164,12 @@ def test_a_torn_last_line_is_left_out_by_readers_and_cut_off_on_reopening(tmp_pa
         '{"kind": "train", "ep',
         '{"kind": "val", "epoch": 0, "step": 9}',
     ):  # also one that only lacks its newline
-        log.write_text(log.read_text() + torn)
+        log.write_text(log.read_text(encoding="utf-8") + torn, encoding="utf-8")
         assert [event["step"] for event in Run.open(run.folder).events()] == [1]
     reopened = Run.open(run.folder).reopen()
     reopened.log("train", epoch=1, step=2)
     assert [event["step"] for event in reopened.events()] == [1, 2]
-    assert log.read_text().count("\n") == 2
+    assert log.read_text(encoding="utf-8").count("\n") == 2
     assert Run.open(run.folder).status == "running"
     assert len(reopened.info["resumed"]) == 1
 
@@ -178,8 +178,8 @@ def test_time_of_a_killed_session_is_counted(tmp_path: Path) -> None:
     run = start(tmp_path)
     run.log("step", epoch=0, step=1)
     log = run.folder / "metrics.jsonl"
-    event = json.loads(log.read_text())
-    log.write_text(json.dumps(event | {"time": event["time"] + 100}) + "\n")
+    event = json.loads(log.read_text(encoding="utf-8"))
+    log.write_text(json.dumps(event | {"time": event["time"] + 100}) + "\n", encoding="utf-8")
     assert Run.open(run.folder).reopen().info["seconds"] == pytest.approx(100, abs=2)
 
 
@@ -211,7 +211,7 @@ def test_a_second_writer_is_refused_until_the_first_one_ends(tmp_path: Path) -> 
 
     def other() -> subprocess.CompletedProcess:
         return subprocess.run(
-            [sys.executable, "-c", code, str(run.folder)], capture_output=True, text=True
+            [sys.executable, "-c", code, str(run.folder)], capture_output=True, encoding="utf-8"
         )
 
     assert "is being written by another process" in other().stderr
@@ -269,7 +269,7 @@ def test_table_is_tidy_and_has_a_column_for_every_overridden_key(tmp_path: Path)
 
 
 def test_empty_and_absent_folders_of_runs(tmp_path: Path) -> None:
-    (tmp_path / "README.md").write_text("no run")
+    (tmp_path / "README.md").write_text("no run", encoding="utf-8")
     (tmp_path / "data").mkdir()
     frame = runs.table(tmp_path)
     assert frame.empty
@@ -304,7 +304,7 @@ def test_a_damaged_run_is_skipped_by_name_and_the_others_are_read(
     if content is None:
         (damaged.folder / name).unlink()
     else:
-        (damaged.folder / name).write_text(content)
+        (damaged.folder / name).write_text(content, encoding="utf-8")
     with caplog.at_level(logging.WARNING):
         frame = runs.table(tmp_path)
     assert set(frame["run"]) == {whole.folder.name}
@@ -317,11 +317,11 @@ def test_detections_and_evaluations_are_kept(tmp_path: Path) -> None:
     rows = [{"image_id": 1, "category_id": 2, "bbox": [0.0, 1.0, 2.0, 3.0], "score": 0.5}]
     path = run.save_detections("epoch_0007", rows)
     assert path == run.folder / "predictions" / "epoch_0007.json"
-    assert json.loads(path.read_text()) == rows
+    assert json.loads(path.read_text(encoding="utf-8")) == rows
     first, second = (run.save_evaluation("pear", {"AP": value}) for value in (0.1, math.nan))
     assert first != second
-    assert json.loads(first.read_text()) == {"AP": 0.1}
-    assert json.loads(second.read_text()) == {"AP": None}
+    assert json.loads(first.read_text(encoding="utf-8")) == {"AP": 0.1}
+    assert json.loads(second.read_text(encoding="utf-8")) == {"AP": None}
     assert not list(run.folder.rglob("*.json.*"))  # no temporary left
 
 
@@ -334,5 +334,5 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 
     with pytest.raises(RuntimeError):
         runs.write_json(path, {"x": Odd()})
-    assert json.loads(path.read_text()) == {"x": 1}
+    assert json.loads(path.read_text(encoding="utf-8")) == {"x": 1}
     assert [item.name for item in tmp_path.iterdir()] == ["a.json"]

@@ -15,7 +15,9 @@ from deim_lab.config.presets import PRESETS, preset
 from deim_lab.errors import ConfigError
 from deim_lab.schedule import Phase, Schedule
 
-REFERENCE = json.loads((Path(__file__).parent / "reference" / "schedules.json").read_text())
+REFERENCE = json.loads(
+    (Path(__file__).parent / "reference" / "schedules.json").read_text(encoding="utf-8")
+)
 OFFICIAL = {
     "deim_l": "deim_dfine_l",
     "deim_m": "deim_dfine_m",

@@ -74,7 +74,7 @@ def files(tmp_path: Path) -> dict[str, Path]:
     content = truth()
     written = {"gt": content, "good": found(content, 2), "rough": found(content, 6, seed=1)}
     for name, value in written.items():
-        (tmp_path / f"{name}.json").write_text(json.dumps(value))
+        (tmp_path / f"{name}.json").write_text(json.dumps(value), encoding="utf-8")
     return {name: tmp_path / f"{name}.json" for name in written}
 
 
@@ -156,7 +156,7 @@ def test_bad_rows_are_refused_by_name(
     files: dict[str, Path], tmp_path: Path, rows: Json, message: str
 ) -> None:
     bad = tmp_path / "bad.json"
-    bad.write_text(json.dumps(rows))
+    bad.write_text(json.dumps(rows), encoding="utf-8")
     with pytest.raises(DataError, match=message) as caught:
         score_files(files["gt"], {"bad": bad})
     assert "bad.json" in str(caught.value)
@@ -176,7 +176,7 @@ def test_a_wrong_ground_truth_is_refused_by_name(
     files: dict[str, Path], tmp_path: Path, content: str, message: str
 ) -> None:
     wrong = tmp_path / "wrong.json"
-    wrong.write_text(content)
+    wrong.write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match=message):
         score_files(wrong, {"good": files["good"]})
 
@@ -250,7 +250,7 @@ def test_more_than_a_hundred_of_a_class_in_an_image_is_said() -> None:
 
 def test_names_of_files(tmp_path: Path) -> None:
     odd = tmp_path / "a=b.json"
-    odd.write_text("[]")
+    odd.write_text("[]", encoding="utf-8")
     assert names_of(["x/one.json", "Two=x/two.json", str(odd)]) == {
         "one": Path("x/one.json"),
         "Two": Path("x/two.json"),
@@ -281,10 +281,9 @@ def test_the_command_compares_and_writes_everything(
 ) -> None:
     out = tmp_path / "out"
     percent = tmp_path / "percent.json"
+    rows = json.loads(files["good"].read_text(encoding="utf-8"))
     percent.write_text(
-        json.dumps(
-            [{**row, "score": 100 * row["score"]} for row in json.loads(files["good"].read_text())]
-        )
+        json.dumps([{**row, "score": 100 * row["score"]} for row in rows]), encoding="utf-8"
     )
     words = [
         "score",
@@ -311,7 +310,7 @@ def test_the_command_compares_and_writes_everything(
         "per_class.csv",
         *(f"scores.{kind}" for kind in ("json", "csv", "md", "png", "svg", "pdf")),
     }
-    values = json.loads((out / "scores.json").read_text())["detectors"]
+    values = json.loads((out / "scores.json").read_text(encoding="utf-8"))["detectors"]
     assert [item["name"] for item in values] == ["Good", "rough", "percent"]
     assert values[0]["metrics"] == coco_metrics(files["gt"], files["good"])
     assert values[2]["warnings"][0].startswith("scores lie")
@@ -319,7 +318,7 @@ def test_the_command_compares_and_writes_everything(
     assert written["AP"].tolist() == pytest.approx([100 * item["metrics"]["AP"] for item in values])
     assert set(METRICS) <= set(written)
     assert set(pd.read_csv(out / "per_class.csv")["name"]) == {"cat", "dog"}
-    assert "| Good" in (out / "scores.md").read_text()
+    assert "| Good" in (out / "scores.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.usefixtures("_quiet_root")

@@ -77,7 +77,8 @@ def write_notebook(path: Path, *cells: str, parameters: str = PARAMETERS) -> Pat
         for number, source in enumerate([parameters, *cells])
     ]
     path.write_text(
-        json.dumps({"cells": content, "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
+        json.dumps({"cells": content, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}),
+        encoding="utf-8",
     )
     return path
 
@@ -106,7 +107,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
                         }
                     ],
                 }
-            )
+            ),
+            encoding="utf-8",
         )
     return root
 
@@ -133,7 +135,7 @@ def place(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
             **values,
         }
         path = tmp_path / "tiny.json"
-        path.write_text(json.dumps(grid))
+        path.write_text(json.dumps(grid), encoding="utf-8")
         return path
 
     return make
@@ -175,7 +177,9 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 90) -> An
 
 
 def index_of(root: Path, name: str = "tiny") -> dict[str, Json]:
-    content: dict[str, Json] = json.loads((root / "sweeps" / name / "index.json").read_text())
+    content: dict[str, Json] = json.loads(
+        (root / "sweeps" / name / "index.json").read_text(encoding="utf-8")
+    )
     return content
 
 
@@ -215,7 +219,7 @@ class Pretended:
                     run.log("train", epoch=0, step=1)
                     raise KeyboardInterrupt
                 run.finish()
-                (run.folder / "notebook.ipynb").write_text("{}")
+                (run.folder / "notebook.ipynb").write_text("{}", encoding="utf-8")
                 yield RunRecord(
                     index=spec.index,
                     arm=spec.arm,
@@ -281,9 +285,9 @@ def test_a_second_call_skips_continues_and_retries(
     assert len(sweep.run(grid, root, executor=third).done) == 4
     assert third.seen == []
     assert "4 of 4 runs are done already" in caplog.text
-    assert json.loads((root / "sweeps" / "tiny" / "grid.json").read_text())["arms"]["sharper"] == {
-        "loss.gamma": 2.0
-    }
+    assert json.loads((root / "sweeps" / "tiny" / "grid.json").read_text(encoding="utf-8"))["arms"][
+        "sharper"
+    ] == {"loss.gamma": 2.0}
 
 
 def test_an_index_is_of_one_experiment(
@@ -304,9 +308,8 @@ def test_an_index_is_of_one_experiment(
         ConfigError, match=r"another configuration under the name of arm 'baseline'.*--name"
     ):
         sweep.run(grid, root, executor=more, overrides={"train.epochs": 4})
-    (data / "annotations" / "again.json").write_text(
-        (data / "annotations" / "instances_train.json").read_text() + " "
-    )
+    content = (data / "annotations" / "instances_train.json").read_text(encoding="utf-8")
+    (data / "annotations" / "again.json").write_text(content + " ", encoding="utf-8")
     half = {
         "images": str(data / "images" / "val"),
         "annotations": str(data / "annotations" / "instances_val.json"),
@@ -321,7 +324,7 @@ def test_an_index_is_of_one_experiment(
     with pytest.raises(ConfigError, match="holds runs of other data"):
         sweep.run(grid, root, executor=more, data=other)
     assert len(sweep.run(grid, root, executor=more, data=other, name="other").done) == 1 * 2
-    (root / "sweeps" / "tiny" / "index.json").write_text("{")
+    (root / "sweeps" / "tiny" / "index.json").write_text("{", encoding="utf-8")
     with pytest.raises(ValueError, match="no readable index"):
         sweep.run(grid, root, executor=more)
 
@@ -350,13 +353,13 @@ def test_weights_of_a_backbone_make_arms_and_a_second_call_knows_them(
         return (
             []
             if config.model.backbone_weights is None
-            else [{"backbone": Path(config.model.backbone_weights).read_text()}]
+            else [{"backbone": Path(config.model.backbone_weights).read_text(encoding="utf-8")}]
         )
 
     monkeypatch.setattr("deim_lab.weights.backbone.start_of", start)
     monkeypatch.chdir(tmp_path)
     for name, content in (("a.pth", "1"), ("b.pth", "2"), ("again.pth", "1")):
-        Path(name).write_text(content)
+        Path(name).write_text(content, encoding="utf-8")
     key = "model.backbone_weights"
     root, grid = (
         tmp_path / "runs",
@@ -391,7 +394,10 @@ def test_two_sweeps_of_one_name_do_not_run_at_once(
         "sys.stdin.read()"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
     ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
@@ -439,7 +445,7 @@ def test_a_kernel_killed_in_the_third_of_six_runs(
     def shoot(spec: RunSpec) -> bool:
         """kill -9 the kernel of the third run once it has a checkpoint."""
         for file in root.glob("*.pid"):
-            if json.loads(file.read_text()) == [None, 1]:
+            if json.loads(file.read_text(encoding="utf-8")) == [None, 1]:
                 run = runs.find(
                     root,
                     fingerprint=spec.fingerprint,
@@ -475,7 +481,7 @@ def test_a_kernel_killed_in_the_third_of_six_runs(
         for row in rows.values()
     )
     assert list((root / "sweeps" / "tiny" / "notebooks").iterdir()) == []
-    notebooks = [(root / row["notebook"]).read_text() for row in rows.values()]
+    notebooks = [(root / row["notebook"]).read_text(encoding="utf-8") for row in rows.values()]
     assert all("widgets static" in text and len(text) < 1_000_000 for text in notebooks)
     seen = {gpu for gpu in "78" for text in notebooks if f"gpu {gpu}" in text}
     assert seen == {"7", "8"}
@@ -511,12 +517,12 @@ def test_a_failed_run_is_a_row_and_the_exit_code_says_so(
     assert "raise ArithmeticError" in bad["error"]["traceback"]
     assert "\x1b" not in bad["error"]["traceback"]
     assert bad["notebook"].startswith("sweeps/tiny/notebooks/only_s0_")
-    assert "ArithmeticError" in (root / bad["notebook"]).read_text()
+    assert "ArithmeticError" in (root / bad["notebook"]).read_text(encoding="utf-8")
     assert "ArithmeticError: seed 0 breaks" in caplog.text
     assert marked() == []
 
-    content = json.loads(grid.read_text())
-    grid.write_text(json.dumps({**content, "parameters": {}}))
+    content = json.loads(grid.read_text(encoding="utf-8"))
+    grid.write_text(json.dumps({**content, "parameters": {}}), encoding="utf-8")
     assert cli.main(["sweep", str(grid), "--runs", str(root)]) == 0
     again, untouched = index_of(root)["runs"]
     assert untouched == good
@@ -547,7 +553,7 @@ def start_sweep(grid: Path, root: Path, *options: str) -> subprocess.Popen[str]:
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
@@ -586,12 +592,12 @@ def test_a_sweep_that_is_stopped_leaves_no_process_and_loses_nothing(
         assert "interrupted; the same command continues it" in said
         assert {row["status"] for row in index_of(root)["runs"]} == {"pending"}
     saved = {
-        folder.parents[1].name: json.loads(folder.read_text())
+        folder.parents[1].name: json.loads(folder.read_text(encoding="utf-8"))
         for folder in root.glob("*/checkpoints/last.json")
     }
     assert len(saved) == 2
-    content = json.loads(grid.read_text())
-    grid.write_text(json.dumps({**content, "parameters": {}}))  # hurry up
+    content = json.loads(grid.read_text(encoding="utf-8"))
+    grid.write_text(json.dumps({**content, "parameters": {}}), encoding="utf-8")  # hurry up
     assert len(sweep.run(grid, root, workers=2).done) == 2
     for run in runs.all_runs(root):
         assert run.status == "done"

@@ -114,7 +114,8 @@ def specs(tmp_path: Path) -> Callable[..., list[RunSpec]]:
                     for index, (source, tags) in enumerate(cells)
                 ],
             }
-        )
+        ),
+        encoding="utf-8",
     )
 
     def make(*moods: str, seconds: float = 0.0, **parameters: Any) -> list[RunSpec]:
@@ -147,7 +148,9 @@ def diary(spec: RunSpec) -> list[dict[str, Any]]:
     """A line for each time that the run's notebook was started."""
     return [
         json.loads(line)
-        for line in (Path(spec.runs_dir) / f"diary-{spec.seed}.jsonl").read_text().splitlines()
+        for line in (Path(spec.runs_dir) / f"diary-{spec.seed}.jsonl")
+        .read_text(encoding="utf-8")
+        .splitlines()
     ]
 
 
@@ -261,7 +264,10 @@ def ray_head(
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     with subprocess.Popen(
-        [sys.executable, "-c", HEAD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HEAD],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
     ) as head:
         assert head.stdout is not None
         address = next((line.split()[1] for line in head.stdout if line.startswith("AT ")), None)
@@ -292,7 +298,7 @@ def test_ray_at_an_address_shares_a_gpu_and_is_left_on(
         [sys.executable, "-c", SWEEP, ray_head],
         input=json.dumps([vars(spec) for spec in runs]),
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=True,
     )
     rounds = [
@@ -442,14 +448,14 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home = tmp_path / "slurm"
     (home / "bin").mkdir(parents=True)
     script = home / "bin" / "slurm.py"
-    script.write_text(f"#!{sys.executable}\n{SLURM}")
+    script.write_text(f"#!{sys.executable}\n{SLURM}", encoding="utf-8")
     script.chmod(0o755)
     for name in ("sbatch", "srun", "sacct", "scancel", "scontrol"):
         (home / "bin" / name).symlink_to(script)
     monkeypatch.setenv("PATH", f"{home / 'bin'}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("FAKE_SLURM", str(home))
     (home / "first").write_text(
-        str(time.monotonic_ns() // 1_000_000)
+        str(time.monotonic_ns() // 1_000_000), encoding="utf-8"
     )  # submitit remembers the jobs of a process by their numbers
     monkeypatch.setattr("deim_lab.sweep.on_slurm.POLL_SECONDS", {"slurm": 0.2, "local": 0.2})
     monkeypatch.setattr("deim_lab.sweep.on_slurm.ASK_SECONDS", 2.0)
@@ -485,9 +491,9 @@ def test_slurm_takes_one_job_array_with_a_limit(
         "cpus-per-task=6",
         "account=vision",
     ):
-        assert f"#SBATCH --{line}\n" in first.read_text()
+        assert f"#SBATCH --{line}\n" in first.read_text(encoding="utf-8")
     assert len(later) == 2  # the two whose worker was killed
-    assert all("--array" not in script.read_text() for script in later)
+    assert all("--array" not in script.read_text(encoding="utf-8") for script in later)
 
 
 def test_closing_the_iterator_of_slurm_cancels_the_jobs(
@@ -501,8 +507,11 @@ def test_closing_the_iterator_of_slurm_cancels_the_jobs(
     )
     assert next(runs).arm == "well"
     runs.close()  # type: ignore[attr-defined]
-    calls = [json.loads(line) for line in (slurm / "calls.jsonl").read_text().splitlines()]
-    first = (slurm / "first").read_text()
+    calls = [
+        json.loads(line)
+        for line in (slurm / "calls.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    first = (slurm / "first").read_text(encoding="utf-8")
     assert sorted(call[1] for call in calls if call[0] == "scancel") == [f"{first}_0", f"{first}_2"]
 
 

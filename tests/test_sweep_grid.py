@@ -49,7 +49,8 @@ def a_notebook(folder: Path, source: str | None, *, name: str = "small.ipynb") -
     )
     path = folder / name
     path.write_text(
-        json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
+        json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}),
+        encoding="utf-8",
     )
     return str(path)
 
@@ -130,7 +131,7 @@ def test_a_broken_file_is_refused(text: str, said: str) -> None:
 
 def test_a_file_that_is_not_there_or_of_another_kind(tmp_path: Path) -> None:
     for name in ("components", "density", "gamma"):
-        (tmp_path / f"{name}.yaml").write_text("preset: smoke")
+        (tmp_path / f"{name}.yaml").write_text("preset: smoke", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"\(did you mean '[^']*components\.yaml'\?\)"):
         grid.read(tmp_path / "component.yaml")
     with pytest.raises(ConfigError, match="neither YAML nor JSON"):
@@ -311,7 +312,7 @@ def test_parameters_are_checked_against_the_cell(
 def test_absent_notebook_and_data_and_too_many_runs(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"does not exist \(did you mean .*03_train\.ipynb"):
         plan.check(grid.read(a_grid(notebook=NOTEBOOK.replace("03_train", "03_trian"))))
-    (tmp_path / "broken.ipynb").write_text("{")
+    (tmp_path / "broken.ipynb").write_text("{", encoding="utf-8")
     with pytest.raises(ConfigError, match="can't be read as a notebook"):
         plan.check(grid.read(a_grid(notebook=str(tmp_path / "broken.ipynb"))))
     with pytest.raises(DataError, match=r"absent' does not exist on "):
@@ -324,7 +325,9 @@ def test_absent_notebook_and_data_and_too_many_runs(tmp_path: Path) -> None:
 
 
 def test_bad_input_is_said_on_the_command_line_before_torch_is_imported(tmp_path: Path) -> None:
-    (tmp_path / "g.json").write_text(json.dumps(a_grid(axes={"loss.weight_gio": [1, 2]})))
+    (tmp_path / "g.json").write_text(
+        json.dumps(a_grid(axes={"loss.weight_gio": [1, 2]})), encoding="utf-8"
+    )
     code = (
         "import sys; from deim_lab import cli; rc = cli.main(sys.argv[1:]);"
         "print(rc, [m for m in ('torch', 'pandas', 'papermill', 'numpy') if m in sys.modules])"
@@ -340,18 +343,20 @@ def test_bad_input_is_said_on_the_command_line_before_torch_is_imported(tmp_path
             str(tmp_path / "runs"),
         ],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=True,
     )
     assert answer.stdout.strip() == "2 []"
     assert "deim-lab sweep: error:" in answer.stderr
     assert "did you mean 'loss.weight_giou'?" in answer.stderr
     assert not (tmp_path / "runs").exists()
-    (tmp_path / "g.json").write_text(json.dumps(a_grid(data=str(tmp_path / "absent"))))
+    (tmp_path / "g.json").write_text(
+        json.dumps(a_grid(data=str(tmp_path / "absent"))), encoding="utf-8"
+    )
     answer = subprocess.run(
         [sys.executable, "-c", code, "sweep", str(tmp_path / "g.json")],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=True,
         cwd=ROOT,
     )
@@ -394,7 +399,7 @@ def test_what_slurm_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(
         loop, "run", lambda _grid, _runs, *, executor, **_others: seen.append(executor) or result
     )
-    (tmp_path / "g.json").write_text(json.dumps(a_grid()))
+    (tmp_path / "g.json").write_text(json.dumps(a_grid()), encoding="utf-8")
     words = [
         "sweep",
         str(tmp_path / "g.json"),
@@ -456,11 +461,11 @@ def test_gpus_are_those_that_are_visible_and_none_on_the_cpu(
     assert gpus.visible() == ()
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\nprintf '0\\n1\\n'\n")
+    tool.write_text("#!/bin/sh\nprintf '0\\n1\\n'\n", encoding="utf-8")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     assert gpus.visible() == ("0", "1")
-    tool.write_text("#!/bin/sh\nexit 9\n")
+    tool.write_text("#!/bin/sh\nexit 9\n", encoding="utf-8")
     assert gpus.visible() == ()
 
 
@@ -501,7 +506,7 @@ def test_gpus_that_name_none_are_refused(
     with pytest.raises(ConfigError, match="leave it out"):
         LocalExecutor(2, listed)
     if isinstance(listed, str):
-        (tmp_path / "g.json").write_text(json.dumps(a_grid()))
+        (tmp_path / "g.json").write_text(json.dumps(a_grid()), encoding="utf-8")
         words = [
             "sweep",
             str(tmp_path / "g.json"),

@@ -57,7 +57,7 @@ def test_notebook_03_by_a_sweep(tmp_path: Path) -> None:
         }
         executed = run.folder / "notebook.ipynb"
         assert executed.stat().st_size < 1_000_000
-        content = json.loads(executed.read_text())
+        content = json.loads(executed.read_text(encoding="utf-8"))
         assert "widgets" not in content["metadata"]
         kinds = {
             kind
@@ -100,7 +100,7 @@ def test_notebook_03_by_papermill_alone(tmp_path: Path) -> None:
         "-y",
         f"overrides: {{{overrides}}}",
     ]
-    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    answer = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8")
     assert answer.returncode == 0, answer.stderr[-3000:]
     assert "unknown parameter" not in answer.stderr
     (run,) = runs.all_runs(tmp_path / "runs", status="done")

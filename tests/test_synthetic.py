@@ -128,10 +128,10 @@ class TestFolder:
         assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
     def test_foreign_folder_is_left_alone(self, tmp_path: Path) -> None:
-        (tmp_path / "thesis.tex").write_text("precious")
+        (tmp_path / "thesis.tex").write_text("precious", encoding="utf-8")
         with pytest.raises(DataError, match="exists and is not an embedded data set"):
             synthetic.make(tmp_path, **SMALL)
-        assert (tmp_path / "thesis.tex").read_text() == "precious"
+        assert (tmp_path / "thesis.tex").read_text(encoding="utf-8") == "precious"
 
     @pytest.mark.parametrize(
         ("name", "value"),
@@ -241,7 +241,9 @@ class TestScene:
         assert np.ptp(np.array(means), axis=0).max() < 60
 
     def test_annotations_say_what_was_drawn(self, folder: Path) -> None:
-        listed = json.loads((folder / "annotations" / "instances_train.json").read_text())
+        listed = json.loads(
+            (folder / "annotations" / "instances_train.json").read_text(encoding="utf-8")
+        )
         for position, image in enumerate(listed["images"]):
             _, things = drawing.scene(np.random.default_rng([0, 0, position]), (64, 96))
             rows = [item for item in listed["annotations"] if item["image_id"] == image["id"]]

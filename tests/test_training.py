@@ -215,9 +215,9 @@ def test_what_a_run_starts_from_and_is_scored_with_is_part_of_its_identity(
     )
     other = shutil.copytree(small_set, tmp_path / "other")
     json_file = other / "annotations" / "instances_val.json"
-    content = json.loads(json_file.read_text())
+    content = json.loads(json_file.read_text(encoding="utf-8"))
     content["annotations"] = content["annotations"][:1]
-    json_file.write_text(json.dumps(content))
+    json_file.write_text(json.dumps(content), encoding="utf-8")
     assert (
         deim_lab.train(config, other, runs_dir=tmp_path / "runs", device="cpu").folder
         != scratch.folder
@@ -401,7 +401,7 @@ def test_two_processes_train_as_one(small_set: Path, tmp_path: Path) -> None:
         "runs_dir=sys.argv[3], device='cpu')"
     )
     script = tmp_path / "worker.py"
-    script.write_text(code)
+    script.write_text(code, encoding="utf-8")
     settings = FAST | {
         "train.epochs": 3,
         "data.batch_size": 2,

@@ -165,7 +165,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def read_results(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     with (folder / "detections.csv").open(newline="", encoding="utf-8") as file:
-        return json.loads((folder / "detections.json").read_text()), list(csv.DictReader(file))
+        return json.loads((folder / "detections.json").read_text(encoding="utf-8")), list(
+            csv.DictReader(file)
+        )
 
 
 def test_pictures_and_a_video_in_one_command_by_weights_and_by_onnx(
@@ -444,7 +446,7 @@ def test_latency_as_a_table_and_as_json(
         )
         == 0
     )
-    told = json.loads(out.read_text())
+    told = json.loads(out.read_text(encoding="utf-8"))
     assert [item["model"] for item in told["models"]] == ["smoke", "model.pt"]
     assert told["models"][0]["parameters_deploy"] < told["models"][0]["parameters_train"]
     assert told["models"][0]["gflops"] > 0
@@ -508,7 +510,10 @@ def test_what_can_not_be_compiled_is_said_and_the_rest_is_timed(
         )
         == 1
     )
-    assert {item["form"] for item in json.loads(out.read_text())["times"]} == {"train", "deploy"}
+    assert {item["form"] for item in json.loads(out.read_text(encoding="utf-8"))["times"]} == {
+        "train",
+        "deploy",
+    }
     assert (
         "smoke can't be compiled here (fp32, batch 1): RuntimeError: no C++ compiler"
         in capsys.readouterr().err.splitlines()[-1]

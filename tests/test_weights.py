@@ -301,9 +301,9 @@ def test_fine_tuning_with_other_classes(tmp_path: Path) -> None:
     data = synthetic.make(tmp_path / "set", train_images=9, val_images=3, size_px=(64, 64), seed=3)
     names = [
         item["name"]
-        for item in json.loads((data / "annotations" / "instances_train.json").read_text())[
-            "categories"
-        ]
+        for item in json.loads(
+            (data / "annotations" / "instances_train.json").read_text(encoding="utf-8")
+        )["categories"]
     ]
     config = preset(
         "smoke",
@@ -341,7 +341,7 @@ def test_fine_tuning_with_other_classes(tmp_path: Path) -> None:
         )  # type: ignore[index, union-attr]
         for index in range(1, len(names) - 1):
             assert float(tuned[f"{key}.bias"][index]) == pytest.approx(-math.log(99), abs=1e-4)
-    assert json.loads((run.folder / "run.json").read_text())["weights"][
+    assert json.loads((run.folder / "run.json").read_text(encoding="utf-8"))["weights"][
         "sha256"
     ] == own.fingerprint_of(tmp_path / "own.pt")
     assert run.status == "done"
@@ -400,7 +400,7 @@ def test_files_that_can_not_be_read(tmp_path: Path, capsys: pytest.CaptureFixtur
     whole = tmp_path / "whole.pth"
     torch.save({"model": official_state_dict(small())}, whole)
     (tmp_path / "truncated.pth").write_bytes(whole.read_bytes()[:-1000])
-    (tmp_path / "text.pth").write_text("not weights")
+    (tmp_path / "text.pth").write_text("not weights", encoding="utf-8")
     (tmp_path / "empty.pth").write_bytes(b"")
     torch.save({"model": Evil()}, tmp_path / "evil.pth")
     torch.save([1, 2], tmp_path / "list.pth")

@@ -79,7 +79,7 @@ def main(
     if notebook is not None:
         figure_paths += _execute(Path(notebook), out, preset_name, seed, root)
     report = render(arms, preset_name=preset_name, seed=seed, figure_paths=figure_paths)
-    (out / "report.md").write_text(report)
+    (out / "report.md").write_text(report, encoding="utf-8")
     return arms
 
 
@@ -262,4 +262,4 @@ def run(args: argparse.Namespace) -> None:
     preset(args.preset, overrides)  # a wrong key is said before anything starts
     chosen: dict[str, Any] = {"notebook": None} if args.no_notebook else {}
     main(args.runs, preset_name=args.preset, overrides=overrides, seed=args.seed, **chosen)
-    options.out((args.runs / "demo" / "report.md").read_text())
+    options.out((args.runs / "demo" / "report.md").read_text(encoding="utf-8"))

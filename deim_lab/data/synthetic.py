@@ -138,12 +138,12 @@ def _draw_half(
 
 def _is_complete(folder: Path, spec: dict[str, Any]) -> bool:
     try:
-        if json.loads((folder / _MARKER).read_text()) != spec:
+        if json.loads((folder / _MARKER).read_text(encoding="utf-8")) != spec:
             return False
         for split in ("train", "val"):
-            listed = json.loads((folder / "annotations" / f"instances_{split}.json").read_text())[
-                "images"
-            ]
+            listed = json.loads(
+                (folder / "annotations" / f"instances_{split}.json").read_text(encoding="utf-8")
+            )["images"]
             there = {
                 entry.name
                 for entry in os.scandir(folder / "images" / split)
@@ -172,4 +172,4 @@ def _put_in_place(draft: Path, folder: Path, spec: dict[str, Any]) -> None:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, separators=(",", ":")) + "\n")
+    path.write_text(json.dumps(content, separators=(",", ":")) + "\n", encoding="utf-8")

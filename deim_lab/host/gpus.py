@@ -72,7 +72,7 @@ def visible() -> tuple[str, ...]:
         answer = subprocess.run(
             [tool, "--query-gpu=index", "--format=csv,noheader"],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             check=True,
             timeout=ASK_SECONDS,
         )

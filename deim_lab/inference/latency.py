@@ -235,7 +235,7 @@ def _name(device: torch.device) -> str:
 def _cpu_name() -> str:
     """The processor's name where the system says it (Linux), else its kind."""
     try:
-        with open("/proc/cpuinfo") as lines:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
             return next(
                 line.partition(":")[2].strip() for line in lines if line.startswith("model name")
             )

@@ -135,7 +135,7 @@ class Index:
         lets go of the lock with the process.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / ".lock").open("w") as handle:
+        with (self.folder / ".lock").open("w", encoding="utf-8") as handle:
             try:
                 import fcntl
             except (

@@ -77,7 +77,7 @@ def manager_class(channel: Channel, started: list[int]) -> type[Any]:
             await super()._async_launch_kernel(kernel_cmd, **values)
             started.append(int(self.provisioner.process.pid))
             if FOLDER in os.environ:
-                (Path(os.environ[FOLDER]) / PID_FILE).write_text(str(started[-1]))
+                (Path(os.environ[FOLDER]) / PID_FILE).write_text(str(started[-1]), encoding="utf-8")
 
         _launch_kernel = _async_launch_kernel
 
@@ -94,7 +94,7 @@ def kill_group(pid: int) -> None:
 def kill_noted(folder: Path) -> None:
     """End the kernel that a worker noted in ``folder``, when that worker can't do it any more."""
     with contextlib.suppress(OSError, ValueError):
-        kill_group(int((folder / PID_FILE).read_text()))
+        kill_group(int((folder / PID_FILE).read_text(encoding="utf-8")))
 
 
 @cache

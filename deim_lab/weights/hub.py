@@ -194,7 +194,7 @@ def read_hub(folder_or_id: str | Path) -> HubCheckpoint:
     """The checkpoint with its keys renamed. Raises as ``load_hub``."""
     folder = hub_folder(folder_or_id)
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise WeightsError(f"{folder / 'config.json'}: can't be read ({error})") from error
     kind = config.get("model_type") if isinstance(config, dict) else None
@@ -293,7 +293,9 @@ def _weight_files(folder: Path) -> list[Path]:
         return [whole]
     if index.is_file():
         try:
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            names = sorted(
+                set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise WeightsError(f"{index}: no index of shards ({type(error).__name__})") from error
         return [folder / Path(name).name for name in names]
