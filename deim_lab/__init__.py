@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from deim_lab import _moved
+
 __version__ = "0.2.0"
 
 _LAZY = {
@@ -79,10 +81,13 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
-    if name in _ROOMS:
+    if name in _ROOMS or f"deim_lab.{name}" in _moved.MOVED:
         return importlib.import_module(f"deim_lab.{name}")
     raise AttributeError(f"module 'deim_lab' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+_moved.install()

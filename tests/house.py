@@ -18,6 +18,7 @@ PACKAGE = ROOT / "deim_lab"
 # Rooms from the foundation up. A room imports only the rooms before it.
 ROOMS = (
     "errors",
+    "_moved",
     "boxes",
     "palette",
     "structures",
