@@ -139,17 +139,23 @@ DOCUMENTED: dict[str, tuple[str, ...]] = {
     "deim_lab.zoo": ("table", "times"),
 }
 
-# Import every path in one new interpreter, packages before what is in them.
+# Import every path in one new interpreter, a package before what is in it, the top last.
 IMPORT_EACH = """
 import importlib, json, sys, warnings
+def lacks(path, name):
+    try:
+        exec(f"from {path} import {name}", {})
+    except ImportError:
+        return True
 wanted, answer = json.load(sys.stdin), {}
-for path in sorted(wanted, key=lambda path: path.count(".")):
+for path in sorted(wanted, key=lambda path: path.count(".") or 99):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        module = importlib.import_module(path)
-        missing = [name for name in wanted[path] if not hasattr(module, name)]
+        importlib.import_module(path)
     moved = [str(item.message) for item in caught if " is now deim_lab" in str(item.message)]
-    answer[path] = {"missing": missing, "warnings": moved}
+    answer[path] = {"warnings": moved}
+for path in wanted:
+    answer[path]["missing"] = [name for name in wanted[path] if lacks(path, name)]
 json.dump(answer, sys.stdout)
 """
 
