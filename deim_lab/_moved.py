@@ -67,7 +67,7 @@ _IMPORT_MACHINERY = ("importlib", "_frozen_importlib", "_frozen_importlib_extern
 
 
 def install(table: Mapping[str, tuple[str, ...]] = MOVED) -> None:
-    """Let the old paths of ``table`` be imported. A second call with the same table does nothing."""
+    """Let the old paths of ``table`` be imported; with the same table again, do nothing."""
     if not any(isinstance(item, Finder) and item.table == table for item in sys.meta_path):
         sys.meta_path.append(Finder(table))
 

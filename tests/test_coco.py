@@ -535,7 +535,10 @@ class TestCategories:
         content = content_of((1, 2, 44))
         content["categories"][0]["name"] = "zebra"
         write(folder, content, "val")
-        message = r"instances_val\.json: category id 44 \('zebra'\) of annotation 102 in image 7 \(a\.png\) is unknown .*\[1, 2, 3\]"
+        message = (
+            r"instances_val\.json: category id 44 \('zebra'\) of annotation 102 in image 7 "
+            r"\(a\.png\) is unknown .*\[1, 2, 3\]"
+        )
         with pytest.raises(DataError, match=message):
             open_source(resolve(folder, cache_dir=folder))
 

@@ -102,7 +102,7 @@ def small_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # --- official numbers
-# -------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def fill(model: nn.Module, conv_gain: float, lin_gain: float) -> None:
@@ -283,7 +283,7 @@ def test_another_size_is_refused_and_named() -> None:
 
 
 # --- the parts
-# --------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def test_rms_norm_is_its_formula_in_any_precision() -> None:
@@ -400,7 +400,7 @@ def test_every_trainable_parameter_gets_a_gradient(size: str, targets: Targets |
 
 
 # --- through the lab
-# --------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def test_trains_resumes_evaluates_predicts_and_deploys(small_set: Path, tmp_path: Path) -> None:

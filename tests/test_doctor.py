@@ -119,7 +119,10 @@ def test_too_few_queries(tmp_path: Path) -> None:
     report = examine(dataset, num_queries=40)
     assert report.unmatched_share == pytest.approx(20 / 70)
     assert report.proposed_queries == 100
-    message = "1 images have more targets (up to 60) than the 40 queries; 28.57% of the targets can never be matched"
+    message = (
+        "1 images have more targets (up to 60) than the 40 queries; 28.57% of the targets can "
+        "never be matched"
+    )
     assert message in named(report, "queries-too-few")
     dense = examine(dataset, num_queries=60, augment=replace(PLAIN, mixup_prob=1.0))
     assert dense.unmatched_share == 0

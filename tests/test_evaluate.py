@@ -82,7 +82,7 @@ def generated(seed: int, *, images: int = 24, classes: int = 5) -> tuple[dict, l
                 category = int(
                     random.choice(category_ids[:-1])
                 )  # the last class has no ground truth
-            else:  # a neighbour that overlaps the last box much, or wholly: several candidates, and ties
+            else:  # a neighbour over the last box, in part or wholly: several candidates, and ties
                 size = size * random.uniform(0.8, 1.2, 2) if draw < 0.9 else size
                 box = [*box[:2], *size]
             crowd = int(random.random() < 0.12)

@@ -189,7 +189,10 @@ def test_01_says_what_it_measured(executed: Executed) -> None:
         5 < float(ratio.group(1)) < 9
     )  # four tiles and two images, less what the affine map loses
     assert "smoke" in re.search(r"matched: (.*)", said).group(1)  # type: ignore[union-attr]  # the run that 03 trained
-    line = r"(plain|dense): ([\d.]+) targets an image; matched at the last level ([\d.]+), in the union of all \d levels ([\d.]+)"
+    line = (
+        r"(plain|dense): ([\d.]+) targets an image; matched at the last level ([\d.]+), in the "
+        r"union of all \d levels ([\d.]+)"
+    )
     counted = re.findall(line, said)
     assert [item[0] for item in counted] == ["plain", "dense"]
     for _, targets, matched, union in counted:

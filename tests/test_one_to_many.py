@@ -208,7 +208,7 @@ def test_predictions_that_are_not_finite_are_counted_and_come_last(
 
 
 # --- the losses on top
-# -------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def output_of(logits: Tensor, boxes: Tensor, layers: int = 2) -> DetectorOutput:
@@ -295,7 +295,7 @@ def test_any_batch_has_the_same_terms_all_finite_and_all_outputs_in_the_graph(
 
 
 # --- configuration and training
-# ----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,10 @@ psutil = pytest.importorskip("psutil")
 Json = Any
 MARK = "DEIM_LAB_TEST_MARK"  # variable that every process of a test inherits
 
-PARAMETERS = "preset = 'smoke'\noverrides = {}\ndata = 'embedded'\nseed = 0\ndevice = 'auto'\nruns_dir = 'runs'\nbreak_seed = -1\nepoch_seconds = 0.0"
+PARAMETERS = (
+    "preset = 'smoke'\noverrides = {}\ndata = 'embedded'\nseed = 0\ndevice = 'auto'\nruns_dir = "
+    "'runs'\nbreak_seed = -1\nepoch_seconds = 0.0"
+)
 # What training does, without torch: find or start the run of this identity, go on where it was, an
 # event and a checkpoint an epoch.
 TRAIN = (
@@ -42,8 +45,13 @@ data_print = index['runs'][0]['data_fingerprint']
 identity = dict(fingerprint=configs.fingerprint(config), seed=seed, data_fingerprint=data_print)
 run = runs.find(runs_dir, **identity)
 again = run is not None
-run = run.reopen() if again else runs.Run.start(runs_dir, config, seed=seed, data={'name': 'small', 'fingerprint': data_print}, device='cpu')
-pathlib.Path(runs_dir, f'{os.getpid()}.pid').write_text(json.dumps([overrides.get('loss.gamma'), seed]))
+data_entry = {'name': 'small', 'fingerprint': data_print}
+if again:
+    run = run.reopen()
+else:
+    run = runs.Run.start(runs_dir, config, seed=seed, data=data_entry, device='cpu')
+mark = pathlib.Path(runs_dir, f'{os.getpid()}.pid')
+mark.write_text(json.dumps([overrides.get('loss.gamma'), seed]))
 last = run.folder / 'checkpoints' / 'last.json'
 epoch = json.loads(last.read_text()) if last.exists() else 0
 """,

@@ -44,7 +44,8 @@ diary = pathlib.Path(runs_dir, f"diary-{seed}.jsonl")
 life = len(diary.read_text().splitlines()) + 1 if diary.exists() else 1
 def note(event):
     with diary.open("a") as lines:
-        lines.write(json.dumps({"life": life, "time": time.time(), "gpus": os.environ.get("CUDA_VISIBLE_DEVICES")}) + "\\n")
+        gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
+        lines.write(json.dumps({"life": life, "time": time.time(), "gpus": gpus}) + "\\n")
 note("start")
 if mood == "worker killed always" or (mood == "worker killed once" and life == 1):
     os.kill(os.getppid(), signal.SIGKILL)
@@ -402,7 +403,8 @@ if name == "sbatch":
     job = str(int((home / "first").read_text()) + len(list(home.glob("script-*"))))
     script = home / f"script-{job}"
     script.write_text(pathlib.Path(arguments[0]).read_text())
-    subprocess.Popen([sys.executable, os.path.realpath(__file__), "run", job], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    again = [sys.executable, os.path.realpath(__file__), "run", job]
+    subprocess.Popen(again, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     print("Submitted batch job", job)
 elif name == "slurm.py":
     job = arguments[1]
@@ -413,21 +415,24 @@ elif name == "slurm.py":
     for task in [*tasks, "end"]:
         while len(running) >= (1 if task == "end" and running else limit):
             for key in [key for key in running if (home / f"cancelled-{key}").exists()]:
-                for process in [*psutil.Process(running[key].pid).children(recursive=True), running[key]]:
+                started = psutil.Process(running[key].pid).children(recursive=True)
+                for process in [*started, running[key]]:
                     process.kill()
             for key in [key for key, process in running.items() if process.poll() is not None]:
-                (home / f"ended-{key}").write_text("COMPLETED" if running.pop(key).returncode == 0 else "FAILED")
+                state = "COMPLETED" if running.pop(key).returncode == 0 else "FAILED"
+                (home / f"ended-{key}").write_text(state)
             time.sleep(0.05)
         key = job if task is None else f"{job}_{task}"
         if task != "end" and not (home / f"cancelled-{key}").exists():
-            own = {"SLURM_JOB_ID": job, "SLURM_NTASKS": "1", "SLURM_JOB_NUM_NODES": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
-            own["SLURM_NODEID"] = "0"
+            own = {"SLURM_JOB_ID": job, "SLURM_NTASKS": "1", "SLURM_JOB_NUM_NODES": "1"}
+            own |= {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
             if task is not None:
                 own |= {"SLURM_ARRAY_JOB_ID": job, "SLURM_ARRAY_TASK_ID": str(task)}
             running[key] = subprocess.Popen(["bash", str(script)], env=os.environ | own)
             (home / f"began-{key}").write_text(str(running[key].pid))
 elif name == "srun":
-    command = arguments[next(i for i, word in enumerate(arguments) if word.endswith("python") or "/python" in word):]
+    words = enumerate(arguments)
+    command = arguments[next(i for i, word in words if "/python" in f"/{word}"):]
     os.execv(command[0], command)
 elif name == "sacct":
     print("JobID|State|NodeList")

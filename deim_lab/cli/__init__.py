@@ -100,5 +100,8 @@ def _message(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     if type(error).__name__ == "OutOfMemoryError":
-        return f"out of GPU memory: halve data.batch_size and double train.accumulate ({' '.join(str(error).split())[:160]})"
+        return (
+            "out of GPU memory: halve data.batch_size and double train.accumulate "
+            f"({' '.join(str(error).split())[:160]})"
+        )
     return None

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 Json = Any
 
-WEIGHTS = "a run folder, a weights file of this lab, or (with --preset) an official .pth or a folder of transformers"
+WEIGHTS = (
+    "a run folder, a weights file of this lab, or (with --preset) an official .pth or a folder "
+    "of transformers"
+)
 EXPLICIT = ("train_images", "train_annotations", "val_images", "val_annotations")
 
 

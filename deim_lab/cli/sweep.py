@@ -150,9 +150,9 @@ def run(args: argparse.Namespace) -> int:
     )
     wide = max(len(row["arm"]) for row in result.rows)
     for row in result.rows:
-        options.out(
-            f"{row['arm']:<{wide}}  s{row['seed']:<3} {row['status']:<8} {row['run'] or row['notebook'] or ''}".rstrip()
-        )
+        place = row["run"] or row["notebook"] or ""
+        line = f"{row['arm']:<{wide}}  s{row['seed']:<3} {row['status']:<8} {place}"
+        options.out(line.rstrip())
     options.out(f"{len(result.done)} done, {len(result.failed)} failed")
     options.out(str(result.folder / "index.json"))
     return 1 if len(result.done) < len(result.rows) else 0

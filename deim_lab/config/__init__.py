@@ -1,4 +1,4 @@
-"""Every knob: the dataclasses (``schema``), their values (``values``), the recipes (``presets``)."""
+"""Every knob: dataclasses (``schema``), values (``values``) and recipes (``presets``)."""
 
 from __future__ import annotations
 

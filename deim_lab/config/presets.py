@@ -240,7 +240,7 @@ _DEIMV2: dict[str, dict[str, Any]] = {
     "n": {},
 }
 _LATE = 4.0  # DEIMv2's exponent of the matching cost in the last epochs
-#        input px, mosaic probability, smallest box px, lr, backbone lr, decay bias; of the three smallest
+# Of the three smallest: input px, mosaic probability, smallest box px, lr, backbone lr, decay bias.
 _DEIMV2_SMALL = {
     "atto": (320, 0.3, 12.0, 2e-3, 1e-3, True),
     "femto": (416, 0.5, 10.0, 1.6e-3, 8e-4, False),

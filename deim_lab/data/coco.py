@@ -545,7 +545,10 @@ def _notice(name: str, ids: Sequence[int], text: str) -> str:
     """``"box-outside: 3 annotations …; dropped (ids 7, 9, 12)"``, or "" for no case."""
     if not ids:
         return ""
-    return f"{name}: {len(ids)} {text} (ids {', '.join(map(str, ids[:5]))}{', …' if len(ids) > 5 else ''})"
+    return (
+        f"{name}: {len(ids)} {text} (ids "
+        f"{', '.join(map(str, ids[:5]))}{', …' if len(ids) > 5 else ''})"
+    )
 
 
 def _fingerprint(annotations: Annotations, sizes_bytes: Sequence[int]) -> str:

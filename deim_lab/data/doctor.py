@@ -417,7 +417,10 @@ def _propose(num_queries: int, targets: float) -> int:
 
 
 def _spread(spread: Spread) -> str:
-    return f"mean {spread.mean:.1f}, median {spread.median:.0f}, p99 {spread.p99:.0f}, largest {spread.largest:.0f}"
+    return (
+        f"mean {spread.mean:.1f}, median {spread.median:.0f}, p99 {spread.p99:.0f}, largest "
+        f"{spread.largest:.0f}"
+    )
 
 
 def _percent(part: int, whole: int) -> str:

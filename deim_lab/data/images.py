@@ -43,7 +43,8 @@ def decode(path: str | os.PathLike[str], *, follow_exif: bool = True) -> Tensor:
         raise
     except FileNotFoundError as error:
         raise DataError(f"image {file} does not exist") from error
-    except Exception as error:  # Pillow's decoders raise almost anything on a damaged file: SyntaxError, struct.error, …
+    # Pillow's decoders raise almost anything on a damaged file: SyntaxError, struct.error, …
+    except Exception as error:
         raise DataError(
             f"image {file} can't be decoded: {error or type(error).__name__}; "
             "it is truncated, damaged or no picture: replace it or take it out of the data set"

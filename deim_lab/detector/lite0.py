@@ -100,11 +100,11 @@ def from_wheel(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors of the package's file under our names. Its classifier (``_conv_head``, ``_bn1``,
     ``_fc``) is left out.
     """
-    result = {
-        f"stem.1{_part(key.removeprefix('_conv_stem').removeprefix('_bn0'), '_conv_stem' in key)}": value
-        for key, value in state.items()
-        if key.startswith(("_conv_stem.", "_bn0."))
-    }
+    result = {}
+    for key, value in state.items():
+        if key.startswith(("_conv_stem.", "_bn0.")):
+            name = key.removeprefix("_conv_stem").removeprefix("_bn0")
+            result[f"stem.1{_part(name, '_conv_stem' in key)}"] = value
     places = [
         (index, block) for index, group in enumerate(_GROUPS) for block in range(group.blocks)
     ]

@@ -21,9 +21,8 @@ from deim_lab.structures import Matches, Targets, at_least_float32
 
 logger = logging.getLogger(__name__)
 
-CELL = (
-    1 / 40
-)  # of the image's side: stride 16 at 640 px, YOLOX's middle level (a query has no stride of its own)
+# of the image's side: stride 16 at 640 px, YOLOX's middle level (a query has no stride of its own)
+CELL = 1 / 40
 # above any other cost, and small enough for float32 to keep the order of what it is added to
 PRIOR_PENALTY = 1e4
 _EPS = 1e-8  # inside the logarithm of the IoU

@@ -405,7 +405,10 @@ def claims(counted: pd.DataFrame) -> str:
 
 def _against(found: float, claimed: float) -> str:
     ratio = found / claimed
-    return f"{'about' if 0.8 <= ratio <= 1.2 else 'fewer than' if ratio < 0.8 else 'more than'} the claimed {claimed:g}"
+    return (
+        f"{'about' if 0.8 <= ratio <= 1.2 else 'fewer than' if ratio < 0.8 else 'more than'} "
+        f"the claimed {claimed:g}"
+    )
 
 
 def duplicates(

@@ -206,7 +206,10 @@ def check_same(
     for row in begun:
         arm, other = row["arm"], None
         if arm in fingerprints and row["fingerprint"] != fingerprints[arm]:
-            other = f"another configuration under the name of arm {arm!r} (fingerprint {row['fingerprint']} there, {fingerprints[arm]} here)"
+            other = (
+                f"another configuration under the name of arm {arm!r} (fingerprint "
+                f"{row['fingerprint']} there, {fingerprints[arm]} here)"
+            )
         elif data_fingerprint and row["data_fingerprint"] != data_fingerprint:
             other = "other data"
         if other is not None:

@@ -169,27 +169,24 @@ def describe(plan: Plan, *, workers: int) -> list[str]:
     lines += ["", *_arm_lines(grid), ""]
     wide = max(len(item.spec.arm) for item in plan.runs)
     for item in plan.runs:
-        time_left = (
-            ""
-            if item.state == "done"
-            else "time unknown"
-            if item.cost.seconds is None
-            else f"about {cost.in_words(item.cost.seconds)}"
-        )
-        lines.append(
-            f"{item.spec.index:>3}  {item.spec.arm:<{wide}}  s{item.spec.seed:<3} {_standing(item):<24} {time_left}".rstrip()
-        )
+        spec = item.spec
+        line = f"{spec.index:>3}  {spec.arm:<{wide}}  s{spec.seed:<3} {_standing(item):<24} "
+        lines.append((line + _time_left(item)).rstrip())
     counts = [
         f"{len(plan.of(state))} {state}"
         for state in ("new", "cut", "failed", "done")
         if plan.of(state)
     ]  # type: ignore[arg-type]
-    return [
-        *lines,
-        "",
-        f"{', '.join(counts)}; "
-        f"{cost.summary([item.cost for item in plan.runs if item.state != 'done'], workers=workers)}",
-    ]
+    costs = [item.cost for item in plan.runs if item.state != "done"]
+    return [*lines, "", f"{', '.join(counts)}; {cost.summary(costs, workers=workers)}"]
+
+
+def _time_left(item: Planned) -> str:
+    if item.state == "done":
+        return ""
+    if item.cost.seconds is None:
+        return "time unknown"
+    return f"about {cost.in_words(item.cost.seconds)}"
 
 
 def _specs(grid: Grid, root: Path, data_fingerprint: str) -> list[RunSpec]:

@@ -86,7 +86,10 @@ class Progress:
         error = (
             f"\n  {record.error['type']}: {_short(record.error['message'])}" if record.error else ""
         )
-        return f"[{len(self._ended)}/{len(self._specs)}] {record.status}: {', '.join(said)}{self._left()}{error}"
+        return (
+            f"[{len(self._ended)}/{len(self._specs)}] {record.status}: "
+            f"{', '.join(said)}{self._left()}{error}"
+        )
 
     def summary(self, epochs: Mapping[int, tuple[int, int]]) -> str:
         """What is under way; ``epochs``: run's index → epochs that are over, and of how many, where
@@ -95,7 +98,10 @@ class Progress:
         far = {index: f" epoch {done}/{planned}" for index, (done, planned) in epochs.items()}
         shown = [f"{spec.label}{far.get(spec.index, '')}" for spec in self.running]
         waiting = len(self._specs) - len(self._ended) - len(shown)
-        return f"[{len(self._ended)}/{len(self._specs)}] running: {', '.join(shown)}; {waiting} waiting{self._left(epochs)}"
+        return (
+            f"[{len(self._ended)}/{len(self._specs)}] running: {', '.join(shown)}; {waiting} "
+            f"waiting{self._left(epochs)}"
+        )
 
     def _left(self, epochs: Mapping[int, tuple[int, int]] | None = None) -> str:
         if len(self._ended) == len(self._specs):

@@ -207,8 +207,10 @@ def _resnet_key(key: str) -> str:
         return key
     place, part = f"res_layers.{int(found[1]) - 1}.blocks.{found[2]}", int(found[4])
     if found[3] == "downsample.":  # 0 is the pooling, or nothing in the first stage
-        return f"{place}.short{'' if found[1] == '1' else '.conv'}.{'conv' if part == 1 else 'norm'}.{name}"
-    return f"{place}.branch2{'abc'[part - 1]}.{'conv' if found[3] == 'conv' else 'norm'}.{name}"
+        short = "short" if found[1] == "1" else "short.conv"
+        return f"{place}.{short}.{('conv', 'norm')[part - 1]}.{name}"
+    layer = "conv" if found[3] == "conv" else "norm"
+    return f"{place}.branch2{'abc'[part - 1]}.{layer}.{name}"
 
 
 def _from_timm(source: str, model: ModelConfig) -> Mapping[str, Tensor]:

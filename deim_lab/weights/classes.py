@@ -108,7 +108,10 @@ class ClassMapping:
 
     def __str__(self) -> str:
         if not self.source:
-            return f"classes: all {len(self.target)} re-initialised, since the file doesn't name its own"
+            return (
+                f"classes: all {len(self.target)} re-initialised, since the file doesn't name "
+                "its own"
+            )
         parts = [
             f"{len(names)} {what} ({_some(names)})"
             for what, names in (

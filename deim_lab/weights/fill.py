@@ -248,7 +248,10 @@ def _refuse_foreign(
     )
     if not wrong and not foreign:
         return
-    detail = f"of {len(mine)} tensors {len(missing)} are missing ({some(missing)}), {len(unexpected)} are unexpected ({some(unexpected)})"
+    detail = (
+        f"of {len(mine)} tensors {len(missing)} are missing ({some(missing)}), "
+        f"{len(unexpected)} are unexpected ({some(unexpected)})"
+    )
     if wrong:
         shapes = (
             f"{list(state[wrong[0]].shape)} in the file, {list(mine[wrong[0]].shape)} in the model"

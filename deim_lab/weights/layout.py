@@ -104,12 +104,18 @@ def describe(state: StateDict) -> str:
         (value.shape[0] for key, value in state.items() if key.endswith("stem.stem1.conv.weight")),
         "unknown",
     )
-    return f"a D-FINE{classes}{deploy} with a stem of {stem} channels, {layers} decoder layers of width {width}"
+    return (
+        f"a D-FINE{classes}{deploy} with a stem of {stem} channels, {layers} decoder layers of "
+        f"width {width}"
+    )
 
 
 def _without_decoder(keys: Sequence[str]) -> str:
     if any(key.startswith("model.backbone.") for key in keys):
-        return "a detector of transformers: name the folder that holds it together with its config.json"
+        return (
+            "a detector of transformers: name the folder that holds it together with its "
+            "config.json"
+        )
     if any("res_layers." in key for key in keys):
         return "a ResNet-vd backbone alone"
     return (

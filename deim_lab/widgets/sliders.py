@@ -79,7 +79,10 @@ def dense_density(
 
     def update(mosaic_prob: float, mixup_prob: float) -> str:
         mean = shown.update(mosaic_prob, mixup_prob)
-        return f"mean {mean:.2f} targets per image, {mean / shown.plain_mean:.2f} times the plain {shown.plain_mean:.2f}"
+        return (
+            f"mean {mean:.2f} targets per image, {mean / shown.plain_mean:.2f} times the plain "
+            f"{shown.plain_mean:.2f}"
+        )
 
     return Panel(fig, sliders, update, shown.moving)
 
@@ -413,7 +416,7 @@ def _slider(description: str, value: float, low: float, high: float, step: float
 
 
 # --- matching
-# ------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def matching_steps(

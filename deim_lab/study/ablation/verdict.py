@@ -56,9 +56,15 @@ def verdicts(comparison: Comparison, metric: str = "AP") -> list[str]:
 def of_gap(arm: Arm, gap: Difference, comparison: Comparison, metric: str, tested: int) -> str:
     """One arm against the baseline; ``tested``: how many such comparisons are made in all."""
     mean, sd = spread(list(arm.final(metric).values()))
-    start = f"{arm.name}: {metric} {_with_sd(mean, sd)}, {signed(gap.mean)} against {comparison.baseline.name}"
+    start = (
+        f"{arm.name}: {metric} {_with_sd(mean, sd)}, {signed(gap.mean)} against "
+        f"{comparison.baseline.name}"
+    )
     if gap.low is None or gap.high is None:
-        return f"{start} with {_seeds(gap.seeds)}: a direction at most. That gives no interval; train more seeds before believing it."
+        return (
+            f"{start} with {_seeds(gap.seeds)}: a direction at most. That gives no interval; "
+            "train more seeds before believing it."
+        )
     how = (
         f"{_seeds(gap.seeds)}, paired"
         if gap.test == "paired"
@@ -83,14 +89,20 @@ def of_gap(arm: Arm, gap: Difference, comparison: Comparison, metric: str, teste
 
 def _what_it_takes(gap: Difference) -> str:
     """What so many seeds could have shown, and how many it would take."""
-    said = f"With this spread, {_seeds(gap.seeds)} could show a mean difference of {gap.smallest:.3f} or more"
+    said = (
+        f"With this spread, {_seeds(gap.seeds)} could show a mean difference of "
+        f"{gap.smallest:.3f} or more"
+    )
     needed = seeds_needed(gap.sd, gap.mean) if gap.sd is not None else None
     if gap.sd is None:
         return f"{said}."
     size = f"one of {abs(gap.mean):.3f}"
     if needed is None:
         return f"{said}; {size} is beyond any number of seeds worth training."
-    return f"{said}; {size}, if it is real, takes about {max(needed, gap.seeds + 1)} ({POWER:.0%} power)."
+    return (
+        f"{said}; {size}, if it is real, takes about {max(needed, gap.seeds + 1)} ({POWER:.0%} "
+        "power)."
+    )
 
 
 def left_out(arm: Arm, comparison: Comparison) -> str:
@@ -105,11 +117,17 @@ def left_out(arm: Arm, comparison: Comparison) -> str:
     if standing == "unsound baseline":
         return f"{arm.name} is left out: the baseline is unsound."
     if standing == "not active":
-        return f"{arm.name} is left out, its factor was not active: {'; '.join(doubts(arm, comparison.baseline))}."
+        return (
+            f"{arm.name} is left out, its factor was not active: "
+            f"{'; '.join(doubts(arm, comparison.baseline))}."
+        )
     budget = ", ".join(
         f"{key} {own} instead of {other}" for key, (own, other) in comparison.budget(arm).items()
     )
-    return f"{arm.name} had another budget than {comparison.baseline.name} ({budget}): no difference between them is the effect of a method alone."
+    return (
+        f"{arm.name} had another budget than {comparison.baseline.name} ({budget}): no "
+        "difference between them is the effect of a method alone."
+    )
 
 
 def epochs_saved(comparison: Comparison, metric: str) -> list[str]:

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parent
 TABLES = ("main", "zoo", "elsewhere")
 KIND = "reported"
-PROTOCOL = "COCO val2017, 5,000 images squashed to the input size, the 300 best of queries × classes an image, EMA weights, COCO's evaluator"
+PROTOCOL = (
+    "COCO val2017, 5,000 images squashed to the input size, the 300 best of queries × classes "
+    "an image, EMA weights, COCO's evaluator"
+)
 
 
 @dataclass(frozen=True)
