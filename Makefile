@@ -25,8 +25,8 @@ demo: $(READY)  ## train plain D-FINE and DEIM on the embedded set (CPU), compar
 lab: $(READY)  ## JupyterLab on the loopback, at notebook 01
 	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 notebooks/01_dense_o2o.ipynb
 
-test: $(READY)  ## every test (the slow ones too)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not cluster"
+test: $(READY)  ## every test (the slow ones too); COVERAGE=--cov counts the branches that they reach
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(COVERAGE) -m "not cluster"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster
 
 test-fast: $(READY)  ## the tests without those marked slow
