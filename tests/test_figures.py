@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import re
 import sys
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from deim_lab import figures, schedule as schedules
+from deim_lab import figures, palette, schedule as schedules
 from deim_lab.config import override, presets
 from deim_lab.figures import density, schedule, style
 from deim_lab.schedule import Phase
@@ -362,6 +363,22 @@ def test_a_figure_shows_itself_in_a_notebook(rows: dict[str, np.ndarray]) -> Non
     assert shown.startswith(b"\x89PNG")
     assert len(shown) < 100_000
     assert size["width"] > 300
+
+
+def test_colours_stand_in_the_palette_alone() -> None:
+    package = Path(figures.__file__).parents[1]
+    elsewhere = [
+        f"{path.relative_to(package)}: {found}"
+        for path in sorted(package.rglob("*.py"))
+        if path.name != "palette.py"
+        for found in re.findall(r"#[0-9A-Fa-f]{6}\b", path.read_text(encoding="utf-8"))
+    ]
+    assert elsewhere == []
+
+
+def test_each_phase_has_a_colour() -> None:
+    assert set(palette.PHASES) == set(Phase)
+    assert {phase: tint for phase, (_, tint) in schedule.PHASES.items()} == palette.PHASES
 
 
 def test_one_colour_a_method_everywhere() -> None:

@@ -153,9 +153,16 @@ def test_a_class_has_one_colour_in_all_images() -> None:
 
 
 def test_colours_are_those_of_drawn_pictures() -> None:
+    """``predict`` draws a class in the colour that the figures give it."""
+    from deim_lab.detections import Detections
     from deim_lab.inference import predict
 
-    assert predict._COLOURS == detections.CLASS_COLOURS
+    for label, tint in enumerate(detections.CLASS_COLOURS):
+        found = Detections(
+            torch.tensor([0.9]), torch.tensor([label]), torch.tensor([[30.0, 40, 60, 70]])
+        )
+        picture = predict.draw(torch.zeros(3, 90, 90, dtype=torch.uint8), found, ["name"] * 12)
+        assert to_hex([value / 255 for value in picture.getpixel((60, 70))]) == tint.lower()
 
 
 def test_a_crowd_is_named_by_a_legend() -> None:

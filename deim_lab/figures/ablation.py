@@ -19,6 +19,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from deim_lab import palette
 from deim_lab.figures import style
 
 TITLES = {"best_f1": "best F1"}
@@ -27,29 +28,7 @@ _MARKERS = "osD^vP*X"  # a second mark of each arm, for print in grey
 _ROW = 0.34  # inches: height of an arm's row
 
 
-def colours(arms: Iterable[str]) -> dict[str, str]:
-    """A colour for each arm: a method's own where it has one, and no two arms with the same."""
-    result: dict[str, str] = {}
-    for name in arms:
-        own = style.COLOURS.get(
-            {
-                "dense o2o": "dense",
-                "mal": "mal",
-                "plain": "plain",
-                "plain d-fine": "plain",
-                "vfl": "vfl",
-                "mosaic": "mosaic",
-                "mixup": "mixup",
-            }.get(name.strip().lower(), ""),
-            "",
-        )
-        free = [
-            colour
-            for colour in (own, *style.OTHERS, *style.COLOURS.values())
-            if colour and colour not in result.values()
-        ]
-        result[name] = free[0] if free else style.OTHERS[len(result) % len(style.OTHERS)]
-    return result
+colours = palette.arms
 
 
 def differences(
@@ -79,7 +58,7 @@ def differences(
             gaps = (seeds[row["arm"]] - seeds[baseline]).dropna()
             dots += [{"arm": row["arm"], "seed": seed, "gap": gap} for seed, gap in gaps.items()]
             sure = counts and pd.notna(row["low"]) and not row["low"] <= 0 <= row["high"]
-            tint = tints[row["arm"]] if sure else "#8A8A8A"
+            tint = tints[row["arm"]] if sure else palette.NOT_SIGNIFICANT
             if pd.notna(row["low"]):
                 ax.plot(
                     [row["low"], row["high"]],
@@ -114,9 +93,9 @@ def differences(
                 xycoords=("axes fraction", "data"),
                 va="center",
                 fontsize=7,
-                color=style.INK,
+                color=palette.INK,
             )
-        ax.axvline(0, color=style.INK, linewidth=0.8, zorder=1)
+        ax.axvline(0, color=palette.INK, linewidth=0.8, zorder=1)
         ax.set_yticks(range(len(rows)), list(rows["arm"])[::-1])
         ax.set_ylim(-0.6, len(rows) - 0.3)
         ax.tick_params(axis="y", length=0)
@@ -185,7 +164,7 @@ def curves(
                 over["mean"],
                 color=tints[str(name)],
                 marker=marker,
-                linestyle=style.dashes(str(name)),
+                linestyle=palette.dashes(str(name)),
                 label=label,
             )
             if name in left_out:
@@ -206,7 +185,7 @@ def curves(
                 )
             bands.append(over.assign(arm=name))
         if target is not None:
-            ax.axhline(target, color=style.INK, linewidth=0.7, linestyle=(0, (1, 1.5)), zorder=1)
+            ax.axhline(target, color=palette.INK, linewidth=0.7, linestyle=(0, (1, 1.5)), zorder=1)
             ax.annotate(
                 f"{baseline or 'baseline'}'s end: {target:.3f}",
                 (0, target),
@@ -273,9 +252,9 @@ def reaching(
                     fontsize=6.5,
                     annotation_clip=False,
                 )
-            ax.axhline(place, color=style.FAINT, linewidth=0.5, zorder=1)
+            ax.axhline(place, color=palette.FAINT, linewidth=0.5, zorder=1)
         if table["epochs_to_reach"].isna().any():
-            ax.axvline(1.06 * longest, color=style.INK, linewidth=0.6, linestyle=(0, (1, 2)))
+            ax.axvline(1.06 * longest, color=palette.INK, linewidth=0.6, linestyle=(0, (1, 2)))
             ax.annotate(
                 "never",
                 (never, 1.0),
@@ -308,7 +287,7 @@ def gammas(
     with style.context():
         fig, ax = style.canvas(ax)
         over = table.groupby("gamma")[metric].agg(["mean", "std", "count"]).reset_index()
-        colour = style.COLOURS["mal"]
+        colour = palette.METHODS["mal"]
         ax.plot(
             table["gamma"],
             table[metric],
@@ -329,7 +308,7 @@ def gammas(
             elinewidth=0.8,
         )
         if len(over):
-            ax.axvline(recipe, color=style.INK, linewidth=0.6, linestyle=(0, (1, 1.5)), zorder=1)
+            ax.axvline(recipe, color=palette.INK, linewidth=0.6, linestyle=(0, (1, 1.5)), zorder=1)
             ax.annotate(
                 "recipe",
                 (recipe, 1),
@@ -407,7 +386,7 @@ def halves(
         for place, row in enumerate(table.iloc[::-1].to_dict("records")):
             counts = row["standing"] in _COUNTED
             sure = counts and pd.notna(row["low"]) and not row["low"] <= 0 <= row["high"]
-            tint = tints[row["arm"]] if sure else "#8A8A8A"
+            tint = tints[row["arm"]] if sure else palette.NOT_SIGNIFICANT
             if pd.notna(row["low"]):
                 ax.plot(
                     [row["low"], row["high"]],
@@ -432,7 +411,7 @@ def halves(
                 va="center",
                 fontsize=7,
             )
-        ax.axvline(0, color=style.INK, linewidth=0.8, zorder=1)
+        ax.axvline(0, color=palette.INK, linewidth=0.8, zorder=1)
         ax.set_yticks(
             range(len(table)),
             [f"{row['arm']} ({row['epochs']:.0f})" for row in table.iloc[::-1].to_dict("records")],
@@ -530,5 +509,5 @@ def _empty(ax: Axes, empty: bool, said: str) -> None:
             ha="center",
             va="center",
             fontsize=7,
-            color="#888888",
+            color=palette.NOTE,
         )

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
+from deim_lab import palette
 from deim_lab.figures import style
 
 Floats = NDArray[np.floating[Any]]
@@ -63,7 +64,7 @@ def histogram(
             counts = targets_of(rows, name)
             inside, _ = np.histogram(counts, edges)
             share = inside / max(len(counts), 1)
-            tint = style.colour(name)
+            tint = palette.colour(name)
             ax.bar(
                 edges[:-1],
                 share,
@@ -77,7 +78,7 @@ def histogram(
             )
             ax.axvline(
                 counts.mean(),
-                color=tint if len(variants) > 1 else style.INK,
+                color=tint if len(variants) > 1 else palette.INK,
                 linewidth=1.0,
                 linestyle=(0, (3, 2)),
             )
@@ -115,7 +116,7 @@ def means(rows: Rows, *, ax: Axes | None = None) -> Figure:
         names = variants(rows)
         values = [float(targets_of(rows, name).mean()) for name in names]
         positions = np.arange(len(names))[::-1]
-        ax.barh(positions, values, height=0.62, color=[style.colour(name) for name in names])
+        ax.barh(positions, values, height=0.62, color=[palette.colour(name) for name in names])
         for position, value in zip(positions, values, strict=True):
             times = (
                 f"  ({value / values[0]:.1f}×)"
@@ -259,7 +260,7 @@ class Expected:
             np.zeros(len(self.edges) - 1),
             width=width,
             align="edge",
-            color=style.colour("dense"),
+            color=palette.colour("dense"),
             edgecolor="white",
             linewidth=0.3,
             label="at these probabilities",
@@ -267,11 +268,11 @@ class Expected:
         self.outline = ax.stairs(
             self._binned(plain),
             self.edges,
-            color=style.colour("plain"),
+            color=palette.colour("plain"),
             linewidth=1.3,
             label="plain",
         )
-        self.mean_line = ax.axvline(0, color=style.INK, linewidth=1.0, linestyle=(0, (3, 2)))
+        self.mean_line = ax.axvline(0, color=palette.INK, linewidth=1.0, linestyle=(0, (3, 2)))
         self.title = ax.set_title(" ")
         self.setting: tuple[float, float, float] = (0.0, 0.0, 0.0)  # Mosaic, MixUp, mean
         ax.set_ylim(

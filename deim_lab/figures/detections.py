@@ -16,26 +16,12 @@ from matplotlib.patheffects import Normal, Stroke
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deim_lab import palette
 from deim_lab.boxes import cxcywh_to_xyxy
 from deim_lab.figures import style
 from deim_lab.structures import Targets
 
-# Okabe and Ito's, then Tol's: a colour a class that readers with any common colour blindness can
-# tell apart; ``detector.predict`` has the same.
-CLASS_COLOURS = (
-    "#E69F00",
-    "#56B4E9",
-    "#009E73",
-    "#F0E442",
-    "#0072B2",
-    "#D55E00",
-    "#CC79A7",
-    "#882255",
-    "#44AA99",
-    "#999933",
-    "#332288",
-    "#AA4499",
-)
+CLASS_COLOURS = palette.CLASSES
 CROWDED = (
     12  # boxes in an image above which names would hide it: a legend names the colours instead
 )
@@ -201,7 +187,10 @@ def _grid(
         if crowded:
             shown = sorted({int(label) for mark in marks for label in mark.labels})
             fig.legend(
-                handles=[Patch(color=_colour(label), label=_name(names, label)) for label in shown],
+                handles=[
+                    Patch(color=palette.of_class(label), label=_name(names, label))
+                    for label in shown
+                ],
                 loc="outside lower left",
                 ncols=min(len(shown), 8),
                 handlelength=0.9,
@@ -231,7 +220,7 @@ def _boxes(ax: Axes, mark: _Marks, names: Names, *, height_px: int, written: boo
                 x1 - x0,
                 y1 - y0,
                 fill=False,
-                edgecolor=_colour(label),
+                edgecolor=palette.of_class(label),
                 linewidth=1.0,
                 path_effects=[Stroke(linewidth=1.9, foreground="black", alpha=0.55), Normal()],
             )
@@ -244,12 +233,12 @@ def _boxes(ax: Axes, mark: _Marks, names: Names, *, height_px: int, written: boo
                 f"{_name(names, label)}{score}",
                 fontsize=4.5,
                 ha="left",
-                color=_ink(label),
+                color=palette.ink_on(palette.of_class(label)),
                 clip_on=True,
                 va="bottom" if y0 > _NAME_SHARE * height_px else "top",
                 bbox={
                     "boxstyle": "square,pad=0.12",
-                    "facecolor": _colour(label),
+                    "facecolor": palette.of_class(label),
                     "edgecolor": "none",
                     "alpha": 0.9,
                 },
@@ -308,16 +297,6 @@ def _pixels(image: Any) -> NDArray[Any]:
 
 def _array(values: Any) -> NDArray[Any]:
     return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
-
-
-def _colour(label: int) -> str:
-    return CLASS_COLOURS[label % len(CLASS_COLOURS)]
-
-
-def _ink(label: int) -> str:
-    """Black on a light colour, white on a dark one."""
-    red, green, blue = (int(_colour(label)[at : at + 2], 16) for at in (1, 3, 5))
-    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 120 else "white"
 
 
 def _name(names: Names, label: int) -> str:

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from deim_lab import losses
+from deim_lab import losses, palette
 from deim_lab.errors import nearest
 from deim_lab.figures import style
 
@@ -292,7 +292,7 @@ def ratio(
             ax.plot(found["score"], size.where(same), color=tint, label=f"IoU {iou:g}")
             ax.plot(found["score"], size.where(~same), color=tint, linestyle=":")
             rows.append(found.assign(iou=iou, gamma_mal=gamma))
-        ax.axhline(1, color=style.INK, linewidth=0.5, zorder=0)
+        ax.axhline(1, color=palette.INK, linewidth=0.5, zorder=0)
         ax.set(
             xlim=(0, 1),
             yscale="log",
@@ -317,8 +317,8 @@ def minima(gammas: Sequence[float] = (1.5, 2.0), *, ax: Axes | None = None) -> F
         ax.plot(
             ious,
             rows[0]["minimum"],
-            color=style.colour("vfl"),
-            linestyle=style.dashes("vfl"),
+            color=palette.colour("vfl"),
+            linestyle=palette.dashes("vfl"),
             label="VFL",
         )
         for position, gamma in enumerate(gammas):
@@ -326,7 +326,7 @@ def minima(gammas: Sequence[float] = (1.5, 2.0), *, ax: Axes | None = None) -> F
             ax.plot(
                 ious,
                 found,
-                color=style.colour("mal"),
+                color=palette.colour("mal"),
                 alpha=1 - 0.6 * position / max(len(gammas) - 1, 1),
                 label=f"MAL, γ = {gamma:g}",
             )
@@ -380,7 +380,7 @@ def gamma_panel(gammas: Sequence[float] = GAMMAS, iou: float = 0.5) -> Figure:
             ylabel="gradient (logit)",
             title=f"positive, IoU = {iou:g}",
         )
-        positives.axhline(0, color=style.INK, linewidth=0.5)
+        positives.axhline(0, color=palette.INK, linewidth=0.5)
         negatives.set(
             xlim=(0, 1),
             ylim=(-0.05, 1.05),
@@ -414,15 +414,15 @@ class Curves:
             (quantity, kind): ax.plot(
                 [],
                 [],
-                color=style.colour(kind),
-                linestyle=style.dashes(kind),
+                color=palette.colour(kind),
+                linestyle=palette.dashes(kind),
                 label=style.label(kind),
             )[0]
             for quantity, ax in self.panels.items()
             for kind in kinds
         }
         self.minima = {
-            (quantity, kind): ax.plot([], [], "o", color=style.colour(kind), clip_on=False)[0]
+            (quantity, kind): ax.plot([], [], "o", color=palette.colour(kind), clip_on=False)[0]
             for quantity, ax in self.panels.items()
             for kind in kinds
         }
@@ -436,7 +436,7 @@ class Curves:
             ax.set_xlim(0, 1)
             ax.set_xlabel("predicted score p")
             ax.set_ylabel("loss" if quantity == "loss" else "gradient (logit)")
-            ax.axhline(0, color=style.INK, linewidth=0.5)
+            ax.axhline(0, color=palette.INK, linewidth=0.5)
         if "loss" in self.panels:
             self.panels["loss"].set_ylim(0, LOSS_TOP)
         if "gradient" in self.panels:

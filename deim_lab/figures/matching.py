@@ -23,15 +23,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
+from deim_lab import palette
 from deim_lab.figures import style
 
 Array = NDArray[Any]
 # Match quality from poor to good, in the order of lightness and of two hues that colour-blind
 # readers tell apart.
-QUALITY = LinearSegmentedColormap.from_list("quality", ["#D55E00", "#E69F00", "#56B4E9", "#0072B2"])
+QUALITY = LinearSegmentedColormap.from_list("quality", palette.QUALITY_RAMP)
 _PARTS = {"class": "class", "l1": "L1", "giou": "−GIoU"}
 _SIDES = ("x1", "y1", "x2", "y2")
-_KNOWN = {"one-to-one": "plain", "dense": "dense"}
+method_colours = palette.matchings
 
 
 def cost_matrix(
@@ -73,7 +74,7 @@ def cost_matrix(
                 "s",
                 markersize=6,
                 markerfacecolor="none",
-                markeredgecolor="#FF3B30",
+                markeredgecolor=palette.ASSIGNED,
                 markeredgewidth=1.4,
             )
             ax.set_title(title)
@@ -195,7 +196,7 @@ class Drawn:
         quality: dict[str, Any] = {"cmap": QUALITY, "norm": Normalize(0, 1)}
         self.halo = LineCollection([], colors="white", linewidths=2.6)
         self.targets = LineCollection([], colors="black", linewidths=1.2)
-        self.missed = LineCollection([], colors="#CC79A7", linewidths=1.2, linestyles="dashed")
+        self.missed = LineCollection([], colors=palette.PINK, linewidths=1.2, linestyles="dashed")
         self.queries = LineCollection([], linewidths=1.5, **quality)
         self.links = LineCollection([], linewidths=1.2, linestyles="dotted", **quality)
         for collection in (self.halo, self.targets, self.missed, self.queries, self.links):
@@ -302,7 +303,7 @@ def iou_histogram(pairs: pd.DataFrame, *, bins: int = 10, limit: int = 5) -> Fig
                         "share": share,
                     },
                 )
-            ax.axvline(0.5, color=style.FAINT, linewidth=0.8, zorder=0)
+            ax.axvline(0.5, color=palette.FAINT, linewidth=0.8, zorder=0)
             ax.set_title(level)
             ax.set_xlim(0, 1)
             ax.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
@@ -391,7 +392,7 @@ def positives(counted: pd.DataFrame) -> Figure:
             means["targets"],
             rows - 0.42,
             rows + 0.42,
-            color=style.INK,
+            color=palette.INK,
             linewidth=1.2,
             label="targets per image",
         )
@@ -436,25 +437,6 @@ def growth(table: pd.DataFrame) -> Figure:
         return fig
 
 
-def method_colours(names: Sequence[str]) -> dict[str, str]:
-    """A colour a method of matching: one-to-one as plain, Dense O2O as everywhere, the comparators
-    their own.
-    """
-    own = {"SimOTA": style.OTHERS[0], "groups": style.OTHERS[1]}
-    found = {}
-    for position, name in enumerate(names):
-        known = next((key for key in _KNOWN if name.lower().startswith(key)), None)
-        comparator = next((key for key in own if key in name), None)
-        found[name] = (
-            style.colour(_KNOWN[known])
-            if known
-            else own[comparator]
-            if comparator
-            else style.OTHERS[(2 + position) % len(style.OTHERS)]
-        )
-    return found
-
-
 def levels_of(steps: Mapping[str, pd.DataFrame]) -> list[str]:
     """Names of the levels that the steps have, in order."""
     return list(dict.fromkeys(str(level) for pairs in steps.values() for level in pairs["level"]))
@@ -478,7 +460,7 @@ def _room(ax: Axes, epochs: pd.Series) -> None:
 
 
 def _by_epoch(epochs: Sequence[int]) -> ScalarMappable:
-    ramp = LinearSegmentedColormap.from_list("epochs", ["#BFD7EA", "#0072B2", "#08213B"])
+    ramp = LinearSegmentedColormap.from_list("epochs", palette.EPOCH_RAMP)
     return ScalarMappable(
         Normalize(min(epochs, default=0), max(max(epochs, default=1), min(epochs, default=0) + 1)),
         ramp,
@@ -486,5 +468,5 @@ def _by_epoch(epochs: Sequence[int]) -> ScalarMappable:
 
 
 def _by_level(levels: Sequence[str]) -> dict[str, Any]:
-    ramp = LinearSegmentedColormap.from_list("levels", ["#E69F00", "#D55E00", "#882255", "#332288"])
+    ramp = LinearSegmentedColormap.from_list("levels", palette.LEVEL_RAMP)
     return {level: ramp(index / max(len(levels) - 1, 1)) for index, level in enumerate(levels)}

@@ -21,12 +21,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, ScalarFormatter
 
+from deim_lab import palette
 from deim_lab.figures import style
 
-REPORTED, MEASURED = (
-    "#4477AA",
-    "#EE6677",
-)  # one colour a kind (Tol's bright pair), none of the methods'
+REPORTED, MEASURED = palette.REPORTED, palette.MEASURED
 _NOTHING_MEASURED = "nothing measured\non COCO val2017 here"
 _MOST_NAMES = 8  # recipes named in a panel's legend
 _MARKS = {"D-FINE": "o", "RT-DETRv2": "s", "DEIMv2": "D"}  # the others: a triangle
@@ -215,7 +213,7 @@ def own_runs(measured: pd.DataFrame) -> Figure:
                 "no finished run here",
                 transform=panels[0].transAxes,
                 ha="center",
-                color="#777777",
+                color=palette.DARK_NOTE,
             )
             style.attach(fig, "own runs", measured)
         for ax in panels[len(sets) :]:
@@ -275,7 +273,7 @@ def zoo(sizes: pd.DataFrame, times: pd.DataFrame, *, machine: str) -> Figure:
                 "no timed preset has a reported AP",
                 transform=right.transAxes,
                 ha="center",
-                color="#777777",
+                color=palette.DARK_NOTE,
             )
         style.attach(fig, "latency measured", points)
         return fig
@@ -294,7 +292,7 @@ def _own_set(ax: Axes, rows: pd.DataFrame) -> None:
         mine = rows[(rows["preset"] == preset) & (rows["differs"] == differs)].sort_values("epochs")
         own = ", ".join(part for part in _parts(differs) if part not in shared)
         label = f"{preset}{': ' + _short(own) if own else ''}"
-        shade = MEASURED if not number else style.OTHERS[(number - 1) % len(style.OTHERS)]
+        shade = MEASURED if not number else palette.OTHERS[(number - 1) % len(palette.OTHERS)]
         at = mine["epochs"].to_numpy(float) + apart * (
             number - (len(recipes) - 1) / 2 if len(set(rows["epochs"])) == 1 else 0
         )
@@ -365,7 +363,7 @@ def _lines(ax: Axes, points: pd.DataFrame, column: str, colour: str) -> None:
                 fontsize=6,
                 textcoords="offset points",
                 ha="left" if len(members) == 1 else "center",
-                color=style.INK,
+                color=palette.INK,
             )
         alone += len(members) == 1
     ax.margins(y=0.09)
@@ -389,7 +387,7 @@ def _point(ax: Axes, x: float, y: float, name: Any, colour: str) -> None:
         xytext=(6, -2.5),
         textcoords="offset points",
         fontsize=6.5,
-        color=style.INK,
+        color=palette.INK,
     )
 
 

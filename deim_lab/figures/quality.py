@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import ArrayLike, NDArray
 
+from deim_lab import palette
 from deim_lab.figures import style
 from deim_lab.figures.losses import RECIPE_GAMMA, SCORES, loss_and_gradient
 
@@ -131,7 +132,7 @@ def matches_under_curves(
             counts / counts.sum(),
             width=np.diff(edges),
             align="edge",
-            color=style.FAINT,
+            color=palette.FAINT,
             edgecolor="white",
             linewidth=0.3,
         )
@@ -139,7 +140,7 @@ def matches_under_curves(
             xlim=(0, 1), xlabel="IoU of the match", ylabel="share of matched pairs", title=name
         )
         left.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
-        left.axvline(low_iou, color=style.INK, linewidth=0.6, linestyle=(0, (2, 2)))
+        left.axvline(low_iou, color=palette.INK, linewidth=0.6, linestyle=(0, (2, 2)))
         style.attach(
             fig,
             "matches",
@@ -156,14 +157,14 @@ def matches_under_curves(
             right.plot(
                 rows["score"],
                 rows["share"],
-                color=style.colour(str(kind)),
-                linestyle=style.dashes(str(kind)),
+                color=palette.colour(str(kind)),
+                linestyle=palette.dashes(str(kind)),
                 label=style.label(str(kind)),
             )
         pairs = share_of_low(counts, low_iou)
         right.axhline(
             pairs,
-            color=style.colour("plain"),
+            color=palette.colour("plain"),
             linewidth=0.8,
             linestyle=":",
             label="of the pairs themselves",
@@ -219,7 +220,7 @@ def f1_over_thresholds(
     with style.context():
         fig = style.figure(style.DOUBLE if len(curves) > 1 else style.SINGLE * 1.3, 2.6)
         tints = {
-            name: style.colour((methods or {}).get(name, name), position)
+            name: palette.colour((methods or {}).get(name, name), position)
             for position, name in enumerate(curves)
         }
         for ax, (name, curve) in zip(
@@ -229,11 +230,11 @@ def f1_over_thresholds(
                 _steps(
                     ax,
                     behind,
-                    color=tints[other] if other == name else style.FAINT,
+                    color=tints[other] if other == name else palette.FAINT,
                     zorder=3 if other == name else 1,
                 )
             fixed = f1_at(curve, FIXED)
-            ax.axvline(FIXED, color=style.INK, linewidth=0.5, linestyle=(0, (2, 2)), zorder=0)
+            ax.axvline(FIXED, color=palette.INK, linewidth=0.5, linestyle=(0, (2, 2)), zorder=0)
             ax.plot(
                 [FIXED],
                 [fixed],
@@ -281,8 +282,8 @@ def _sizes_over_iou(fig: Figure, ax: Axes, gamma: float, scores: Sequence[float]
             ax.plot(
                 ious,
                 np.abs(gradient),
-                color=style.colour(kind),
-                linestyle=style.dashes(kind),
+                color=palette.colour(kind),
+                linestyle=palette.dashes(kind),
                 alpha=_TINTS.get(score, 0.8),
                 label=f"{style.label(kind)}, p = {score:g}",
             )

@@ -11,15 +11,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from deim_lab import palette
 from deim_lab.config import AugmentConfig
 from deim_lab.figures import style
 from deim_lab.schedule import Phase, Schedule
 
 PHASES: dict[Phase, tuple[str, str]] = {  # name on the strip, colour
-    Phase.WARM_UP: ("warm-up", "#BDBDBD"),
-    Phase.DENSE: ("Dense O2O", style.COLOURS["dense"]),
-    Phase.PLAIN: ("plain", "#8FBFDC"),
-    Phase.CLEAN: ("clean", "#E3E3E3"),
+    Phase.WARM_UP: ("warm-up", palette.PHASES["warm_up"]),
+    Phase.DENSE: ("Dense O2O", palette.PHASES["dense"]),
+    Phase.PLAIN: ("plain", palette.PHASES["plain"]),
+    Phase.CLEAN: ("clean", palette.PHASES["clean"]),
 }
 # What a phase switches on (``Phase``'s docstring), one line of the chart each.
 SWITCHES: dict[str, frozenset[Phase]] = {
@@ -65,8 +66,8 @@ def learning_rate(schedule: Schedule, *, ax: Axes | None = None) -> Figure:
         factors = [schedule.lr_factor(int(step)) for step in steps]
         epochs = steps / schedule.steps_per_epoch
         for _, start, _end in spans(schedule):
-            ax.axvline(start, color=style.FAINT, linewidth=0.6, zorder=0)
-        ax.plot(epochs, factors, color=style.INK)
+            ax.axvline(start, color=palette.FAINT, linewidth=0.6, zorder=0)
+        ax.plot(epochs, factors, color=palette.INK)
         ax.set_ylim(0, 1.08)
         ax.set_ylabel("learning rate / base")
         _epochs(ax, schedule)
@@ -96,14 +97,14 @@ def phases(
                     ha="center",
                     va="center",
                     fontsize=7,
-                    color="white" if phase is Phase.DENSE else style.INK,
+                    color="white" if phase is Phase.DENSE else palette.INK,
                 )
             for row, (_, on) in enumerate(shown.items(), start=1):
                 if phase in on:
                     ax.broken_barh(
                         [(start, end - start)],
                         (row - 0.22, 0.44),
-                        facecolor=tint if phase is not Phase.CLEAN else "#C9C9C9",
+                        facecolor=tint if phase is not Phase.CLEAN else palette.CLEAN_SWITCH,
                     )
         ax.set_yticks(range(len(rows)), rows)
         ax.set_ylim(len(rows) - 0.5, -0.6)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from deim_lab import palette
 from deim_lab.figures import style
 from deim_lab.figures.quality import F1
 
@@ -32,21 +33,7 @@ def comparison(table: pd.DataFrame, curves: Mapping[str, F1], *, data: str) -> F
         raise ValueError(
             f"{len(names)} detectors are more than a figure can tell apart; at most {_HIGHEST_ROW}"
         )
-    tints = dict(
-        zip(
-            names,
-            (
-                "#0072B2",
-                "#E69F00",
-                "#009E73",
-                "#D55E00",
-                "#56B4E9",
-                "#CC79A7",
-                "#6F6F6F",
-                *style.OTHERS,
-            ),
-        )
-    )
+    tints = dict(zip(names, palette.DETECTORS))
     shown = [name for name in SHOWN if table[name].notna().any()]
     with style.context():
         fig = style.figure(
@@ -58,7 +45,7 @@ def comparison(table: pd.DataFrame, curves: Mapping[str, F1], *, data: str) -> F
             left.axhspan(
                 position - 0.5,
                 position + 0.5,
-                color="#F5F5F5" if position % 2 else "white",
+                color=palette.BAND if position % 2 else "white",
                 zorder=0,
             )
             for index, name in enumerate(names):

@@ -1,4 +1,4 @@
-"""The one paper style: column widths, fonts, a colour a method, and ``save``: the picture and the
+"""The one paper style: column widths, fonts, and ``save``: the picture and the
 numbers in it.
 
 No pyplot: figures are plain objects that nobody else holds, so nothing piles up in a kernel, and
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, cast
@@ -20,41 +20,15 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from deim_lab import palette
+
 SINGLE = 3.4  # inches: one column of a two-column paper
 DOUBLE = 7.0  # inches: both columns
 
-# Okabe and Ito's palette, which readers with any common colour blindness can tell apart; one colour
-# a method in every figure.
-COLOURS: dict[str, str] = {
-    "plain": "#6F6F6F",
-    "mosaic": "#E69F00",
-    "mixup": "#56B4E9",
-    "dense": "#0072B2",
-    "vfl": "#D55E00",
-    "mal": "#009E73",
-    "focal": "#CC79A7",
-}
-OTHERS: tuple[str, ...] = (
-    "#882255",
-    "#44AA99",
-    "#999933",
-    "#332288",
-    "#AA4499",
-    "#117733",
-    "#661100",
-)  # of arms without a name above (Tol)
-_ALIASES = {
-    "both": "dense",
-    "deim": "dense",
-    "dense o2o": "dense",
-    "plain d-fine": "plain",
-    "d-fine": "plain",
-    "baseline": "plain",
-}
-# A second mark of each method, for print in grey.
-DASHES: dict[str, Any] = {"plain": (0, (4, 2)), "vfl": (0, (4, 2)), "focal": (0, (1, 1.5))}
-
-INK, FAINT = "#222222", "#D9D9D9"
+# The public names of ``palette``.
+COLOURS, OTHERS, DASHES = palette.METHODS, palette.OTHERS, palette.DASHES
+INK, FAINT = palette.INK, palette.FAINT
+colour, colours, dashes = palette.colour, palette.colours, palette.dashes
 
 _RC: dict[str, Any] = {
     "font.family": "sans-serif",
@@ -218,30 +192,6 @@ def save(
     return paths[0], paths[1], paths[2], paths[3]
 
 
-def colour(name: str, position: int = 0) -> str:
-    """The colour of a method (``plain``, ``mosaic``, ``mixup``, ``dense``/``DEIM``, ``vfl``,
-    ``mal``, ``focal``), else one by position.
-    """
-    return COLOURS.get(_method(name), OTHERS[position % len(OTHERS)])
-
-
-def colours(names: Iterable[str]) -> dict[str, str]:
-    """A colour for each name: a method's own, the others in order and never twice while they
-    last.
-    """
-    result: dict[str, str] = {}
-    unknown = 0
-    for name in names:
-        result[name] = colour(name, unknown)
-        unknown += _method(name) not in COLOURS
-    return result
-
-
-def dashes(name: str) -> Any:
-    """The line style of a method."""
-    return DASHES.get(_method(name), "-")
-
-
 def label(name: str) -> str:
     """A method's name as it is printed."""
     return {
@@ -254,11 +204,6 @@ def label(name: str) -> str:
         "mal": "MAL",
         "focal": "focal",
     }.get(name, name)
-
-
-def _method(name: str) -> str:
-    lowered = name.strip().lower()
-    return _ALIASES.get(lowered, lowered)
 
 
 def _root(ax: Axes) -> Figure:

@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from deim_lab import palette
 from deim_lab.errors import nearest
 from deim_lab.figures import style
 from deim_lab.figures.losses import LOSS_TOP, RECIPE_GAMMA, loss_and_gradient, minimum
@@ -73,7 +74,7 @@ def contours(
             ax.plot(
                 minimum(kind, ious, gamma=own),
                 ious,
-                color="white" if quantity == "loss" else style.INK,
+                color="white" if quantity == "loss" else palette.INK,
                 linewidth=1.2,
             )
             ax.set(

@@ -16,29 +16,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from deim_lab import palette
 from deim_lab.figures import style
 from deim_lab.figures.schedule import PHASES
 from deim_lab.schedule import Phase
 
-# Loss terms as drawn: the matching queries' own, and all of denoising as one. Colours are none of
-# the methods'.
-TERMS: dict[str, str] = {
-    "class": style.INK,
-    "l1": "#882255",
-    "giou": "#44AA99",
-    "fgl": "#999933",
-    "ddf": "#332288",
-    "denoising": "#BBBBBB",
-}
-# Stages of a step, as the log names them, with none of the methods' colours.
-STAGES: dict[str, str] = {
-    "data": "#BBBBBB",
-    "forward": "#332288",
-    "match": "#882255",
-    "loss": "#999933",
-    "backward": "#44AA99",
-    "step": "#AA4499",
-}
+# Loss terms as drawn: the matching queries' own, and all of denoising as one.
+TERMS = palette.TERMS
+STAGES = palette.STAGES  # of a step, as the log names them
 # What ``side_by_side`` compares: kind of event, column, axis.
 _COMPARED = (
     ("val", "AP", "AP (AP50 faint)"),
@@ -73,7 +58,7 @@ def average_precision(table: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
                 ax.plot(
                     epochs,
                     found[name],
-                    color=style.INK,
+                    color=palette.INK,
                     linestyle=dashes,
                     marker="o",
                     markersize=2.2,
@@ -89,7 +74,7 @@ def average_precision(table: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
                 "o",
                 markersize=8,
                 markerfacecolor="none",
-                color=style.COLOURS["mal"],
+                color=palette.METHODS["mal"],
                 clip_on=False,
             )
             ax.annotate(
@@ -167,7 +152,7 @@ def activity(table: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
         ax.plot(
             epochs,
             found["targets_per_image"],
-            color=style.colour("dense"),
+            color=palette.colour("dense"),
             label="targets",
             marker=_dots(found),
         )
@@ -175,7 +160,7 @@ def activity(table: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
             ax.plot(
                 epochs,
                 found["positives_per_image"],
-                color=style.INK,
+                color=palette.INK,
                 linestyle=(0, (2, 2)),
                 label="positives",
             )
@@ -230,7 +215,7 @@ def composition(table: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
                 ax.plot(
                     found["epoch"] + 0.5,
                     found[column],
-                    color=style.colour(name),
+                    color=palette.colour(name),
                     label=text,
                     marker=_dots(found),
                 )
@@ -325,7 +310,7 @@ def iou_histogram(table: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
             ax.plot(
                 starts[:-1] + 0.5,
                 centres @ share,
-                color=style.COLOURS["vfl"],
+                color=palette.METHODS["vfl"],
                 linewidth=1.3,
                 label="mean",
             )
@@ -359,7 +344,7 @@ def side_by_side(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """
     with style.context():
         fig = style.figure(style.DOUBLE, 2.55)
-        tints = style.colours(tables)
+        tints = palette.colours(tables)
         panels = fig.subplots(1, 3)
         for ax, (kind, column, label) in zip(panels, _COMPARED, strict=True):
             rows = []
@@ -374,7 +359,7 @@ def side_by_side(tables: Mapping[str, pd.DataFrame]) -> Figure:
                     found["epoch"] + _AT[kind],
                     found[column],
                     color=tints[name],
-                    linestyle=style.dashes(name),
+                    linestyle=palette.dashes(name),
                     label=f"{name}{end}",
                     marker="o" if kind == "val" else _dots(found),
                     markersize=2.4,
@@ -392,7 +377,7 @@ def side_by_side(tables: Mapping[str, pd.DataFrame]) -> Figure:
                         part["epoch"] + _AT[kind],
                         part["AP50"],
                         color=tints[name],
-                        linestyle=style.dashes(name),
+                        linestyle=palette.dashes(name),
                         linewidth=0.9,
                         alpha=0.45,
                     )
@@ -410,7 +395,7 @@ def side_by_side(tables: Mapping[str, pd.DataFrame]) -> Figure:
         handles, labels = panels[0].get_legend_handles_labels()
         if any(_is_dense(table) for table in tables.values()):
             handles, labels = (
-                [*handles, Patch(color=style.colour("dense"), alpha=0.10)],
+                [*handles, Patch(color=palette.colour("dense"), alpha=0.10)],
                 [*labels, "Dense O2O on"],
             )
         fig.legend(handles, labels, loc="outside upper left", ncols=max(1, len(labels)))
@@ -476,7 +461,7 @@ def _finish(
             ha="center",
             va="center",
             fontsize=7,
-            color="#888888",
+            color=palette.NOTE,
         )
     if not shade:
         return
@@ -491,7 +476,7 @@ def _finish(
                 phase = Phase.PLAIN
             if phase is Phase.DENSE:
                 ax.axvspan(
-                    start, epoch, color=style.colour("dense"), alpha=0.10, linewidth=0, zorder=0
+                    start, epoch, color=palette.colour("dense"), alpha=0.10, linewidth=0, zorder=0
                 )
             if strip:
                 ax.axvspan(start, epoch, ymin=0.985, color=PHASES[phase][1], linewidth=0, zorder=3)

@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
+from deim_lab import palette
 from deim_lab.data import images
 from deim_lab.detections import Detections, ImageDetections, check_finite, coco_rows, postprocess
 from deim_lab.errors import DataError
@@ -28,21 +29,7 @@ Json = Any
 Pixels = np.ndarray | Tensor
 Source = str | os.PathLike[str] | Pixels
 
-# Okabe and Ito's, then Tol's: colours that readers with any common colour blindness can tell apart.
-_COLOURS = (
-    "#E69F00",
-    "#56B4E9",
-    "#009E73",
-    "#F0E442",
-    "#0072B2",
-    "#D55E00",
-    "#CC79A7",
-    "#882255",
-    "#44AA99",
-    "#999933",
-    "#332288",
-    "#AA4499",
-)
+_LIGHT_FROM = 140  # luma from which the ink on a label is black
 
 
 @dataclass(frozen=True)
@@ -264,14 +251,16 @@ def draw(image: Tensor | Image.Image, detections: Detections, names: Sequence[st
         )
     )
     for score, label, (left, top, right, bottom) in reversed(rows):
-        colour = _COLOURS[label % len(_COLOURS)]
+        colour = palette.of_class(label)
         pen.rectangle((left, top, max(left, right), max(top, bottom)), outline=colour, width=line)
         text = f"{names[label]} {score:.2f}"
         _, _, text_width, text_height = pen.textbbox((0, 0), text, font=font)
         x = min(max(0.0, left), max(0.0, width - text_width - 4))
         y = top - text_height - 3 if top >= text_height + 3 else max(0.0, top)
         pen.rectangle((x, y, x + text_width + 4, y + text_height + 3), fill=colour)
-        pen.text((x + 2, y + 1), text, fill=_ink_on(colour), font=font)
+        pen.text(
+            (x + 2, y + 1), text, fill=palette.ink_on(colour, light_from=_LIGHT_FROM), font=font
+        )
     return canvas
 
 
@@ -290,8 +279,3 @@ def _pixels(source: Pixels) -> Tensor:
         if isinstance(source, np.ndarray)
         else source
     )
-
-
-def _ink_on(colour: str) -> str:
-    red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
-    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "white"

@@ -1,0 +1,185 @@
+"""Every colour and every dash of the lab, by what it stands for; nothing here draws.
+
+Most colours are Okabe and Ito's, then Tol's: readers with any common colour blindness can tell
+them apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import count
+from typing import Any
+
+# Okabe and Ito.
+ORANGE, SKY, GREEN, YELLOW = "#E69F00", "#56B4E9", "#009E73", "#F0E442"
+BLUE, VERMILION, PINK, GREY = "#0072B2", "#D55E00", "#CC79A7", "#6F6F6F"
+# Tol.
+WINE, TEAL, OLIVE, INDIGO = "#882255", "#44AA99", "#999933", "#332288"
+PURPLE, FOREST, MAROON = "#AA4499", "#117733", "#661100"
+
+INK, FAINT = "#222222", "#D9D9D9"  # text and lines · grids and what lies behind
+PALE_GREY = "#BBBBBB"  # what is neither a method nor a term of the loss
+NOTE, DARK_NOTE = "#888888", "#777777"  # a sentence in place of an empty panel
+NOT_SIGNIFICANT = "#8A8A8A"
+BAND = "#F5F5F5"  # every second row of a table that is drawn
+ASSIGNED = "#FF3B30"  # the mark of an assignment on a cost matrix
+REPORTED, MEASURED = "#4477AA", "#EE6677"  # published numbers · numbers of this lab's runs (Tol)
+
+METHODS: Mapping[str, str] = {
+    "plain": GREY,
+    "mosaic": ORANGE,
+    "mixup": SKY,
+    "dense": BLUE,
+    "vfl": VERMILION,
+    "mal": GREEN,
+    "focal": PINK,
+}
+OTHERS: tuple[str, ...] = (WINE, TEAL, OLIVE, INDIGO, PURPLE, FOREST, MAROON)  # of other arms
+CLASSES: tuple[str, ...] = (
+    ORANGE,
+    SKY,
+    GREEN,
+    YELLOW,
+    BLUE,
+    VERMILION,
+    PINK,
+    WINE,
+    TEAL,
+    OLIVE,
+    INDIGO,
+    PURPLE,
+)
+DETECTORS: tuple[str, ...] = (BLUE, ORANGE, GREEN, VERMILION, SKY, PINK, GREY, *OTHERS)
+
+# A second mark of each method, for print in grey.
+DASHES: Mapping[str, Any] = {"plain": (0, (4, 2)), "vfl": (0, (4, 2)), "focal": (0, (1, 1.5))}
+
+# Terms of the loss and stages of a step have none of the methods' colours.
+TERMS: Mapping[str, str] = {
+    "class": INK,
+    "l1": WINE,
+    "giou": TEAL,
+    "fgl": OLIVE,
+    "ddf": INDIGO,
+    "denoising": PALE_GREY,
+}
+STAGES: Mapping[str, str] = {
+    "data": PALE_GREY,
+    "forward": INDIGO,
+    "match": WINE,
+    "loss": OLIVE,
+    "backward": TEAL,
+    "step": PURPLE,
+}
+# Phases of a run, by ``Phase``'s values.
+PHASES: Mapping[str, str] = {
+    "warm_up": "#BDBDBD",
+    "dense": BLUE,
+    "plain": "#8FBFDC",
+    "clean": "#E3E3E3",
+}
+CLEAN_SWITCH = "#C9C9C9"  # what stays on in the clean phase, darker than the phase itself
+
+# Ramps: the stops of a continuous scale, in order.
+QUALITY_RAMP = (VERMILION, ORANGE, SKY, BLUE)  # IoU of a match, from poor to good
+EPOCH_RAMP = ("#BFD7EA", BLUE, "#08213B")  # light to dark
+LEVEL_RAMP = (ORANGE, VERMILION, WINE, INDIGO)  # from the encoder to the last decoder layer
+
+_ALIASES = {
+    "both": "dense",
+    "deim": "dense",
+    "dense o2o": "dense",
+    "plain d-fine": "plain",
+    "d-fine": "plain",
+    "baseline": "plain",
+}
+# An arm has a method's colour only if it changes that one thing: DEIM, which changes two, has its
+# own.
+_ARMS = {
+    "dense o2o": "dense",
+    "mal": "mal",
+    "plain": "plain",
+    "plain d-fine": "plain",
+    "vfl": "vfl",
+    "mosaic": "mosaic",
+    "mixup": "mixup",
+}
+_MATCHINGS = {"one-to-one": METHODS["plain"], "dense": METHODS["dense"]}
+_COMPARATORS = {"SimOTA": OTHERS[0], "groups": OTHERS[1]}
+
+
+def colour(name: str, position: int = 0) -> str:
+    """The colour of a method (``plain``, ``mosaic``, ``mixup``, ``dense``/``DEIM``, ``vfl``,
+    ``mal``, ``focal``), else one by position.
+    """
+    return METHODS.get(_method(name), OTHERS[position % len(OTHERS)])
+
+
+def colours(names: Iterable[str]) -> dict[str, str]:
+    """A colour for each name: a method's own, the others in order and never twice while they
+    last.
+    """
+    result: dict[str, str] = {}
+    unknown = 0
+    for name in names:
+        result[name] = colour(name, unknown)
+        unknown += _method(name) not in METHODS
+    return result
+
+
+def dashes(name: str) -> Any:
+    """The line style of a method."""
+    return DASHES.get(_method(name), "-")
+
+
+def arms(names: Iterable[str]) -> dict[str, str]:
+    """A colour for each arm: a method's own where it has one, and no two arms with the same."""
+    result: dict[str, str] = {}
+    for name in names:
+        own = METHODS.get(_ARMS.get(name.strip().lower(), ""))
+        free = [
+            tint
+            for tint in (own, *OTHERS, *METHODS.values())
+            if tint is not None and tint not in result.values()
+        ]
+        result[name] = free[0] if free else OTHERS[len(result) % len(OTHERS)]
+    return result
+
+
+def matchings(names: Iterable[str]) -> dict[str, str]:
+    """A colour for each kind of matching: one-to-one as plain, Dense O2O as everywhere."""
+    return {
+        name: _matching(name, OTHERS[position % len(OTHERS)])
+        for name, position in zip(names, count(len(_COMPARATORS)), strict=False)
+    }
+
+
+def of_class(label: int) -> str:
+    """The colour of a class of the data, by its index."""
+    return CLASSES[label % len(CLASSES)]
+
+
+def ink_on(ground: str, *, light_from: float = 120) -> str:
+    """Black on a light colour, white on a dark one; ``light_from``: the least luma that is light.
+
+    Args:
+        ground: ``#RRGGBB``.
+        light_from: in [0, 255].
+    """
+    red, green, blue = (int(ground[start : start + 2], 16) for start in (1, 3, 5))
+    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > light_from else "white"
+
+
+def _method(name: str) -> str:
+    lowered = name.strip().lower()
+    return _ALIASES.get(lowered, lowered)
+
+
+def _matching(name: str, other: str) -> str:
+    for start, tint in _MATCHINGS.items():
+        if name.lower().startswith(start):
+            return tint
+    for part, tint in _COMPARATORS.items():
+        if part in name:
+            return tint
+    return other
