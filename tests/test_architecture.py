@@ -79,7 +79,7 @@ FUNCTIONS_TO_SPLIT: frozenset[str] = frozenset(
         "deim_lab.weights.hub._check_architecture",
     }
 )
-NESTED_CONDITIONALS_LEFT = 47
+NESTED_CONDITIONALS_LEFT = 43
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
