@@ -75,3 +75,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
         return ""
     best = [item for item in ranked if likeness(item) > likeness(ranked[0]) - 1e-9][:3]
     return f" (did you mean {' or '.join(map(repr, sorted(best)))}?)"
+
+
+def first_few(values: Iterable[object], limit: int) -> str:
+    """The first ``limit`` values and, where there are more, the number of all: for a message."""
+    items = [str(value) for value in values]
+    if len(items) <= limit:
+        return ", ".join(items)
+    return f"{', '.join(items[:limit])}, … {len(items)} in all"

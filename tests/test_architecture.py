@@ -36,7 +36,6 @@ MOST_LINES_OF_A_FUNCTION = 60
 FILES_TO_SPLIT: frozenset[str] = frozenset(
     {
         "deim_lab.config.schema",
-        "deim_lab.data.coco",
         "deim_lab.evaluation.scores",
         "deim_lab.figures.ablation",
         "deim_lab.figures.losses",

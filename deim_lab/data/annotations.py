@@ -18,9 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from deim_lab.errors import DataError, nearest
+from deim_lab.errors import DataError, first_few, nearest
 
 Json = Any
+
+_NAMED = 12  # ids that a message lists
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,10 @@ class Categories:
     def index(self, category_id: int) -> int:
         """Class index in ``[0, len)`` of a category id; ``DataError`` for an unknown one."""
         if category_id not in self._index:
-            raise DataError(f"category id {category_id!r} is unknown; known ids: {_some(self.ids)}")
+            raise DataError(
+                f"category id {category_id!r} is unknown; "
+                f"known ids: [{first_few(self.ids, _NAMED)}]"
+            )
         return self._index[category_id]
 
     def as_list(self) -> list[dict[str, Json]]:
@@ -163,7 +168,7 @@ class Annotations:
             f"{self.path}: category id {category_id} ({names.get(category_id, 'no name')!r}) of "
             f"annotation {self.ids[row]} in image "
             f"{self.image_ids[image]} ({self.file_names[image]}) is unknown to the training "
-            f"categories {_some(categories.ids)}{hint}. "
+            f"categories [{first_few(categories.ids, _NAMED)}]{hint}. "
             f"{count} annotations are of such categories: remove them, or add the category to the "
             f"training file"
         )
@@ -324,14 +329,3 @@ def _side(item: Mapping[str, Json], key: str, where: str) -> int:
 
 def _is_number(value: Json) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _some(values: Iterable[object], limit: int = 12) -> str:
-    """The first few of many, for a message."""
-    items = [str(value) for value in values]
-    return (
-        "["
-        + ", ".join(items[:limit])
-        + (f", … {len(items)} in all" if len(items) > limit else "")
-        + "]"
-    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from torch import Tensor
 from deim_lab.augment.pipeline import Pipeline, generator_of
 from deim_lab.config import AugmentConfig
 from deim_lab.data.coco import CocoDataset
+from deim_lab.errors import first_few
 from deim_lab.schedule import Phase
 
 # a box of less than this (square root of its area) falls between the cells of the finest feature
@@ -29,6 +30,7 @@ TINY_PX = 8.0
 _EVALUATED = 100  # detections an image that COCO's AP looks at
 _RARE = 10  # boxes below which a class is said to be rare
 _BATCH = 8
+_NAMED = 5  # cases that a notice lists
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ class Report:
     def table(self) -> list[tuple[str, str]]:
         """(what, value) a line, for printing or a data frame."""
         height, width = self.input_size
+        leaked = "?" if self.leaked is None else str(len(self.leaked))
         return [
             ("data set", self.name),
             (
@@ -140,8 +143,7 @@ class Report:
             ),
             (
                 "equal files",
-                f"{len(self.copies)} within, {'?' if self.leaked is None else len(self.leaked)} "
-                f"also in val",
+                f"{len(self.copies)} within, {leaked} also in val",
             ),
             *(
                 (f"class {index} {name}", f"{boxes} boxes in {images} images")
@@ -274,12 +276,14 @@ def _label_notices(report: Report) -> list[str]:
     empty = [name for name, boxes, _ in report.per_class if boxes == 0]
     if empty:
         found.append(
-            f"class-without-boxes: {len(empty)} classes have no box to learn from: {_some(empty)}"
+            f"class-without-boxes: {len(empty)} classes have no box to learn from: "
+            f"{first_few(empty, _NAMED)}"
         )
     rare = [f"{name} ({boxes})" for name, boxes, _ in report.per_class if 0 < boxes < _RARE]
     if rare:
         found.append(
-            f"class-rare: {len(rare)} classes have fewer than {_RARE} boxes: {_some(rare)}"
+            f"class-rare: {len(rare)} classes have fewer than {_RARE} boxes: "
+            f"{first_few(rare, _NAMED)}"
         )
     if report.duplicates:
         found.append(
@@ -293,12 +297,12 @@ def _label_notices(report: Report) -> list[str]:
             f"another class; keep one of the two"
         )
     if report.copies:
-        pairs = _some(f"{first} = {second}" for first, second in report.copies)
+        pairs = first_few((f"{first} = {second}" for first, second in report.copies), _NAMED)
         found.append(
             f"image-repeated: {len(report.copies)} pairs of images are the same file: {pairs}"
         )
     if report.leaked:
-        pairs = _some(f"{first} = {second}" for first, second in report.leaked)
+        pairs = first_few((f"{first} = {second}" for first, second in report.leaked), _NAMED)
         found.append(
             f"leak: {len(report.leaked)} images of val are also in train: {pairs}; AP measures "
             f"memory there. "
@@ -398,9 +402,8 @@ def _equal_files(
             for side, path in candidates:
                 by_content[hashlib.blake2b(path.read_bytes()).digest()][side].append(path.name)
         for own, other in by_content.values():
-            pairs += [
-                (own[0], name) for name in (own[1:] if others is None else other if own else [])
-            ]
+            partners = own[1:] if others is None else other
+            pairs += [(own[0], name) for name in partners if own]
     return pairs
 
 
@@ -425,8 +428,3 @@ def _spread(spread: Spread) -> str:
 
 def _percent(part: int, whole: int) -> str:
     return f"{part / max(1, whole):.1%}"
-
-
-def _some(items: Iterable[str], limit: int = 5) -> str:
-    listed = list(items)
-    return ", ".join(listed[:limit]) + (f", … {len(listed)} in all" if len(listed) > limit else "")

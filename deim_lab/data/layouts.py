@@ -1,0 +1,148 @@
+"""Where the files of a data set lie: the known folder layouts, or each path by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deim_lab.errors import DataError, nearest
+
+EMBEDDED = "embedded"
+# (images of a split, its annotations): the layout of this lab, then COCO 2017's own, unpacked
+# either way.
+_LAYOUTS = (
+    ("images/{split}", "annotations/instances_{split}.json"),
+    ("{split}2017", "annotations/instances_{split}2017.json"),
+    ("images/{split}2017", "annotations/instances_{split}2017.json"),
+)
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Where a data set lies: ``(folder of images, annotation json)`` of each half, and its name."""
+
+    train: tuple[Path, Path]
+    val: tuple[Path, Path]
+    name: str
+
+
+def resolve(data: str | Path | Mapping[str, Any] | None, *, cache_dir: str | Path) -> DataSource:
+    """Find a data set's files; nothing but their existence is looked at.
+
+    Args:
+        data: ``None`` or ``"embedded"``: the set that the lab draws itself, made in ``cache_dir``
+            on first use. A folder: the lab's layout (``images/{train,val}``,
+            ``annotations/instances_{train,val}.json``) or COCO 2017's own (``train2017``, …). A
+            mapping: ``{"train": {"images": folder, "annotations": json}, "val": {…}}``, optionally
+            with ``"name"``.
+        cache_dir: where the embedded set is kept.
+
+    Raises:
+        DataError: saying what was looked for, and the nearest name that exists.
+    """
+    if data is None or data == EMBEDDED:
+        from deim_lab.data import synthetic  # draws; not needed for a set of one's own
+
+        return resolve(
+            {
+                **_in_layout(synthetic.make(Path(cache_dir) / EMBEDDED), _LAYOUTS[0]),
+                "name": EMBEDDED,
+            },
+            cache_dir=cache_dir,
+        )
+    if isinstance(data, Mapping):
+        return _from_mapping(data)
+    folder = Path(data)
+    if not folder.is_dir():
+        beside = (
+            [str(folder.parent / item.name) for item in folder.parent.iterdir()]
+            if folder.parent.is_dir()
+            else []
+        )
+        raise DataError(
+            f"data folder {str(folder)!r} does not exist{nearest(str(folder), [*beside, EMBEDDED])}"
+        )
+    for layout in _LAYOUTS:
+        if all(
+            (folder / part.format(split=split)).exists()
+            for part in layout
+            for split in ("train", "val")
+        ):
+            return _from_mapping({**_in_layout(folder, layout), "name": folder.resolve().name})
+    raise DataError(_layout_message(folder))
+
+
+def _in_layout(folder: Path, layout: tuple[str, str]) -> dict[str, dict[str, Path]]:
+    return {
+        split: {
+            "images": folder / layout[0].format(split=split),
+            "annotations": folder / layout[1].format(split=split),
+        }
+        for split in ("train", "val")
+    }
+
+
+def _from_mapping(data: Mapping[str, Any]) -> DataSource:
+    for key in data:
+        if key not in ("train", "val", "name"):
+            raise DataError(
+                f"data: unknown key {key!r}{nearest(str(key), ['train', 'val', 'name'])}; known: "
+                f"train, val, name"
+            )
+    halves: dict[str, tuple[Path, Path]] = {}
+    for split in ("train", "val"):
+        half = data.get(split)
+        if not isinstance(half, Mapping) or set(half) != {"images", "annotations"}:
+            found = (
+                f"has {', '.join(map(str, half)) or 'nothing'}"
+                if isinstance(half, Mapping)
+                else f"is {half!r}"
+            )
+            raise DataError(
+                f"data: {split!r} {found}; expected {{'images': folder, 'annotations': json file}}"
+            )
+        folder, json_file = Path(half["images"]), Path(half["annotations"])
+        for path, kind in ((folder, "folder of images"), (json_file, "annotation file")):
+            if not path.exists():
+                beside = (
+                    [str(path.parent / item.name) for item in path.parent.iterdir()]
+                    if path.parent.is_dir()
+                    else []
+                )
+                raise DataError(
+                    f"data: {kind} {str(path)!r} of {split!r} does not "
+                    f"exist{nearest(str(path), beside)}"
+                )
+        halves[split] = (folder, json_file)
+    return DataSource(
+        halves["train"], halves["val"], str(data.get("name") or name_of(halves["train"][1]))
+    )
+
+
+def _layout_message(folder: Path) -> str:
+    """What a folder lacks of the layout that it comes closest to."""
+
+    def missing(layout: tuple[str, str]) -> list[str]:
+        wanted = [part.format(split=split) for split in ("train", "val") for part in layout]
+        return [part for part in wanted if not (folder / part).exists()]
+
+    absent = min((missing(layout) for layout in _LAYOUTS), key=len)
+    parent = (folder / absent[0]).parent
+    base = parent if parent.is_dir() else folder
+    existing = [(base / item.name).relative_to(folder).as_posix() for item in base.iterdir()]
+    layouts = " or ".join(
+        f"{pictures.format(split='{train,val}')} + {file.format(split='{train,val}')}"
+        for pictures, file in _LAYOUTS
+    )
+    return (
+        f"data folder {str(folder)!r} has no {', no '.join(absent)}{nearest(absent[0], existing)}. "
+        f"Looked for {layouts}; "
+        "of any other layout name the image folders and json files one by one"
+    )
+
+
+def name_of(json_file: Path) -> str:
+    parent = json_file.resolve().parent
+    return parent.parent.name if parent.name == "annotations" else parent.name
