@@ -431,7 +431,7 @@ def test_runs_of_an_older_lab_stand_at_todays_defaults(tmp_path: Path) -> None:
 
 def test_nothing_to_compare_says_what_makes_runs(tmp_path: Path) -> None:
     assert ablation.overview(tmp_path / "none").empty
-    with pytest.raises(DataError, match="deim-lab sweep grids/components"):
+    with pytest.raises(DataError, match="deim-lab sweep components"):
         ablation.read(tmp_path)
     trained(tmp_path, {}, 0)
     with pytest.raises(DataError, match="two arms"):

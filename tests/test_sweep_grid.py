@@ -178,9 +178,10 @@ def test_paths_are_made_absolute_once(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.chdir(tmp_path)
     found = grid.read({"preset": "smoke", "arms": ARMS, "data": "bccd"})
     assert (found.notebook, found.data) == (
-        str(tmp_path / "notebooks" / "03_train.ipynb"),
+        NOTEBOOK,
         str(tmp_path / "bccd"),
     )
+    assert grid.read(a_grid(notebook="own/n.ipynb")).notebook == str(tmp_path / "own" / "n.ipynb")
     half = {"images": "i", "annotations": "a.json"}
     assert grid.read(a_grid(data={"train": half, "val": half, "name": "n"})).data == {
         **{

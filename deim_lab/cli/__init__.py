@@ -45,6 +45,7 @@ VERBS = (
     "latency",
     "doctor",
     "presets",
+    "notebooks",
     "demo",
     "sweep",
 )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from deim_lab import config as configs
 from deim_lab.cli import options
 from deim_lab.errors import ConfigError
+from deim_lab.host import shipped
 
 if TYPE_CHECKING:
     from deim_lab.sweep.grid import Grid
@@ -24,7 +25,9 @@ def add(verbs: Any, shared: options.Shared) -> None:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "grid", metavar="GRID", help="grid file, YAML or JSON, e.g. grids/components.yaml"
+        "grid",
+        metavar="GRID",
+        help=f"a ready grid ({', '.join(shipped.files('grids'))}), or a grid file, YAML or JSON",
     )
     parser.add_argument(
         "--workers",

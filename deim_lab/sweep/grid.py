@@ -18,11 +18,12 @@ from deim_lab import config as configs
 from deim_lab.config import Config
 from deim_lab.config.presets import preset as preset_config
 from deim_lab.errors import ConfigError, nearest
+from deim_lab.host import shipped
 from deim_lab.sweep import gridfile
 
 Json = Any
 
-NOTEBOOK = "notebooks/03_train.ipynb"
+NOTEBOOK = "03_train"
 EMBEDDED = "embedded"
 # belongs to a run's identity by its content, which the config alone doesn't show
 START = "model.backbone_weights"
@@ -112,7 +113,7 @@ def read(
     """Read and check a grid.
 
     Args:
-        source: a YAML or JSON file, or its content.
+        source: the name of a ready grid, a YAML or JSON file, or its content.
         preset, data, seeds, name: instead of the grid's own.
         overrides: on top of the grid's ``base``; a key that an arm or axis sets is refused, since
             it would have no effect there.
@@ -125,7 +126,7 @@ def read(
         path, values, said = None, gridfile.plain(source, "grid"), "grid"
     else:
         path, said = str(source), str(source)
-        values = gridfile.load(Path(source))
+        values = gridfile.load(shipped.locate("grids", source))
     _check_kinds(values, said)
     base, given = _absolute_start(values.get("base") or {}), _absolute_start(overrides or {})
     _check_keys(base, f"{said}: base")
@@ -147,7 +148,7 @@ def read(
     grid = Grid(
         name=_name(name, path),
         path=path,
-        notebook=_absolute(values.get("notebook") or NOTEBOOK),
+        notebook=_absolute(shipped.locate("notebooks", values.get("notebook") or NOTEBOOK)),
         preset=preset or _preset(values, said),
         data=_absolute_data(chosen_data),
         base={**base, **given},
@@ -321,7 +322,7 @@ def _name(name: str | None, path: str | None) -> str:
     return chosen
 
 
-def _absolute(path: str) -> str:
+def _absolute(path: str | Path) -> str:
     return str(Path(path).expanduser().absolute())
 
 

@@ -32,9 +32,8 @@ _RECIPES: Mapping[tuple[Json, bool | None], str] = {
 }
 _EVENTS = ("train", "val", "step")
 _HOW_TO_MAKE_RUNS = (
-    "`deim-lab sweep grids/components.yaml --runs runs` trains four arms with three seeds each; "
-    "`deim-lab demo` trains plain "
-    "D-FINE and DEIM once; notebook 03 trains one run."
+    "`deim-lab sweep components --runs runs` trains four arms with three seeds each; "
+    "`deim-lab demo` trains plain D-FINE and DEIM once; notebook 03 trains one run."
 )
 
 

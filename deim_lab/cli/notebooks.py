@@ -1,0 +1,35 @@
+"""``deim-lab notebooks``: copy the ready notebooks into a folder of yours."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from deim_lab.cli import options
+from deim_lab.host import shipped
+
+
+def add(verbs: Any, shared: options.Shared) -> None:
+    parser = verbs.add_parser(
+        "notebooks",
+        parents=[shared.common],
+        help="copy the notebooks into a folder; existing files stay as they are",
+        allow_abbrev=False,
+    )
+    parser.add_argument("folder", metavar="DIR", type=Path, help="made where it does not exist")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """The exit code: 1 where a file of another content was in the way."""
+    copies = shipped.copy_out("notebooks", args.folder)
+    for path, written in copies.items():
+        if written:
+            options.out(str(path))
+        else:
+            options.say(
+                f"{path} exists with other content and was left as it is. "
+                "Rename it, or give another folder, to get the ready notebook"
+            )
+    return 0 if all(copies.values()) else 1
