@@ -17,6 +17,7 @@ import sys
 
 import torch
 
+from deim_lab import matching
 from deim_lab.config import Config
 from deim_lab.config.presets import PRESETS, preset
 from deim_lab.detector.detector import build_detector
@@ -55,9 +56,11 @@ def peak_gib(config: Config, batch: int, per_image: int) -> float | None:
         for _ in range(4):
             with torch.autocast("cuda", dtype=torch.bfloat16):
                 output = model(images, targets)
-            criterion.compute(
-                output, targets, loss=config.loss, match=config.match
-            ).total.backward()
+            matches = matching.assign(output, targets, config.match)
+            table = criterion.compute(
+                output, targets, matches, loss=config.loss, match=config.match
+            )
+            table.total.backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             ema.update(model)

@@ -34,6 +34,7 @@ from deim_lab.data import coco
 from deim_lab.data.coco import CocoDataset
 from deim_lab.detector.detector import build_detector
 from deim_lab.losses import criterion
+from deim_lab.matching import assign
 from deim_lab.schedule import Phase
 from deim_lab.structures import Targets
 from deim_lab.study import matching
@@ -78,9 +79,9 @@ class Trainee:
         begun = time.perf_counter()
         with self.compute.autocast():
             output = self.model(self.images, self.targets)
-        table = criterion.compute(
-            output, self.targets, loss=self.config.loss, match=self.config.match
-        )
+        loss, match = self.config.loss, self.config.match
+        matches = assign(output, self.targets, match)
+        table = criterion.compute(output, self.targets, matches, loss=loss, match=match)
         table.total.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

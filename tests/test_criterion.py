@@ -12,11 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from deim_lab import losses
 from deim_lab.config import LossConfig, MatchConfig
-from deim_lab.losses import criterion
+from deim_lab.losses import criterion, terms
 from deim_lab.losses.criterion import LossTable
-from deim_lab.matching import hungarian
+from deim_lab.matching import assign, hungarian
 from deim_lab.structures import DecoderOutput, DetectorOutput, Matches, Targets
 from numeric import EDGES, ONE_EDGE, float32_tolerance
 
@@ -153,8 +152,10 @@ def random_batch(
 def score(
     output: DetectorOutput, targets: Targets, loss: LossConfig | None = None, **options: Any
 ) -> LossTable:
+    match = MatchConfig()
+    matches = assign(output, targets, match)
     return criterion.compute(
-        output, targets, loss=loss or LossConfig(), match=MatchConfig(), **options
+        output, targets, matches, loss=loss or LossConfig(), match=match, **options
     )
 
 
@@ -314,7 +315,7 @@ def test_half_precision_outputs_and_autocast_give_single_precision_losses(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     states: list[bool] = []
-    for room, name in ((losses, "l1"), (hungarian, "costs")):
+    for room, name in ((terms, "l1"), (hungarian, "costs")):
         function = getattr(room, name)
         monkeypatch.setattr(
             room,

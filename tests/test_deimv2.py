@@ -32,9 +32,9 @@ from deim_lab.detector.lite_encoder import LiteEncoder
 from deim_lab.errors import ConfigError, WeightsError
 from deim_lab.inference.predict import Predictor
 from deim_lab.losses import criterion
-from deim_lab.matching import hungarian
+from deim_lab.matching import assign, assignment, hungarian
 from deim_lab.schedule import Phase
-from deim_lab.structures import DecoderOutput, DetectorOutput, Prediction, Targets
+from deim_lab.structures import DecoderOutput, DetectorOutput, Matches, Prediction, Targets
 from deim_lab.study import matching
 from deim_lab.training.ema import Ema
 from deim_lab.training.optimizer import parameter_groups
@@ -442,9 +442,9 @@ def test_every_kind_of_matching_and_the_microscope_work(small_set: Path, kind: s
     dataset = open_source(resolve(small_set, cache_dir=small_set.parent))[0]
     model = build_detector(config, 6)
     images, targets = matching.fixed_batch(dataset, range(3), config)
-    table = criterion.compute(
-        model.train()(images, targets), targets, loss=config.loss, match=config.match
-    )
+    output = model.train()(images, targets)
+    matches = assign(output, targets, config.match)
+    table = criterion.compute(output, targets, matches, loss=config.loss, match=config.match)
     table.total.backward()
     assert float(table.total.detach()) > 0
     edges = {
@@ -491,11 +491,11 @@ def test_late_matching_prefers_the_box_that_fits() -> None:
     logits = torch.tensor([[[4.0], [0.0]]])
     decoder = DecoderOutput(("layer_0",), logits[None], boxes[None])
     config = MatchConfig(iou_power=4.0, cost_class=6.0)
-    assert criterion.assign(decoder, targets, config).query.tolist() == [0]
-    assert criterion.assign(decoder, targets, config, late=True).query.tolist() == [1]
-    assert criterion.assign(
-        decoder, targets, MatchConfig(cost_class=6.0), late=True
-    ).query.tolist() == [0], "without a power there is no late cost"
+    assert assign(decoder, targets, config).query.tolist() == [0]
+    assert assign(decoder, targets, config, late=True).query.tolist() == [1]
+    assert assign(decoder, targets, MatchConfig(cost_class=6.0), late=True).query.tolist() == [0], (
+        "without a power there is no late cost"
+    )
 
 
 @pytest.mark.parametrize(("size", "first"), [("atto", 450), ("n", 136)])
@@ -515,13 +515,12 @@ def test_training_switches_to_the_late_cost(
     small_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, bool]] = []
-    original = criterion.compute
 
-    def listen(*args: Any, late: bool, **kwargs: Any) -> criterion.LossTable:
+    def listen(*args: Any, late: bool) -> Matches:
         seen.append((len(seen) // 3, late))
-        return original(*args, late=late, **kwargs)
+        return assignment.assign(*args, late=late)
 
-    monkeypatch.setattr(criterion, "compute", listen)
+    monkeypatch.setattr(deim_lab.matching, "assign", listen)
     deim_lab.train(
         small(schedule__late_match_share=0.5, data__batch_size=4),
         small_set,

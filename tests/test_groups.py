@@ -16,7 +16,8 @@ from deim_lab.detector.detector import Detector, build_detector
 from deim_lab.detector.queries import isolate_groups
 from deim_lab.errors import ConfigError
 from deim_lab.losses import criterion
-from deim_lab.matching import hungarian
+from deim_lab.losses.criterion import LossTable
+from deim_lab.matching import assign, hungarian
 from deim_lab.structures import DecoderOutput, DetectorOutput, Targets
 from deim_lab.weights.own import load_detector, load_official, official_state_dict, save_weights
 
@@ -162,6 +163,13 @@ def test_each_group_is_matched_apart() -> None:
             assert torch.equal(mine.target[here], alone.target)
 
 
+def table_of(
+    output: DetectorOutput, wanted: Targets, loss: LossConfig, match: MatchConfig
+) -> LossTable:
+    matches = assign(output, wanted, match)
+    return criterion.compute(output, wanted, matches, loss=loss, match=match)
+
+
 def test_equal_groups_lose_what_one_group_loses(models: tuple[Detector, Detector]) -> None:
     """With no embedding all groups are one another's copies; every term is a mean over groups, so
     none changes.
@@ -170,8 +178,8 @@ def test_equal_groups_lose_what_one_group_loses(models: tuple[Detector, Detector
     torch.nn.init.zeros_(many.decoder.group_embed.weight)
     for go_union in (True, False):
         loss = LossConfig(go_union=go_union)
-        alone = criterion.compute(trained(one), targets(), loss=loss, match=MatchConfig())
-        grouped = criterion.compute(trained(many), targets(), loss=loss, match=GROUPED.match)
+        alone = table_of(trained(one), targets(), loss, MatchConfig())
+        grouped = table_of(trained(many), targets(), loss, GROUPED.match)
         assert grouped.as_dict() == pytest.approx(alone.as_dict(), rel=1e-6)
         assert grouped.positives_per_image == K * alone.positives_per_image == K * 2
         assert grouped.unmatched_targets == 0
@@ -188,9 +196,7 @@ def test_more_targets_than_queries_of_a_group() -> None:
         0.2 + 0.5 * torch.rand(2, 1, 2 * 5, 4),
         groups=2,
     )
-    table = criterion.compute(
-        DetectorOutput(level), wanted, loss=LossConfig(), match=MatchConfig(kind="groups(2)")
-    )
+    table = table_of(DetectorOutput(level), wanted, LossConfig(), MatchConfig(kind="groups(2)"))
     assert table.positives_per_image == 10
     assert table.unmatched_targets == 9 - len(set(table.matches.of_level(1).target.tolist()))
 
@@ -202,7 +208,7 @@ def test_more_targets_than_queries_of_a_group() -> None:
 def test_a_detector_of_another_number_of_groups_is_refused(built: str, asked: str) -> None:
     output = trained(build_detector(preset("smoke", {"match.kind": built}), 3).double())
     with pytest.raises(ConfigError, match=r"query groups"):
-        criterion.compute(output, targets(), loss=LossConfig(), match=MatchConfig(kind=asked))
+        assign(output, targets(), MatchConfig(kind=asked))
 
 
 def test_every_level_without_training(models: tuple[Detector, Detector]) -> None:

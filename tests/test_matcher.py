@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from deim_lab.matching import hungarian
+from deim_lab.matching import hungarian, union
 from deim_lab.structures import Matches, Targets
 from numeric import float32_tolerance
 
@@ -124,7 +124,7 @@ def test_images_without_targets(counts: list[int]) -> None:
     matches = hungarian.match(logits, boxes, targets)
     assert len(matches) == 2 * sum(counts)
     assert matches.image.dtype == torch.int64
-    assert len(hungarian.union(matches)) <= len(matches)
+    assert len(union(matches)) <= len(matches)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -168,7 +168,7 @@ def test_union_parity(case: dict) -> None:
         for query, column in zip(queries, columns)
     ]
     level, image, query, target = torch.tensor(rows, dtype=torch.int64).reshape(-1, 4).T
-    found = hungarian.union(Matches(image, query, target, level))
+    found = union(Matches(image, query, target, level))
     mine = {(int(b), int(q)): int(t) for b, q, t in zip(found.image, found.query, found.target)}
     expected = {
         (image, query): column + offsets[image]

@@ -20,8 +20,7 @@ from deim_lab.data import synthetic
 from deim_lab.data.coco import CocoDataset, open_source, resolve
 from deim_lab.detector.detector import Detector, build_detector
 from deim_lab.errors import ConfigError, DataError
-from deim_lab.losses import criterion
-from deim_lab.matching import hungarian
+from deim_lab.matching import assign, hungarian
 from deim_lab.structures import Matches, Targets
 from deim_lab.study import matching
 from deim_lab.study.matching import View
@@ -58,7 +57,7 @@ def test_the_view_is_what_the_criterion_matches(dataset: CocoDataset, kind: str)
     assert not model.training
     with torch.no_grad():
         output = model.every_level(images).matching
-    expected = criterion.assign(output, targets, match)
+    expected = assign(output, targets, match)
     assert torch.equal(view.matches.query, expected.query)
     assert torch.equal(view.matches.target, expected.target)
     cost = hungarian.costs(output.logits, output.boxes_cxcywh, targets, cost_l1=3.0)

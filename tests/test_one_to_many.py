@@ -23,7 +23,8 @@ from deim_lab.config.presets import preset
 from deim_lab.data import synthetic
 from deim_lab.errors import ConfigError
 from deim_lab.losses import criterion
-from deim_lab.matching import hungarian, simota
+from deim_lab.losses.criterion import LossTable
+from deim_lab.matching import assign, simota, union as union_of
 from deim_lab.runs import Run
 from deim_lab.structures import DecoderOutput, DetectorOutput, Matches, Targets
 from deim_lab.training import checkpoint
@@ -221,10 +222,16 @@ def output_of(logits: Tensor, boxes: Tensor, layers: int = 2) -> DetectorOutput:
     return DetectorOutput(matching, up=torch.tensor([0.5]), reg_scale=torch.tensor([4.0]))
 
 
+def table_of(output: DetectorOutput, targets: Targets, *, go_union: bool = True) -> LossTable:
+    matches = assign(output, targets, SIMOTA)
+    loss = LossConfig(go_union=go_union)
+    return criterion.compute(output, targets, matches, loss=loss, match=SIMOTA)
+
+
 def test_class_and_box_sums_are_divided_by_the_positives() -> None:
     logits, boxes, targets = random_case([4, 6], levels=4)
     output = output_of(logits, boxes)
-    table = criterion.compute(output, targets, loss=LossConfig(go_union=False), match=SIMOTA)
+    table = table_of(output, targets, go_union=False)
     for level, name in enumerate(output.matching.levels):
         matches = table.matches.of_level(level)
         predicted = output.matching.boxes_cxcywh[level, matches.image, matches.query]
@@ -249,19 +256,15 @@ def test_class_and_box_sums_are_divided_by_the_positives() -> None:
 
 def test_a_target_whose_queries_went_to_others_is_counted() -> None:
     twins = Targets.from_lists([row_of_boxes(0.5, 0.5)], [torch.tensor([0, 0])])
-    table = criterion.compute(
-        output_of(torch.zeros(4, 1, 1, 2), row_of_boxes(0.5).expand(4, 1, 1, 4).clone()),
-        twins,
-        loss=LossConfig(),
-        match=SIMOTA,
-    )
+    boxes = row_of_boxes(0.5).expand(4, 1, 1, 4).clone()
+    table = table_of(output_of(torch.zeros(4, 1, 1, 2), boxes), twins)
     assert table.unmatched_targets == 1
 
 
 def test_the_union_keeps_each_querys_most_frequent_target() -> None:
     logits, boxes, targets = random_case([5, 3], levels=4)
     matches = simota.simota(logits, boxes, targets)
-    union = hungarian.union(matches)
+    union = union_of(matches)
     assert matches.level is not None
     for image, query, target in zip(
         union.image.tolist(), union.query.tolist(), union.target.tolist(), strict=True
@@ -269,7 +272,7 @@ def test_the_union_keeps_each_querys_most_frequent_target() -> None:
         here = (matches.image == image) & (matches.query == query)
         counts = torch.bincount(matches.target[here], minlength=len(targets))
         assert counts[target] == counts.max()
-    table = criterion.compute(output_of(logits, boxes), targets, loss=LossConfig(), match=SIMOTA)
+    table = table_of(output_of(logits, boxes), targets)
     predicted = boxes[3, union.image, union.query]
     expected = (
         5
@@ -286,7 +289,7 @@ def test_any_batch_has_the_same_terms_all_finite_and_all_outputs_in_the_graph(
 ) -> None:
     logits, boxes, targets = random_case(counts, levels=4)
     output = output_of(logits, boxes)
-    table = criterion.compute(output, targets, loss=LossConfig(go_union=go_union), match=SIMOTA)
+    table = table_of(output, targets, go_union=go_union)
     assert len(table.as_dict()) == 4 * 3 + 2 + 1 + 1
     assert all(math.isfinite(value) for value in table.as_dict().values())
     table.total.backward()

@@ -25,6 +25,7 @@ from deim_lab.detector.detector import Detector, build_detector
 from deim_lab.errors import ConfigError, WeightsError
 from deim_lab.inference.predict import Predictor
 from deim_lab.losses import criterion
+from deim_lab.matching import assign
 from deim_lab.schedule import Phase
 from deim_lab.structures import DetectorOutput, Targets
 from deim_lab.study import matching as microscope
@@ -344,7 +345,9 @@ def test_autocast_keeps_boxes_in_float32() -> None:
 def test_every_kind_of_matching_scores_it(kind: str) -> None:
     config = preset("deim_rtdetrv2_r18", TINIER | {"match.kind": kind})
     output = tiny({"match.kind": kind}).train()(noise(), some_targets())
-    table = criterion.compute(output, some_targets(), loss=config.loss, match=config.match)
+    targets = some_targets()
+    matches = assign(output, targets, config.match)
+    table = criterion.compute(output, targets, matches, loss=config.loss, match=config.match)
     assert set(table.terms) == {
         f"{prefix}{term}" for prefix in ("", "dn_") for term in ("class", "l1", "giou")
     }

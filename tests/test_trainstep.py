@@ -19,6 +19,7 @@ from deim_lab.config.presets import preset
 from deim_lab.detector.detector import build_detector
 from deim_lab.losses import criterion
 from deim_lab.losses.criterion import LossTable
+from deim_lab.matching import assign
 from deim_lab.structures import DetectorOutput, Targets
 from deim_lab.training.optimizer import build_optimizer
 from numeric import EDGES, depth_of, float32_tolerance
@@ -114,7 +115,8 @@ def take_step(dtype: torch.dtype) -> Step:
     optimizer = build_optimizer(model, CONFIG.optim)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     output = model(picture(CASE["batch"], CASE["input_size"]).to(dtype), targets)
-    table = criterion.compute(output, targets, loss=CONFIG.loss, match=CONFIG.match)
+    matches = assign(output, targets, CONFIG.match)
+    table = criterion.compute(output, targets, matches, loss=CONFIG.loss, match=CONFIG.match)
     table.total.backward()
     gradients = {
         name: None if p.grad is None else p.grad.clone() for name, p in model.named_parameters()
@@ -225,12 +227,9 @@ def test_awkward_batches_give_every_parameter_a_finite_gradient(counts: list[int
         [0.2 + 0.3 * torch.rand(n, 4, generator=generator) for n in counts],
         [torch.randint(5, (n,), generator=generator) for n in counts],
     )
-    table = criterion.compute(
-        model(torch.rand(2, 3, 96, 96, generator=generator), targets),
-        targets,
-        loss=config.loss,
-        match=config.match,
-    )
+    output = model(torch.rand(2, 3, 96, 96, generator=generator), targets)
+    matches = assign(output, targets, config.match)
+    table = criterion.compute(output, targets, matches, loss=config.loss, match=config.match)
     table.total.backward()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

@@ -1,22 +1,18 @@
-"""Which match × which term × which weight → LossTable.
+"""Which term × which match × which weight → LossTable.
 
-Four steps, each for all levels at once: match every level (one device-to-host copy), gather the
-pairs and their IoU, score them by the pure functions of ``losses``, weigh and normalise.
-Classification learns from each level's own matches; with ``go_union`` boxes and edges learn from
-the union of the matches of all levels (GO-LSD of D-FINE). Denoising queries bring their own
-matches.
+Three steps, each for all levels at once: gather the matched pairs and their IoU, score them by the
+pure functions of ``terms``, weigh and normalise. Classification learns from each level's own
+matches. With ``go_union`` boxes and edges learn from the union of the matches of all levels (GO-LSD
+of D-FINE). Denoising queries bring their own matches.
 
-With a one-to-many comparator (``match.kind``) all of this stays, so that the assignment is the one
-thing that differs. The union too: it counts pairs of query and target and keeps each query's most
-frequent one, which asks for one target a query, not one query a target (``loss.go_union=false``
-leaves each level its own pairs). What changes is what a sum is divided by: more positives are no
-larger loss.
+A one-to-many comparator (``match.kind``) changes the assignment only. The union still works,
+because it needs one target per query, not one query per target (``loss.go_union=false`` leaves each
+level its own pairs). ``matching.Divisors`` says what each sum is divided by.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,9 +21,8 @@ from torch import Tensor
 from deim_lab.boxes import cxcywh_to_xyxy, paired_iou_and_giou
 from deim_lab.config import LossConfig, MatchConfig
 from deim_lab.detector.edges import bin_distances, boxes_to_bins
-from deim_lab.errors import ConfigError
 from deim_lab.losses import terms as losses
-from deim_lab.matching import hungarian, simota
+from deim_lab.matching.assignment import Divisors, union
 from deim_lab.structures import DecoderOutput, DetectorOutput, Matches, Targets, at_least_float32
 
 
@@ -123,66 +118,52 @@ class _Pairs:
 def compute(
     output: DetectorOutput,
     targets: Targets,
+    matches: Matches,
     *,
     loss: LossConfig,
     match: MatchConfig,
     num_targets: float | None = None,
-    late: bool = False,
-    on_matched: Callable[[str], None] | None = None,
 ) -> LossTable:
     """All losses of one batch, in float32 whatever the autocast (float64 stays).
 
-    Class terms are divided by the number of targets (times the query groups; with SimOTA by the
-    level's number of pairs, as in YOLOX), box and edge terms by the number of pairs they learn from
-    (without ``go_union`` as class terms), denoising terms by targets × denoising groups; numbers
-    are averaged over ranks and at least 1. A batch without targets gives the same matching terms,
-    finite, and every matching output stays in the graph.
+    A batch without targets gives the same matching terms, finite, and every matching output stays
+    in the graph.
 
     Args:
         output: of the detector in training mode.
         targets: of the batch, on the output's device, checked (``Targets.check``).
-        loss, match: terms, weights and costs; the output must have the query groups of
-            ``match.kind``.
+        matches: of every level (``matching.assign``).
+        loss: terms and weights.
+        match: by which ``matches`` were made; its kind says what the sums are divided by.
         num_targets: this rank's normaliser in place of ``len(targets)`` (gradient accumulation: the
             mean over the batches of a step). Where pairs are counted, each batch is divided by its
             own.
-        late: match by ``match.iou_power`` (``Schedule.matches_late`` knows when).
-        on_matched: called with ``"match"`` when the matching is done (a stopwatch's lap).
     """
     device = output.matching.logits.device
     with torch.autocast(device.type, enabled=False):
-        matching = _single(output.matching)
-        matches = assign(matching, targets, match, late=late)
-        own = _pairs_by_level(matches, matching, device)
-        pairs = own
+        decoder = _single(output.matching)
+        own = pairs = _pairs_by_level(matches, decoder, device)
         if loss.go_union:
-            pairs = _pairs_of_all_levels(hungarian.union(matches), matching, device)
-        if on_matched is not None:
-            on_matched("match")
-        per_target, per_union, *per_level = _mean_over_ranks(
-            [len(targets) if num_targets is None else num_targets, pairs.in_last, *own.by_level],
-            device,
+            pairs = _pairs_of_all_levels(union(matches), decoder, device)
+        divisors = Divisors.count(
+            match,
+            num_targets=len(targets) if num_targets is None else num_targets,
+            pairs_by_level=own.by_level,
+            pairs_of_union=pairs.in_last if loss.go_union else None,
+            device=device,
         )
-        per_own = (
-            torch.stack([torch.as_tensor(n, device=device) for n in per_level])
-            if match.kind == "simota"
-            else per_target * match.groups
-        )
-        per_pair = per_union if loss.go_union else per_own
-
         scorer = _Scorer(
-            targets, loss, _bins(output), output.reg_scale, _ddf_shares(matching, pairs)
+            targets, loss, _bins(output), output.reg_scale, _ddf_shares(decoder, pairs)
         )
-        terms, own_iou = scorer.score(matching, own, pairs, per_own, per_pair)
-        names = _level_names(terms, matching)
+        terms, own_iou = scorer.score(decoder, own, pairs, divisors)
+        names = _level_names(terms, decoder)
         if output.denoising is not None and output.dn_matches is not None:
             denoising = _single(output.denoising)
             known = _pairs_of_all_levels(output.dn_matches, denoising, device)
-            per_copy = per_target * output.dn_groups
-            dn_terms, _ = scorer.score(denoising, known, known, per_copy, per_copy)
-            names |= {
-                f"dn_{term}": levels for term, levels in _level_names(dn_terms, denoising).items()
-            }
+            of_copies = divisors.of_denoising(output.dn_groups)
+            dn_terms, _ = scorer.score(denoising, known, known, of_copies)
+            dn_names = _level_names(dn_terms, denoising)
+            names |= {f"dn_{term}": levels for term, levels in dn_names.items()}
             terms |= {f"dn_{term}": values for term, values in dn_terms.items()}
     return LossTable(
         terms=terms,
@@ -192,46 +173,6 @@ def compute(
         matched_iou=own_iou[len(own) - own.in_last :],
         positives_per_image=own.in_last / max(targets.batch_size, 1),
         unmatched_targets=len(targets) - len(matches.target[len(matches) - own.in_last :].unique()),
-    )
-
-
-def assign(
-    decoder: DecoderOutput, targets: Targets, match: MatchConfig, *, late: bool = False
-) -> Matches:
-    """Matches of every level by ``match.kind``, on the CPU, ordered by level; a query has at most
-    one target.
-
-    ``late``: by the cost of ``match.iou_power``, where it is given (SimOTA's cost is its own).
-
-    Raises:
-        ConfigError: the queries are in another number of groups than ``match.kind`` says.
-    """
-    if decoder.groups != match.groups:
-        raise ConfigError(
-            f"match.kind {match.kind!r} asks for {match.groups} query groups, and the detector's "
-            f"output has {decoder.groups}: "
-            "build the detector from the same config"
-        )
-    if match.kind == "simota":
-        return simota.simota(
-            decoder.logits,
-            decoder.boxes_cxcywh,
-            targets,
-            candidates=match.simota_candidates,
-            radius=match.simota_radius,
-            iou_weight=match.simota_iou_weight,
-        )
-    return hungarian.match(
-        decoder.logits,
-        decoder.boxes_cxcywh,
-        targets,
-        cost_class=match.cost_class,
-        cost_l1=match.cost_l1,
-        cost_giou=match.cost_giou,
-        alpha=match.alpha,
-        gamma=match.gamma,
-        iou_power=match.iou_power if late else None,
-        groups=match.groups,
     )
 
 
@@ -252,14 +193,10 @@ class _Scorer:
         decoder: DecoderOutput,
         own: _Pairs,
         pairs: _Pairs,
-        per_own: float | Tensor,
-        per_pair: float | Tensor,
+        divisors: Divisors,
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Weighted terms of one set of queries, and the IoU of its ``own`` pairs, which the class
         terms learn from.
-
-        ``per_own``, ``per_pair``: what class terms, and box and edge terms, are divided by: one
-        number, or one a level.
         """
         weights, num_levels = self.loss, len(decoder.levels)
         wanted = self.targets.boxes_cxcywh.to(decoder.boxes_cxcywh.dtype)
@@ -289,19 +226,16 @@ class _Scorer:
                 own_overlap if weights.classification == "vfl" else own_overlap.clamp(min=0),
             )
         terms = {
-            "class": self._classify(decoder, own, quality) * (weights.weight_class / per_own),
-            "l1": _sum_by_level(l1, pairs.level, num_levels) * (weights.weight_l1 / per_pair),
-            "giou": _sum_by_level(giou, pairs.level, num_levels) * (weights.weight_giou / per_pair),
+            "class": self._classify(decoder, own, quality)
+            * (weights.weight_class / divisors.class_terms),
+            "l1": _sum_by_level(l1, pairs.level, num_levels)
+            * (weights.weight_l1 / divisors.box_terms),
+            "giou": _sum_by_level(giou, pairs.level, num_levels)
+            * (weights.weight_giou / divisors.box_terms),
         }
         if decoder.corners is not None:
-            per_layer = (
-                per_pair[-decoder.num_layers :]
-                if isinstance(per_pair, Tensor) and per_pair.ndim
-                else per_pair
-            )
-            terms["fgl"] = self._refine(decoder, pairs, target_xyxy, iou) * (
-                weights.weight_fgl / per_layer
-            )
+            per_layer = weights.weight_fgl / divisors.edge_terms(decoder.num_layers)
+            terms["fgl"] = self._refine(decoder, pairs, target_xyxy, iou) * per_layer
             terms["ddf"] = self._distil(decoder, pairs, iou) * weights.weight_ddf
         return terms, own_iou
 
@@ -413,15 +347,6 @@ def _sum_by_level(values: Tensor, level: Tensor, num_levels: int) -> Tensor:
     return torch.zeros(num_levels, dtype=values.dtype, device=values.device).index_add(
         0, level, values
     )
-
-
-def _mean_over_ranks(values: list[float], device: torch.device) -> list[float] | list[Tensor]:
-    """Each value averaged over the ranks of a distributed run, and at least 1."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return [max(value, 1.0) for value in values]
-    reduced = torch.tensor(values, dtype=torch.float32, device=device)
-    torch.distributed.all_reduce(reduced)
-    return list((reduced / torch.distributed.get_world_size()).clamp(min=1.0))
 
 
 def _bins(output: DetectorOutput) -> Tensor | None:

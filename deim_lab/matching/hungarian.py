@@ -1,7 +1,6 @@
-"""Costs → Matches: one-to-one Hungarian matching of queries and targets, and the union of the
-matches of all levels (GO-LSD).
+"""Costs → Matches: one-to-one Hungarian matching of queries and targets.
 
-One-to-many matching is in ``one_to_many``; ``criterion.assign`` chooses between them.
+One-to-many matching is in ``simota``. ``assignment.assign`` chooses between the two.
 
 Costs are computed on the device, of each target with the queries of its own image only. They come
 to the host in one copy, where scipy solves each image and level apart. Matches are therefore CPU
@@ -160,35 +159,6 @@ def _scores(logits: Tensor, targets: Targets) -> Tensor:
 def _of_images(boxes_cxcywh: Tensor, targets: Targets) -> Tensor:
     """Boxes of the queries of each target's image: ``[..., B, Q, 4]`` → ``[..., T, Q, 4]``."""
     return at_least_float32(boxes_cxcywh).index_select(-3, targets.image_index)
-
-
-def union(matches: Matches) -> Matches:
-    """One match a query from those of all levels: the global optimal set of GO-LSD (D-FINE).
-
-    Identical (query, target) pairs are counted over the levels; a query keeps its most frequent
-    target, of equally frequent ones the first. A target may be matched by several queries. Ordered
-    by image and query; no level axis; on the CPU.
-    """
-    image, query, target = (
-        item.cpu().numpy() for item in (matches.image, matches.query, matches.target)
-    )
-    num_targets = int(target.max(initial=0)) + 1
-    num_queries = int(query.max(initial=0)) + 1
-    pair, count = np.unique(
-        (image * num_queries + query) * num_targets + target, return_counts=True
-    )
-    slot = pair // num_targets
-    order = np.lexsort((pair, -count, slot))
-    slot, pair = slot[order], pair[order]
-    first = np.ones(len(slot), dtype=bool)
-    first[1:] = slot[1:] != slot[:-1]
-    slot, pair = slot[first], pair[first]
-    return Matches(
-        *(
-            torch.from_numpy(item)
-            for item in (slot // num_queries, slot % num_queries, pair % num_targets)
-        )
-    )
 
 
 def _assign(cost: np.ndarray, counts: np.ndarray) -> list[Tensor]:

@@ -2,7 +2,7 @@
 between checkpoints, positives per image.
 
 The model is looked at as inference has it (EMA weights, norms' running statistics) but at every
-level and with the matching that trains it (``criterion.assign``). Nothing here draws: tables and
+level and with the matching that trains it (``matching.assign``). Nothing here draws: tables and
 arrays for ``figures.matching``.
 """
 
@@ -24,8 +24,7 @@ from deim_lab.boxes import cxcywh_to_xyxy, paired_iou
 from deim_lab.config import AugmentConfig, Config, MatchConfig
 from deim_lab.detector.detector import Detector
 from deim_lab.errors import DataError
-from deim_lab.losses import criterion
-from deim_lab.matching import hungarian
+from deim_lab.matching import assign, hungarian
 from deim_lab.schedule import Phase
 from deim_lab.structures import DecoderOutput, Matches, Targets
 from deim_lab.weights.own import load_detector
@@ -133,7 +132,7 @@ def inspect(
     match = match or MatchConfig()
     decoder = _look(model, images)
     targets = targets.to("cpu")
-    matches = criterion.assign(decoder, targets, match)
+    matches = assign(decoder, targets, match)
     parts = hungarian.cost_parts(
         decoder.logits, decoder.boxes_cxcywh, targets, alpha=match.alpha, gamma=match.gamma
     )
@@ -310,7 +309,7 @@ def positives(
             decoder = _look(model, images)
             for method, kind in methods.items():
                 match = replace(config.match, kind=kind)
-                last = criterion.assign(_grouped(decoder, match.groups), targets, match).of_level(
+                last = assign(_grouped(decoder, match.groups), targets, match).of_level(
                     len(decoder.levels) - 1
                 )
                 found = torch.bincount(last.image, minlength=targets.batch_size).tolist()

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from deim_lab import config as configs, evaluation, runs, schedule
+from deim_lab import config as configs, evaluation, matching, runs, schedule
 from deim_lab.config import Config
 from deim_lab.config.presets import PRESETS
 from deim_lab.data import coco, loader
@@ -217,14 +217,17 @@ def _step(state: _State, group: list[Batch], data_seconds: float) -> None:
         with compute.autocast():
             output = state.parallel(images, targets)
         watch.lap("forward")
+        matches = matching.assign(
+            output, targets, config.match, late=state.schedule.matches_late(state.epoch)
+        )
+        watch.lap("match")
         table = criterion.compute(
             output,
             targets,
+            matches,
             loss=config.loss,
             match=config.match,
             num_targets=num_targets,
-            late=state.schedule.matches_late(state.epoch),
-            on_matched=watch.lap,
         )
         of_batch = table.as_dict()
         watch.lap("loss")
