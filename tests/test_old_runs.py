@@ -9,15 +9,16 @@ import pytest
 import torch
 from deim_lab.detector.weights import LoadedDetector, load_detector
 from deim_lab.presets import preset
-from torch import Tensor
+from torch import Tensor, nn
 
 import deim_lab
 from deim_lab import compare, evaluate, runs
-from deim_lab.config import Config
+from deim_lab.config import Config, OptimConfig
 from deim_lab.data import coco
 from deim_lab.errors import ExportError
 from deim_lab.runs import Run
 from deim_lab.training import checkpoint
+from deim_lab.training.optimizer import build_optimizer, regroup
 
 REFERENCE = Path(__file__).parent / "reference" / "runs_e8048b7"
 DEIM, PLAIN = "5f44d574", "8606e762"  # fingerprints that e8048b7 gave
@@ -101,7 +102,9 @@ def test_the_same_command_finds_an_old_finished_run(old: Path, fingerprint: str)
     assert events == [], "nothing was trained"
 
 
-def test_the_same_command_resumes_an_old_cut_run(old: Path) -> None:
+def test_the_same_command_resumes_an_old_cut_run(
+    old: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     finished, cut = run_of(old / "finished", DEIM), run_of(old / "cut", DEIM)
     config, before = config_of(cut), ema_of(cut)
     saved = checkpoint.read(cut.folder / "checkpoints" / "last.pt")
@@ -120,6 +123,13 @@ def test_the_same_command_resumes_an_old_cut_run(old: Path) -> None:
     assert resumed.status == "done"
     assert first == list(range(CUT_STEPS + 1, STEPS + 1))
 
+    def build_as_then(model: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
+        """In that commit's groups: this backbone's norms, known by name then, decayed."""
+        optimizer = build_optimizer(model, optim)
+        regroup(optimizer, saved["optimizer"]["param_groups"])
+        return optimizer
+
+    monkeypatch.setattr("deim_lab.training.loop.build_optimizer", build_as_then)
     whole = deim_lab.train(config, old / "data", seed=SEED, runs_dir=old / "here", device="cpu")
     if equal(ema_of(whole), ema_of(finished)):  # a processor that rounds as the one of the old runs
         assert equal(ema_of(resumed), ema_of(finished))

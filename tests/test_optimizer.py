@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import json
 from pathlib import Path
@@ -10,10 +11,16 @@ import pytest
 import torch
 from torch import nn
 
+from deim_lab.config import override
 from deim_lab.config.presets import preset
 from deim_lab.detector.detector import build_detector
 from deim_lab.training.ema import Ema
-from deim_lab.training.optimizer import build_optimizer, parameter_groups, set_learning_rate
+from deim_lab.training.optimizer import (
+    build_optimizer,
+    parameter_groups,
+    restore_optimizer,
+    set_learning_rate,
+)
 
 pytestmark = pytest.mark.numeric
 
@@ -51,6 +58,50 @@ def test_every_trainable_parameter_is_in_one_group() -> None:
     model = build_detector(config, num_classes=3)
     names = [n for group in parameter_groups(model, config.optim) for n in group["names"]]
     assert sorted(names) == sorted(n for n, p in model.named_parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "stages"), [("lite0", (2, 3)), ("torchvision:resnet18", (2, 3))]
+)
+def test_norms_are_known_by_their_type(backbone: str, stages: tuple[int, ...]) -> None:
+    """Neither lite0 nor torchvision's shortcuts say "norm" or "bn" in the names of their norms."""
+    config = preset("smoke", {"model.backbone": backbone, "model.backbone_stages": stages})
+    model = build_detector(config, num_classes=3)
+    norms = {
+        f"{path}.{name}"
+        for path, module in model.named_modules()
+        if isinstance(module, (nn.BatchNorm2d, nn.LayerNorm))
+        for name, _ in module.named_parameters(recurse=False)
+    }
+    groups = {group["name"]: group for group in parameter_groups(model, config.optim)}
+    assert groups["no_decay"]["weight_decay"] == 0
+    assert norms == set(groups["no_decay"]["names"])
+
+
+def test_a_saved_state_goes_on_in_its_own_groups() -> None:
+    config = preset("smoke")
+    older = override(config, {"optim.backbone_norm": "backbone"})
+    first, second = (build_detector(config, num_classes=3) for _ in range(2))
+    saved_from = build_optimizer(first, older.optim)
+    for index, parameter in enumerate(first.parameters()):
+        parameter.grad = torch.full_like(parameter, 1 + index)
+    saved_from.step()
+    second.load_state_dict(first.state_dict())
+    restored = build_optimizer(second, config.optim)
+    assert [g["names"] for g in restored.param_groups] != [
+        g["names"] for g in saved_from.param_groups
+    ]
+    restore_optimizer(restored, copy.deepcopy(saved_from.state_dict()))
+    for mine, theirs in zip(restored.param_groups, saved_from.param_groups, strict=True):
+        assert {k: v for k, v in mine.items() if k != "params"} == {
+            k: v for k, v in theirs.items() if k != "params"
+        }
+    for model, optimizer in ((first, saved_from), (second, restored)):
+        for index, parameter in enumerate(model.parameters()):
+            parameter.grad = torch.full_like(parameter, 2 - index)
+        optimizer.step()
+    for mine, theirs in zip(second.parameters(), first.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
 
 
 def test_the_schedule_scales_each_group_from_its_own_base() -> None:

@@ -35,7 +35,7 @@ from deim_lab.schedule import Phase, Schedule
 from deim_lab.training import checkpoint
 from deim_lab.training.compute import Compute, resolve as resolve_compute
 from deim_lab.training.ema import Ema
-from deim_lab.training.optimizer import build_optimizer, set_learning_rate
+from deim_lab.training.optimizer import build_optimizer, restore_optimizer, set_learning_rate
 from deim_lab.training.tally import Stopwatch, Tally
 from deim_lab.weights.backbone import load_backbone_weights, read_backbone_weights, start_of
 from deim_lab.weights.own import load_weights
@@ -598,7 +598,7 @@ def _save_last(state: _State) -> None:
 def _restore(state: _State, saved: dict[str, Any]) -> None:
     state.model.load_state_dict(saved["model"])
     state.ema.load_state_dict(saved["ema"])
-    state.optimizer.load_state_dict(saved["optimizer"])
+    restore_optimizer(state.optimizer, saved["optimizer"])
     state.scaler.load_state_dict(saved["scaler"])
     state.epoch, state.batch, state.step = saved["epoch"], saved["batch"], saved["step"]
     state.tally = Tally(saved["tally"])

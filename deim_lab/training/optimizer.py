@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
 from torch import nn
 
 from deim_lab.config import OptimConfig
+
+# Norms that decay all the same: DEIMv2's own pattern misses these two of its lite encoder.
+_DECAYED_NORMS = ("encoder.down_sample1.2", "encoder.down_sample2.2")
 
 
 def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any]]:
@@ -21,6 +25,7 @@ def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any
     backbone's rate (plain RT-DETRv2 r34). ``decay_bias`` says whether the biases of encoder and
     decoder decay. Every parameter is in exactly one group.
     """
+    norms = _norm_parameters(model)
     groups: dict[str, dict[str, Any]] = {
         "backbone": {"lr": optim.backbone_lr, "weight_decay": optim.weight_decay},
         "backbone_norm": {"lr": optim.backbone_lr, "weight_decay": 0.0},
@@ -32,7 +37,7 @@ def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        group = groups[_group_of(name, optim)]
+        group = groups[_group_of(name, optim, is_norm=name in norms)]
         group["params"].append(parameter)
         group["names"].append(name)
     return [group for group in groups.values() if group["params"]]
@@ -58,15 +63,46 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:
     return max(group["lr"] for group in optimizer.param_groups)
 
 
-def _group_of(name: str, optim: OptimConfig) -> str:
-    is_norm = "norm" in name or "bn" in name
+def restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Continue from a saved state, in the groups that it was saved with: how a new run is grouped
+    today must not change a run that was cut.
+    """
+    regroup(optimizer, saved["param_groups"])
+    optimizer.load_state_dict(saved)
+
+
+def regroup(optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]]) -> None:
+    """Deal the parameters out anew, into ``groups`` that name them."""
+    parameters = {
+        name: parameter
+        for group in optimizer.param_groups
+        for name, parameter in zip(group["names"], group["params"], strict=True)
+    }
+    optimizer.param_groups[:] = [
+        {**group, "params": [parameters[name] for name in group["names"]]} for group in groups
+    ]
+
+
+def _norm_parameters(model: nn.Module) -> frozenset[str]:
+    """Names of the parameters that belong to a normalisation layer."""
+    return frozenset(
+        f"{path}.{name}"
+        for path, module in model.named_modules()
+        if _is_norm(module) and path not in _DECAYED_NORMS
+        for name, _ in module.named_parameters(recurse=False)
+    )
+
+
+def _is_norm(module: nn.Module) -> bool:
+    """By its class: torch's norms, this package's and other libraries' own are called …Norm or
+    …Norm2d, or stem from one that is.
+    """
+    return any(re.search(r"Norm(\dd)?$", kind.__name__) for kind in type(module).__mro__)
+
+
+def _group_of(name: str, optim: OptimConfig, *, is_norm: bool) -> str:
     if name.startswith("backbone."):
-        return (
-            {"backbone": "backbone", "undecayed": "backbone_norm", "base": "no_decay"}[
-                optim.backbone_norm
-            ]
-            if is_norm
-            else "backbone"
-        )
+        of_norm = {"backbone": "backbone", "undecayed": "backbone_norm", "base": "no_decay"}
+        return of_norm[optim.backbone_norm] if is_norm else "backbone"
     is_bias = "bias" in name and not optim.decay_bias
     return "no_decay" if is_norm or is_bias else "rest"
