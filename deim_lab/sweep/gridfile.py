@@ -17,7 +17,8 @@ from typing import Any
 
 import yaml
 
-from deim_lab.errors import ConfigError, nearest
+from deim_lab.errors import ConfigError
+from deim_lab.host.files import nearest_beside
 
 Json = Any
 
@@ -35,13 +36,8 @@ def load(path: Path) -> dict[str, Json]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        beside = (
-            [str(path.parent / item.name) for item in path.parent.iterdir()]
-            if path.parent.is_dir()
-            else []
-        )
         raise ConfigError(
-            f"grid file {str(path)!r} does not exist{nearest(str(path), beside)}"
+            f"grid file {str(path)!r} does not exist{nearest_beside(path)}"
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"grid file {str(path)!r} can't be read: {error}") from error
