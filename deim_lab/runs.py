@@ -12,12 +12,10 @@ import datetime
 import importlib.metadata
 import json
 import logging
-import math
 import os
 import platform
 import re
 import subprocess
-import tempfile
 import time
 import traceback
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -29,6 +27,14 @@ import pandas as pd
 from deim_lab import config as configs
 from deim_lab.config import Config
 from deim_lab.errors import ConfigError, DataError, nearest
+from deim_lab.host.files import (
+    free_path,
+    json_text,
+    make_free_folder,
+    nearest_beside,
+    read_object,
+    write_json,
+)
 
 Json = Any
 Status = Literal["running", "done", "failed"]
@@ -117,7 +123,7 @@ class Run:
         )  # "_" stands between the parts
         name = f"{_now():%Y%m%d-%H%M%S}_{config.preset}_{differs}_s{seed}_{fingerprint}"
         run = cls(
-            _make_folder(Path(runs_dir), name),
+            make_free_folder(Path(runs_dir) / name),
             {
                 "status": "running",
                 "preset": config.preset,
@@ -149,9 +155,8 @@ class Run:
         """Read a run folder. Raises ``DataError`` for one that isn't, or that is damaged."""
         path = Path(folder)
         if not path.is_dir():
-            beside = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
-            raise DataError(f"run folder {path} does not exist{nearest(path.name, beside)}")
-        info = _read_json(path / _INFO)
+            raise DataError(f"run folder {path} does not exist{nearest_beside(path)}")
+        info = read_object(path / _INFO)
         missing = [
             key
             for key in ("status", "preset", "seed", "fingerprint", "overrides", "data")
@@ -202,7 +207,7 @@ class Run:
             "time": round(time.time(), 3),
             **values,
         }
-        self._events.write(_dumps(event) + "\n")
+        self._events.write(json_text(event) + "\n")
 
     def finish(self) -> None:
         """Mark it done and close it."""
@@ -236,7 +241,7 @@ class Run:
     @property
     def config(self) -> Config:
         """The resolved whole, equal to the one that it was started with."""
-        return configs.from_dict(_read_json(self.folder / _CONFIG))
+        return configs.from_dict(read_object(self.folder / _CONFIG))
 
     def events(self) -> Iterator[dict[str, Json]]:
         """Every event in the order of the log. A torn last line is left out; another broken line
@@ -377,8 +382,7 @@ def all_runs(runs_dir: str | Path, *, status: str | Collection[str] | None = Non
     wanted = _statuses(status)
     root = Path(runs_dir)
     if not root.is_dir():
-        beside = [item.name for item in root.parent.iterdir()] if root.parent.is_dir() else []
-        raise DataError(f"folder of runs {root} does not exist{nearest(root.name, beside)}")
+        raise DataError(f"folder of runs {root} does not exist{nearest_beside(root)}")
     found = []
     for folder in sorted(
         item
@@ -443,44 +447,6 @@ def _frame(rows: list[dict[str, Json]], first: Collection[str]) -> pd.DataFrame:
     )
 
 
-def write_json(path: Path, value: Json) -> Path:
-    """Write JSON under a temporary name in the same folder, then rename: a reader finds the old
-    file or the new, never a part.
-    """
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(_dumps(value, indent=None if isinstance(value, list) else 1) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(
-            temporary, 0o644
-        )  # mkstemp's own 0600 would hide runs from a group that shares them
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return path
-
-
-def free_path(path: Path) -> Path:
-    """``path``, or the first of ``name-2``, ``name-3``, … that is not taken."""
-    numbered = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in range(2, 10_000))
-    return path if not path.exists() else next(item for item in numbered if not item.exists())
-
-
-def _make_folder(root: Path, name: str) -> Path:
-    root.mkdir(parents=True, exist_ok=True)
-    for number in range(1, 10_000):
-        folder = root / (name if number == 1 else f"{name}-{number}")
-        try:
-            folder.mkdir()
-        except FileExistsError:  # two runs of one second: take the next name
-            continue
-        return folder
-    raise DataError(f"{root} has 9999 runs named {name}")
-
-
 def _differs(overrides: Mapping[str, Json]) -> str:
     """``gamma-2.0+mosaic-prob-0.0``: the last parts of the overridden keys and their values."""
     return "+".join(f"{key.rpartition('.')[2]}-{value}" for key, value in overrides.items())
@@ -507,22 +473,10 @@ def flat_config(run: Run) -> dict[str, Json]:
     """
     return {
         f"{section}.{name}": value
-        for section, part in _read_json(run.folder / _CONFIG).items()
+        for section, part in read_object(run.folder / _CONFIG).items()
         if isinstance(part, dict)
         for name, value in part.items()
     }
-
-
-def _read_json(path: Path) -> dict[str, Json]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist") from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is no readable JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path} holds a {type(content).__name__}, expected an object")
-    return content
 
 
 def _flatten(values: Mapping[str, Json], prefix: str = "") -> dict[str, Json]:
@@ -534,26 +488,6 @@ def _flatten(values: Mapping[str, Json], prefix: str = "") -> dict[str, Json]:
             else {f"{prefix}{key}": value}
         )
     return flat
-
-
-def _dumps(value: Json, indent: int | None = None) -> str:
-    try:
-        return json.dumps(value, indent=indent, allow_nan=False)
-    except (TypeError, ValueError):  # something in it is no JSON: worth a slower walk
-        return json.dumps(_plain(value), indent=indent, allow_nan=False)
-
-
-def _plain(value: Json) -> Json:
-    """``value`` as JSON: tensors and arrays as lists, paths as text, what is not finite as null."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [_plain(item) for item in value]
-    if hasattr(value, "tolist"):  # tensors, arrays and their scalars
-        return _plain(value.tolist())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
 
 
 def _now() -> datetime.datetime:

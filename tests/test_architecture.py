@@ -24,6 +24,7 @@ FIGURES_MAY_IMPORT = {
     "boxes",
     "palette",
     "structures",
+    "host",
     "config",
     "schedule",
     "losses",

@@ -231,10 +231,10 @@ class TestBadJson:
         [
             (
                 '{"images": [',
-                r"instances_train\.json: malformed json at line 1, column 13 .*is the file "
-                r"complete",
+                r"instances_train\.json is no readable JSON: line 1, column 13: .*Is the file cut "
+                r"short",
             ),
-            ("", r"malformed json at line 1, column 1"),
+            ("", r"is no readable JSON: line 1, column 1: "),
             ("[1, 2]", r"expected a json object .* got a list"),
             (changed("images", ...), r"key 'images' is missing"),
             (changed("annotations", {}), r"key 'annotations' is a dict, not a list"),

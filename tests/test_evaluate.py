@@ -335,7 +335,7 @@ def test_malformed_detections_are_named(change: dict, message: str) -> None:
 def test_malformed_files_are_named(tmp_path: Path) -> None:
     gt, rows = generated(0)
     (tmp_path / "cut.json").write_text(json.dumps(rows)[:50], encoding="utf-8")
-    with pytest.raises(DataError, match=r"cut\.json is no readable json"):
+    with pytest.raises(DataError, match=r"cut\.json is no readable JSON"):
         coco_metrics(gt, tmp_path / "cut.json")
     with pytest.raises(DataError, match=r"absent\.json does not exist"):
         coco_metrics(tmp_path / "absent.json", rows)

@@ -333,7 +333,7 @@ def test_an_index_is_of_one_experiment(
         sweep.run(grid, root, executor=more, data=other)
     assert len(sweep.run(grid, root, executor=more, data=other, name="other").done) == 1 * 2
     (root / "sweeps" / "tiny" / "index.json").write_text("{", encoding="utf-8")
-    with pytest.raises(ValueError, match="no readable index"):
+    with pytest.raises(ValueError, match="no readable JSON"):
         sweep.run(grid, root, executor=more)
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from deim_lab.data import drawing, synthetic
 from deim_lab.data.coco import CocoDataset, open_source, resolve
 from deim_lab.errors import DataError
+from deim_lab.host import files
 
 SMALL = {"train_images": 6, "val_images": 3, "size_px": (64, 96)}
 
@@ -113,16 +114,16 @@ class TestFolder:
     ) -> None:
         """Another process finishes while this one draws: its folder stays."""
         options = {"train_images": 1, "val_images": 1, "size_px": (64, 64)}
-        write_json, other = synthetic._write_json, tmp_path / "other"
+        write_json, other = files.write_json, tmp_path / "other"
         synthetic.make(other, **options)
         (other / "first").touch()
 
-        def meanwhile(path: Path, content: dict[str, object]) -> None:
-            write_json(path, content)
+        def meanwhile(path: Path, content: dict[str, object], *, compact: bool) -> None:
+            write_json(path, content, compact=compact)
             if path.name == "spec.json":
                 other.rename(tmp_path / "set")
 
-        monkeypatch.setattr(synthetic, "_write_json", meanwhile)
+        monkeypatch.setattr(files, "write_json", meanwhile)
         synthetic.make(tmp_path / "set", **options)
         assert (tmp_path / "set" / "first").exists()
         assert [path.name for path in tmp_path.iterdir()] == ["set"]

@@ -61,7 +61,8 @@ def run(args: argparse.Namespace) -> None:
     args.weights = args.weights or args.named
     loaded = options.load(args)
     from deim_lab.evaluation.scores import evaluate
-    from deim_lab.runs import Run, write_json
+    from deim_lab.host.files import write_json
+    from deim_lab.runs import Run
 
     dataset = _val_half(args, loaded)
     result = evaluate(loaded.model, dataset, loaded.config, limit=args.limit)
@@ -75,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
     elif _is_run(args):
         path = Run.open(args.weights).save_evaluation(dataset.name, summary)
     else:
-        from deim_lab.runs import free_path
+        from deim_lab.host.files import free_path
 
         folder = args.runs / "evaluations"
         folder.mkdir(parents=True, exist_ok=True)

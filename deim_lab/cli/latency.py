@@ -105,8 +105,8 @@ def run(args: argparse.Namespace) -> int:
     chosen = {
         name: preset(name, overrides) for name in args.preset
     }  # a wrong name is said before anything is timed
+    from deim_lab.host.files import write_json
     from deim_lab.inference import latency
-    from deim_lab.runs import write_json
 
     device = options.device(args)
     precisions = args.precision or latency.precisions(device)

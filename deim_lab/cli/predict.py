@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from deim_lab.cli import options
 from deim_lab.errors import ConfigError, DataError
+from deim_lab.host.files import free_path, write_json, writing_whole
 
 if TYPE_CHECKING:
     from deim_lab.inference.predict import Predictor
@@ -104,7 +104,6 @@ def run(args: argparse.Namespace) -> None:
     from deim_lab.detections import flat_rows
     from deim_lab.inference.predict import Predictor, expand
     from deim_lab.inference.video import VideoReader, is_video
-    from deim_lab.runs import write_json
 
     # Before the weights: a wrong folder, a video that can't be opened are said at once.
     files = [item for item in expand(args.images) if isinstance(item, Path)] if args.images else []
@@ -254,18 +253,16 @@ def _free(target: Path, result: _Result) -> Path:
     """Under the source's name, never onto a source or another result of this call; taken from now
     on.
     """
-    number, path = 1, target
-    while path.resolve() in result.taken:
-        number += 1
-        path = target.with_name(f"{target.stem}-{number}{target.suffix}")
+    path = free_path(target, taken=lambda item: item.resolve() in result.taken)
     result.taken.add(path.resolve())
     return path
 
 
 def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
+    with (
+        writing_whole(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
-    os.replace(temporary, path)

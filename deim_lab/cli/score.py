@@ -82,7 +82,7 @@ def _write(folder: Path, gt: Path, scored: list[Scored], text: str) -> list[Path
     import pandas as pd
 
     from deim_lab import figures
-    from deim_lab.runs import write_json
+    from deim_lab.host.files import write_json
     from deim_lab.study import scores
 
     folder.mkdir(parents=True, exist_ok=True)

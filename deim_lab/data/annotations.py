@@ -8,7 +8,6 @@ Nothing here opens a picture. What depends on pictures (sizes, clipping, EXIF) i
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from deim_lab.errors import DataError, first_few, nearest
+from deim_lab.host import files
 
 Json = Any
 
@@ -217,21 +217,9 @@ def read(path: str | Path) -> Annotations:
 
 def _load(path: Path) -> tuple[dict[str, Json], str]:
     if not path.is_file():
-        beside = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise DataError(f"{path}: no such annotation file{nearest(path.name, beside)}")
+        raise DataError(f"{path}: no such annotation file{files.nearest_beside(path)}")
     raw = path.read_bytes()
-    try:
-        content = json.loads(raw.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: not UTF-8 text (byte {error.start}); expected a COCO json file"
-        ) from error
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path}: malformed json at line {error.lineno}, column {error.colno} (character "
-            f"{error.pos} of {len(raw)} bytes): "
-            f"{error.msg}; is the file complete?"
-        ) from error
+    content = files.parse_json(raw, str(path))
     if not isinstance(content, dict):
         raise DataError(
             f"{path}: expected a json object with images, annotations and categories, got a "

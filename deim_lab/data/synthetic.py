@@ -4,7 +4,6 @@ before any data is at hand.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -16,6 +15,7 @@ import numpy as np
 
 from deim_lab.data import drawing
 from deim_lab.errors import DataError
+from deim_lab.host import files
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def make(
         )
         for number, (split, count) in enumerate((("train", train_images), ("val", val_images))):
             _draw_half(draft, split, count, size_px, (seed, number))
-        _write_json(draft / _MARKER, spec)
+        files.write_json(draft / _MARKER, spec, compact=True)
         draft.chmod(0o755)
         _put_in_place(draft, folder, spec)
     finally:
@@ -121,7 +121,7 @@ def _draw_half(
         for index, name in enumerate(drawing.CLASSES)
     ]
     (folder / "annotations").mkdir(exist_ok=True)
-    _write_json(
+    files.write_json(
         folder / "annotations" / f"instances_{split}.json",
         {
             "info": {
@@ -133,17 +133,16 @@ def _draw_half(
             "annotations": annotations,
             "categories": categories,
         },
+        compact=True,
     )
 
 
 def _is_complete(folder: Path, spec: dict[str, Any]) -> bool:
     try:
-        if json.loads((folder / _MARKER).read_text(encoding="utf-8")) != spec:
+        if files.read_json(folder / _MARKER) != spec:
             return False
         for split in ("train", "val"):
-            listed = json.loads(
-                (folder / "annotations" / f"instances_{split}.json").read_text(encoding="utf-8")
-            )["images"]
+            listed = files.read_json(folder / "annotations" / f"instances_{split}.json")["images"]
             there = {
                 entry.name
                 for entry in os.scandir(folder / "images" / split)
@@ -169,7 +168,3 @@ def _put_in_place(draft: Path, folder: Path, spec: dict[str, Any]) -> None:
     except OSError:
         if not _is_complete(folder, spec):
             raise
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, separators=(",", ":")) + "\n", encoding="utf-8")

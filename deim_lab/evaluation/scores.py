@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
-import json
 import logging
 import math
 import os
@@ -31,6 +30,7 @@ from deim_lab.data import loader
 from deim_lab.data.coco import CocoDataset
 from deim_lab.detections import check_finite, postprocess, to_coco
 from deim_lab.errors import ConfigError, DataError, nearest
+from deim_lab.host import files
 
 Json = Any
 Source = str | os.PathLike[str] | Mapping[str, Json] | Sequence[Mapping[str, Json]]
@@ -549,13 +549,7 @@ def _read_detections(source: Source, truth: dict[str, Json]) -> list[dict[str, J
 def _read_json(source: Source) -> Any:
     if not isinstance(source, (str, os.PathLike)):
         return source
-    path = Path(source)
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"{path} is no readable json: {error}") from error
+    return files.read_json(Path(source))
 
 
 def _name(source: Source, otherwise: str) -> str:

@@ -8,7 +8,6 @@ they show themselves in a notebook.
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -21,6 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from deim_lab import palette
+from deim_lab.host import files
 
 SINGLE = 3.4  # inches: one column of a two-column paper
 DOUBLE = 7.0  # inches: both columns
@@ -174,22 +174,16 @@ def save(
         )
     table = numbers(fig) if data is None else pd.DataFrame(data)
     stem.parent.mkdir(parents=True, exist_ok=True)
-    paths = []
+    paths = {end: stem.with_name(f"{stem.name}.{end}") for end in ("png", "svg", "pdf", "csv")}
     with context():
         for suffix in ("png", "svg", "pdf"):
             # No date in the file: the same numbers give the same bytes.
             metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(suffix)
-            paths.append(
-                _whole(
-                    stem,
-                    suffix,
-                    lambda target, kind=suffix, notes=metadata: (  # type: ignore[misc]
-                        fig.savefig(target, format=kind, dpi=_PRINT_DPI, metadata=notes)
-                    ),
-                )
-            )
-    paths.append(_whole(stem, "csv", lambda target: table.to_csv(target, index=False)))
-    return paths[0], paths[1], paths[2], paths[3]
+            with files.writing_whole(paths[suffix]) as temporary:
+                fig.savefig(temporary, format=suffix, dpi=_PRINT_DPI, metadata=metadata)
+    with files.writing_whole(paths["csv"]) as temporary:
+        table.to_csv(temporary, index=False)
+    return paths["png"], paths["svg"], paths["pdf"], paths["csv"]
 
 
 def label(name: str) -> str:
@@ -211,12 +205,3 @@ def _root(ax: Axes) -> Figure:
     if found is None:
         raise ValueError("these axes belong to no figure")
     return found
-
-
-def _whole(stem: Path, suffix: str, write: Any) -> Path:
-    """Write under a temporary name, then rename: a reader never meets half a file."""
-    path = stem.with_name(f"{stem.name}.{suffix}")
-    part = stem.with_name(f".{stem.name}.{os.getpid()}.{suffix}.part")
-    write(part)
-    part.replace(path)
-    return path

@@ -16,7 +16,6 @@ from __future__ import annotations
 import copy
 import logging
 import math
-import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,6 +35,7 @@ from deim_lab.detections import best
 from deim_lab.detector.detector import Detector
 from deim_lab.detector.layers import TableCache
 from deim_lab.errors import ConfigError, ExportError
+from deim_lab.host import files
 from deim_lab.inference.onnx_file import (
     DETECTIONS,
     IMAGES,
@@ -153,8 +153,7 @@ def export_onnx(
         config.eval.top_k,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{SUFFIX}")
-    try:
+    with files.writing_whole(path, suffix=SUFFIX) as temporary:
         _write(model, temporary, info, opset)
         result = compare(
             model,
@@ -162,9 +161,6 @@ def export_onnx(
             _probes(info.input_size, pictures),
             name=str(path),
         )
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     _log.info("%s: %s", path, result)
     return result
 

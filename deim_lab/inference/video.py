@@ -6,8 +6,8 @@ Frames are read one batch ahead, never all at once, so the length of a video doe
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from deim_lab.detections import ImageDetections, Json, coco_rows
 from deim_lab.errors import ConfigError, DataError
+from deim_lab.host.files import writing_whole
 from deim_lab.inference.onnx_file import require
 from deim_lab.inference.predict import Predictor, draw
 
@@ -107,20 +108,24 @@ class VideoWriter:
     def __init__(self, path: Path, fps: float) -> None:
         self._cv2 = _opencv()
         self.path, self.fps = path, fps
-        self._temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+        self._file = contextlib.ExitStack()
         self._writer: Any = None
 
     def write(self, picture: Image.Image) -> None:
         if self._writer is None:
-            self._writer = self._cv2.VideoWriter(
-                str(self._temporary), self._cv2.VideoWriter_fourcc(*"mp4v"), self.fps, picture.size
-            )
-            if not self._writer.isOpened():
-                raise DataError(
-                    f"{self.path} can't be written as MP4 ({picture.size[0]} × {picture.size[1]} "
-                    f"px, {self.fps:g} frames a second)"
-                )
+            self._writer = self._open(picture.size)
         self._writer.write(np.ascontiguousarray(np.asarray(picture)[..., ::-1]))
+
+    def _open(self, size_wh: tuple[int, int]) -> Any:
+        temporary = self._file.enter_context(writing_whole(self.path, suffix=self.path.suffix))
+        codec = self._cv2.VideoWriter_fourcc(*"mp4v")
+        writer = self._cv2.VideoWriter(str(temporary), codec, self.fps, size_wh)
+        if not writer.isOpened():
+            raise DataError(
+                f"{self.path} can't be written as MP4 ({size_wh[0]} × {size_wh[1]} px, "
+                f"{self.fps:g} frames a second)"
+            )
+        return writer
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -133,9 +138,7 @@ class VideoWriter:
     ) -> None:
         if self._writer is not None:
             self._writer.release()
-            if kind is None:
-                os.replace(self._temporary, self.path)
-        self._temporary.unlink(missing_ok=True)
+        self._file.__exit__(kind, value, trace)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ percent) is scored as it is, with a warning beside its numbers.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import pandas as pd
 from deim_lab import evaluation
 from deim_lab.errors import ConfigError, DataError, nearest
 from deim_lab.evaluation.scores import METRICS, F1Curve
+from deim_lab.host.files import read_json
 from deim_lab.study.paper import reported
 from deim_lab.study.paper.measured import is_coco_val2017
 
@@ -260,7 +260,7 @@ def _scored(name: str, file: Path, gt: Path, truth: Mapping[str, Json], backend:
 
 
 def _truth(path: Path) -> dict[str, Json]:
-    content = _json(path)
+    content = read_json(path)
     if isinstance(content, list):
         raise DataError(
             f"{path} is a list, which is what a result file is; the ground truth (a COCO file with "
@@ -283,7 +283,7 @@ def _truth(path: Path) -> dict[str, Json]:
 
 def _rows(path: Path, gt: Path, truth: Mapping[str, Json]) -> list[dict[str, Json]]:
     """Result rows that are of this ground truth."""
-    content = _json(path)
+    content = read_json(path)
     if isinstance(content, Mapping):
         kind = (
             "a COCO ground truth, no result"
@@ -324,16 +324,6 @@ def _rows(path: Path, gt: Path, truth: Mapping[str, Json]) -> list[dict[str, Jso
                 f"{value!r} (it has {_some(known)}): {lost}{also}"
             )
     return content
-
-
-def _json(path: Path) -> Json:
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        beside = [item.name for item in path.parent.glob("*.json")] if path.parent.is_dir() else []
-        raise DataError(f"{path} does not exist{nearest(path.name, beside)}") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"{path} is no readable JSON: {error}") from error
 
 
 def _sizes_wh(truth: Mapping[str, Json], rows: Sequence[Mapping[str, Json]]) -> np.ndarray:

@@ -17,8 +17,9 @@ from typing import Any
 
 import yaml
 
-from deim_lab.errors import ConfigError, nearest
+from deim_lab.errors import ConfigError
 from deim_lab.host import shipped
+from deim_lab.host.files import nearest_beside
 
 Json = Any
 
@@ -44,13 +45,10 @@ def load(path: Path) -> dict[str, Json]:
 
 def _instead(path: Path) -> str:
     """What an absent file may stand for: a file beside it, or a ready grid."""
-    beside = []
-    if path.parent.is_dir():
-        beside = [str(path.parent / item.name) for item in path.parent.iterdir()]
     ready = ""
     if path.stem in shipped.files("grids"):
         ready = f". A ready grid needs no path: {path.stem}"
-    return nearest(str(path), beside) + ready
+    return nearest_beside(path) + ready
 
 
 def parse(text: str, said: str, *, as_json: bool = False) -> dict[str, Json]:

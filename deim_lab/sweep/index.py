@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import json
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from deim_lab.errors import ConfigError, DataError
+from deim_lab.host import files
 from deim_lab.sweep.grid import Grid
 from deim_lab.sweep.plan import Plan
 from deim_lab.sweep.spec import RunRecord, RunSpec
@@ -102,10 +102,8 @@ class Index:
 
     def write(self, *, finished: bool = False) -> None:
         """Write ``index.json``; ``finished``: nothing of this call is left to do."""
-        from deim_lab.runs import write_json
-
         with self._guard:
-            write_json(
+            files.write_json(
                 self.folder / INDEX,
                 {
                     "name": self._grid.name,
@@ -119,15 +117,13 @@ class Index:
 
     def write_grid(self) -> None:
         """Write ``grid.json``; one that said something else is kept under a name with a number."""
-        from deim_lab.runs import free_path, write_json
-
         path, content = self.folder / GRID, self._grid.as_dict()
         if path.exists():
             with contextlib.suppress(ValueError):
-                if json.loads(path.read_text(encoding="utf-8")) == content:
+                if files.read_json(path) == content:
                     return
-            path.rename(free_path(path.with_name("grid-1.json")))
-        write_json(path, content)
+            path.rename(files.free_path(path.with_name("grid-1.json")))
+        files.write_json(path, content)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -174,12 +170,9 @@ def read(folder: Path) -> dict[str, Json]:
     one that can't be read.
     """
     path = folder / INDEX
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         return {}
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is no readable index: {error}") from error
+    content = files.read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("runs"), list):
         raise DataError(f"{path} is no index of a sweep")
     return content

@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deim_lab.errors import ConfigError
-from deim_lab.host import gpus as gpu_ids
+from deim_lab.host import files, gpus as gpu_ids
 from deim_lab.sweep import kernel
 from deim_lab.sweep.spec import Failure, RunRecord, RunSpec, failed, to_json
 from deim_lab.sweep.worker import run_one, where
@@ -211,9 +211,7 @@ def _serve(folder: Path) -> None:
     spec = RunSpec(**json.loads(sys.stdin.buffer.readline()))
     threading.Thread(target=_end_with_the_sweep, args=(folder,), daemon=True).start()
     record = run_one(spec)
-    draft = folder / f"{_RECORD}.draft"
-    draft.write_text(json.dumps(to_json(record)), encoding="utf-8")
-    os.replace(draft, folder / _RECORD)
+    files.write_json(folder / _RECORD, to_json(record))
 
 
 def _end_with_the_sweep(folder: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from deim_lab.errors import ConfigError, nearest
+from deim_lab.host.files import nearest_beside
 
 Json = Any
 
@@ -36,14 +37,9 @@ def read(notebook: str | Path) -> dict[str, Json]:
         ]
         source = "".join(tagged[0]["source"]) if tagged else ""
     except FileNotFoundError as error:
-        beside = (
-            [str(path.parent / item.name) for item in path.parent.glob("*.ipynb")]
-            if path.parent.is_dir()
-            else []
-        )
         raise ConfigError(
-            f"notebook {str(path)!r} does not exist{nearest(str(path), beside)}; paths count from "
-            f"the current folder"
+            f"notebook {str(path)!r} does not exist{nearest_beside(path, '*.ipynb')}; "
+            "paths count from the current folder"
         ) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(

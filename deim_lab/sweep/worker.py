@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from deim_lab.errors import DataError
+from deim_lab.host import files
 from deim_lab.sweep import kernel
 from deim_lab.sweep.spec import Failure, RunRecord, RunSpec, failed, identity
 
@@ -195,7 +196,7 @@ def _slim(path: Path) -> None:
     """
     content = json.loads(path.read_text(encoding="utf-8"))
     if content["metadata"].pop("widgets", None) is not None:
-        path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        files.write_whole(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     size = path.stat().st_size
     if size > LARGEST_BYTES:
         _log.warning(
@@ -205,9 +206,8 @@ def _slim(path: Path) -> None:
 
 def _move(source: Path, target: Path) -> Path:
     """Rename within a file system, else copy beside the target and rename there."""
-    draft = target.with_name(f".{target.name}.draft")
-    shutil.move(source, draft)
-    os.replace(draft, target)
+    with files.writing_whole(target) as temporary:
+        shutil.move(source, temporary)
     return target
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from deim_lab.errors import WeightsError
+from deim_lab.host import files
 from deim_lab.weights.own import FORMAT
 
 LAST, PREVIOUS, BEST = "last.pt", "last_previous.pt", "best.pt"
@@ -28,14 +29,10 @@ def save(path: Path, state: dict[str, Any], *, keep_previous: Path | None = None
     """Write ``state`` (tensors and plain values only) to ``path`` under a temporary name, then
     rename.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with files.writing_whole(path) as temporary:
         torch.save({"format": FORMAT, **state}, temporary)
         if keep_previous is not None and path.exists():
             os.replace(path, keep_previous)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read(path: Path) -> dict[str, Any]:

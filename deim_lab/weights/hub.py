@@ -13,7 +13,6 @@ the official code.
 from __future__ import annotations
 
 import importlib
-import json
 import re
 import socket
 import urllib.request
@@ -29,6 +28,7 @@ from torch import Tensor
 
 from deim_lab.detector.detector import Detector
 from deim_lab.errors import ConfigError, WeightsError, nearest
+from deim_lab.host import files
 from deim_lab.weights.classes import Category
 from deim_lab.weights.fill import LoadReport, fill
 
@@ -193,10 +193,7 @@ def load_hub(
 def read_hub(folder_or_id: str | Path) -> HubCheckpoint:
     """The checkpoint with its keys renamed. Raises as ``load_hub``."""
     folder = hub_folder(folder_or_id)
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{folder / 'config.json'}: can't be read ({error})") from error
+    config = files.read_json(folder / "config.json", error=WeightsError)
     kind = config.get("model_type") if isinstance(config, dict) else None
     if kind not in FAMILIES:
         raise WeightsError(
@@ -292,11 +289,10 @@ def _weight_files(folder: Path) -> list[Path]:
     if whole.is_file():
         return [whole]
     if index.is_file():
+        content = files.read_json(index, error=WeightsError)
         try:
-            names = sorted(
-                set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-            )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            names = sorted(set(content["weight_map"].values()))
+        except (KeyError, TypeError, AttributeError) as error:
             raise WeightsError(f"{index}: no index of shards ({type(error).__name__})") from error
         return [folder / Path(name).name for name in names]
     raise WeightsError(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import pickle
 import re
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ from deim_lab import config as configs
 from deim_lab.config import Config
 from deim_lab.detector.detector import Detector, build_detector
 from deim_lab.errors import WeightsError
+from deim_lab.host import files
 from deim_lab.weights.classes import Category
 from deim_lab.weights.coco80 import COCO80
 from deim_lab.weights.fill import LoadReport, fill
@@ -302,13 +302,8 @@ def _of_other_activation(model: Detector, content: Mapping[str, Any]) -> list[st
 
 
 def _save(content: Mapping[str, Any], path: Path) -> None:
-    """Write under a temporary name, then rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with files.writing_whole(path) as temporary:
         torch.save(content, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _open(source: Mapping[str, Any] | str | Path) -> tuple[Mapping[str, Any], str]:

@@ -18,6 +18,7 @@ from deim_lab import config as configs, runs
 from deim_lab.config import Config
 from deim_lab.config.presets import PLAIN_RECIPE, PRESETS
 from deim_lab.errors import ConfigError, DataError, nearest
+from deim_lab.host import files
 from deim_lab.runs import Run
 from deim_lab.study.ablation.arms import Arm, Comparison, Trial, Unfinished
 
@@ -170,10 +171,7 @@ def _counted(arms: Iterable[Arm]) -> dict[str, int]:
 
 def _index(root: Path, name: str) -> dict[str, Json]:
     path = root / "sweeps" / name / "index.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is no readable JSON: {error}") from error
+    content = files.read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("runs"), list):
         raise DataError(f"{path} is no index of a sweep: it lacks the list of runs")
     return content

@@ -8,7 +8,6 @@ and each class with its boxes), and that alone decides, not the name of a folder
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Iterable, Mapping
@@ -19,6 +18,7 @@ import pandas as pd
 
 from deim_lab import config as configs, runs
 from deim_lab.errors import ConfigError, DataError, nearest
+from deim_lab.host import files
 from deim_lab.runs import Run
 from deim_lab.weights.coco80 import COCO80
 
@@ -184,7 +184,7 @@ def _differs(overrides: Mapping[str, Json]) -> str:
 
 
 def _evaluation(path: Path, root: Path) -> dict[str, Json]:
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = files.read_object(path)
     metrics, of_run = content["metrics"], path.parent.name == "eval"
     run = Run.open(path.parents[1]) if of_run else None
     preset = run.info["preset"] if run is not None else content.get("preset")
