@@ -68,7 +68,6 @@ FUNCTIONS_TO_SPLIT: frozenset[str] = frozenset(
         "deim_lab.inference.export.export_onnx",
         "deim_lab.inference.latency.measure",
         "deim_lab.losses.criterion.compute",
-        "deim_lab.schedule.build",
         "deim_lab.study.ablation.activity.doubts",
         "deim_lab.study.matching.positives",
         "deim_lab.sweep.loop.run",
