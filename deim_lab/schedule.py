@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
-from deim_lab.config import Config
+from deim_lab.config import Config, ScheduleConfig
 from deim_lab.errors import ConfigError
 
 WARM_UP_SHARE = 0.10  # of the run, at most
@@ -77,10 +77,9 @@ class Schedule:
         return self.epochs * self.steps_per_epoch
 
     def lr_factor(self, step: int) -> float:
-        """Learning rate of an optimisation step over its base: quadratic warm-up, flat until Dense
-        O2O ends, cosine, flat.
+        """Learning rate of an optimisation step over its base.
 
-        Follows the official rule: ``(step / warm-up)²``; 1 up to the end of Dense O2O; a half
+        The official rule: ``(step / warm-up)²``; 1 up to the end of Dense O2O; a half
         cosine down to ``lr_final_ratio`` at the start of the clean tail (or ``lr_tail_start``);
         constant from there.
         """
@@ -98,9 +97,19 @@ class Schedule:
         )
 
 
+@dataclass(frozen=True)
+class _Lengths:
+    """The lengths of a schedule that a short run cannot hold in full, and what changed them."""
+
+    warmup_epochs: int
+    clean_epochs: int
+    lr_warmup_steps: int
+    lr_clean_epochs: int | None
+    notices: tuple[str, ...] = ()
+
+
 def build(config: Config, steps_per_epoch: int) -> Schedule:
-    """The schedule of ``config`` on a set that makes ``steps_per_epoch`` optimisation steps an
-    epoch.
+    """The schedule of a run of ``steps_per_epoch`` optimisation steps an epoch.
 
     Unless ``schedule.unscaled``: warm-up of augmentation and learning rate at most 10 % of the run,
     clean tail at most 20 %, and at least one epoch of Dense O2O where Mosaic or MixUp is asked for.
@@ -110,114 +119,124 @@ def build(config: Config, steps_per_epoch: int) -> Schedule:
         raise ConfigError(
             f"steps_per_epoch {steps_per_epoch} is below 1: the training set makes no batch"
         )
-    wanted, epochs = config.schedule, config.train.epochs
-    notices: list[str] = []
-    warm_up, clean, lr_warmup = wanted.warmup_epochs, wanted.clean_epochs, wanted.lr_warmup_steps
-    lr_clean = wanted.lr_clean_epochs
-    if not wanted.unscaled:
-        warm_up = min(warm_up, int(WARM_UP_SHARE * epochs))
-        clean = min(clean, int(CLEAN_SHARE * epochs))
-        lr_warmup = min(lr_warmup, int(WARM_UP_SHARE * epochs * steps_per_epoch))
-        lr_clean = None if lr_clean is None else min(lr_clean, int(CLEAN_SHARE * epochs))
-        notices += [
-            f"{name} {before} → {after}: at most {share:.0%} of {whole}"
-            for name, before, after, share, whole in (
-                (
-                    "schedule.warmup_epochs",
-                    wanted.warmup_epochs,
-                    warm_up,
-                    WARM_UP_SHARE,
-                    f"{epochs} epochs",
-                ),
-                (
-                    "schedule.clean_epochs",
-                    wanted.clean_epochs,
-                    clean,
-                    CLEAN_SHARE,
-                    f"{epochs} epochs",
-                ),
-                (
-                    "schedule.lr_warmup_steps",
-                    wanted.lr_warmup_steps,
-                    lr_warmup,
-                    WARM_UP_SHARE,
-                    f"{epochs * steps_per_epoch} steps",
-                ),
-                (
-                    "schedule.lr_clean_epochs",
-                    wanted.lr_clean_epochs,
-                    lr_clean,
-                    CLEAN_SHARE,
-                    f"{epochs} epochs",
-                ),
-            )
-            if before != after
-        ]
-    elif warm_up + clean > epochs:
-        raise ConfigError(
-            f"schedule.unscaled: warmup_epochs {warm_up} and clean_epochs {clean} do not fit into "
-            f"train.epochs {epochs}"
-        )
-
-    clean_start = epochs - clean
-    dense_end = min(clean_start, warm_up + round(wanted.dense_share * clean_start))
-    asks_dense = config.augment.mosaic_prob > 0 or config.augment.mixup_prob > 0
-    if asks_dense and wanted.dense_share == 0:
-        notices.append(
-            "Dense O2O is never on: schedule.dense_share is 0, so augment.mosaic_prob and "
-            "augment.mixup_prob have no effect"
-        )
-    elif asks_dense and dense_end <= warm_up:
-        if wanted.unscaled:
-            notices.append(
-                f"Dense O2O is never on: {warm_up} warm-up and {clean} clean epochs leave none of "
-                f"{epochs} to it"
-            )
-        else:
-            dense_end = warm_up + 1
-            clean_start = max(clean_start, dense_end)
-            notices.append(
-                f"Dense O2O is on in one epoch of {epochs}, although schedule.dense_share "
-                f"{wanted.dense_share:g} rounds to none"
-            )
-    if wanted.unscaled and lr_warmup >= epochs * steps_per_epoch:
-        reached = ((epochs * steps_per_epoch - 1) / lr_warmup) ** 2
-        notices.append(
-            f"the learning rate never leaves its warm-up of {lr_warmup} steps: {reached:.1%} of "
-            f"optim.lr after "
-            f"{epochs * steps_per_epoch} steps"
-        )
-    late = (
-        None if config.match.iou_power is None else epochs - round(wanted.late_match_share * epochs)
-    )
-    if late is not None and config.match.kind == "simota":
-        notices.append("match.iou_power has no effect: match.kind simota has a cost of its own")
-        late = None
-    elif late == epochs:
-        notices.append(
-            f"match.iou_power is never used: schedule.late_match_share {wanted.late_match_share:g} "
-            f"of {epochs} epochs rounds to none"
-        )
+    epochs = config.train.epochs
+    lengths = _lengths(config.schedule, epochs, epochs * steps_per_epoch)
+    dense_end, clean_start, dense_notices = _dense(config, lengths)
+    late, late_notices = _late_matching(config)
+    tail = None
+    if lengths.lr_clean_epochs is not None:
+        tail = max(epochs - lengths.lr_clean_epochs, dense_end)
     return Schedule(
         epochs=epochs,
         steps_per_epoch=steps_per_epoch,
-        dense_start=warm_up,
+        dense_start=lengths.warmup_epochs,
         dense_end=dense_end,
         clean_start=clean_start,
-        lr_warmup_steps=lr_warmup,
-        lr_final_ratio=wanted.lr_final_ratio,
-        notices=tuple(notices),
-        lr_tail_start=None if lr_clean is None else max(epochs - lr_clean, dense_end),
+        lr_warmup_steps=lengths.lr_warmup_steps,
+        lr_final_ratio=config.schedule.lr_final_ratio,
+        notices=(
+            *lengths.notices,
+            *dense_notices,
+            *_endless_warmup(config.schedule, epochs * steps_per_epoch),
+            *late_notices,
+        ),
+        lr_tail_start=tail,
         late_match_start=late,
     )
 
 
-def multiscale_sizes(base_px: int, repeat: int) -> tuple[int, ...]:
-    """The sizes that multi-scale training draws from, uniformly; the base stands ``repeat`` times
-    among them.
+def _lengths(asked: ScheduleConfig, epochs: int, steps: int) -> _Lengths:
+    """The recipe's lengths, cut to their share of the run unless ``schedule.unscaled``."""
+    if asked.unscaled:
+        if asked.warmup_epochs + asked.clean_epochs > epochs:
+            raise ConfigError(
+                f"schedule.unscaled: warmup_epochs {asked.warmup_epochs} and clean_epochs "
+                f"{asked.clean_epochs} do not fit into train.epochs {epochs}"
+            )
+        return _Lengths(
+            asked.warmup_epochs, asked.clean_epochs, asked.lr_warmup_steps, asked.lr_clean_epochs
+        )
+    notices: list[str] = []
 
-    From 0.75 to 1.25 times the base in steps of 32 px (official rule; duplicates are what makes the
-    base likelier).
+    def fitted(name: str, share: float, number: int, unit: str) -> int:
+        before: int = getattr(asked, name)
+        after = min(before, int(share * number))
+        if after != before:
+            notices.append(
+                f"schedule.{name} {before} → {after}: at most {share:.0%} of {number} {unit}"
+            )
+        return after
+
+    warm_up = fitted("warmup_epochs", WARM_UP_SHARE, epochs, "epochs")
+    clean = fitted("clean_epochs", CLEAN_SHARE, epochs, "epochs")
+    lr_warmup = fitted("lr_warmup_steps", WARM_UP_SHARE, steps, "steps")
+    lr_clean = None
+    if asked.lr_clean_epochs is not None:
+        lr_clean = fitted("lr_clean_epochs", CLEAN_SHARE, epochs, "epochs")
+    return _Lengths(warm_up, clean, lr_warmup, lr_clean, tuple(notices))
+
+
+def _dense(config: Config, lengths: _Lengths) -> tuple[int, int, list[str]]:
+    """End of Dense O2O, start of the clean tail, and what there is to say about the two."""
+    asked, epochs, warm_up = config.schedule, config.train.epochs, lengths.warmup_epochs
+    clean_start = epochs - lengths.clean_epochs
+    end = min(clean_start, warm_up + round(asked.dense_share * clean_start))
+    if config.augment.mosaic_prob == 0 and config.augment.mixup_prob == 0:
+        return end, clean_start, []
+    if asked.dense_share == 0:
+        notice = (
+            "Dense O2O is never on: schedule.dense_share is 0, so augment.mosaic_prob and "
+            "augment.mixup_prob have no effect"
+        )
+    elif end > warm_up:
+        return end, clean_start, []
+    elif asked.unscaled:
+        notice = (
+            f"Dense O2O is never on: {warm_up} warm-up and {lengths.clean_epochs} clean epochs "
+            f"leave none of {epochs} to it"
+        )
+    else:
+        end = warm_up + 1
+        clean_start = max(clean_start, end)
+        notice = (
+            f"Dense O2O is on in one epoch of {epochs}, although schedule.dense_share "
+            f"{asked.dense_share:g} rounds to none"
+        )
+    return end, clean_start, [notice]
+
+
+def _endless_warmup(asked: ScheduleConfig, steps: int) -> list[str]:
+    """A notice where the learning rate's warm-up is as long as the run."""
+    if not asked.unscaled or asked.lr_warmup_steps < steps:
+        return []
+    reached = ((steps - 1) / asked.lr_warmup_steps) ** 2
+    return [
+        f"the learning rate never leaves its warm-up of {asked.lr_warmup_steps} steps: "
+        f"{reached:.1%} of optim.lr after {steps} steps"
+    ]
+
+
+def _late_matching(config: Config) -> tuple[int | None, list[str]]:
+    """First epoch of the late matching cost, and a notice where it is never used."""
+    if config.match.iou_power is None:
+        return None, []
+    if config.match.kind == "simota":
+        return None, ["match.iou_power has no effect: match.kind simota has a cost of its own"]
+    epochs, share = config.train.epochs, config.schedule.late_match_share
+    start = epochs - round(share * epochs)
+    if start < epochs:
+        return start, []
+    return start, [
+        f"match.iou_power is never used: schedule.late_match_share {share:g} of {epochs} epochs "
+        f"rounds to none"
+    ]
+
+
+def multiscale_sizes(base_px: int, repeat: int) -> tuple[int, ...]:
+    """The sizes from which multi-scale training draws uniformly.
+
+    From 0.75 to 1.25 times the base in steps of 32 px (official rule). The base stands ``repeat``
+    times among them, which makes it likelier.
     """
     count = base_px // 32 - int(base_px * 0.75 / 32)
     below = [int(base_px * 0.75 / 32) * 32 + 32 * i for i in range(count)]

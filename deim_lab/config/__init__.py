@@ -1,22 +1,15 @@
-"""Every knob: dataclasses (``schema``), values (``values``) and recipes (``presets``)."""
+"""Every knob of an experiment, and the named presets.
+
+``sections`` holds the knobs, ``schema`` the whole config, ``checks`` what knobs must fit together,
+``values`` what one value must be, ``official`` and ``presets`` the recipes.
+"""
 
 from __future__ import annotations
 
 from deim_lab.config.presets import PLAIN_RECIPE, PRESETS, preset
 from deim_lab.config.schema import (
     NOT_IDENTITY,
-    AugmentConfig,
     Config,
-    DataConfig,
-    EmaConfig,
-    EvalConfig,
-    LossConfig,
-    MatchConfig,
-    ModelConfig,
-    OptimConfig,
-    ScheduleConfig,
-    TrainConfig,
-    check_device,
     diff,
     fingerprint,
     flatten,
@@ -26,6 +19,19 @@ from deim_lab.config.schema import (
     parse_assignments,
     to_dict,
 )
+from deim_lab.config.sections import (
+    AugmentConfig,
+    DataConfig,
+    EmaConfig,
+    EvalConfig,
+    LossConfig,
+    MatchConfig,
+    ModelConfig,
+    OptimConfig,
+    ScheduleConfig,
+    TrainConfig,
+)
+from deim_lab.config.values import check_device
 
 __all__ = [
     "NOT_IDENTITY",

@@ -1,5 +1,6 @@
-"""One value: as the type that a field asks for, and inside its range. What ``config`` refuses is
-refused here, naming key and value.
+"""One value of a config: its type and its range.
+
+A value that does not fit raises ``ConfigError``, which names key and value.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ Json = Any
 
 
 def coerce(key: str, value: Json, kind: Any) -> Any:
-    """``value`` as ``kind``: int → float and one number → a square are the only conversions; all
-    else must fit.
+    """``value`` as ``kind``.
+
+    The only conversions are int → float and, for ``data.input_size``, one number → a square.
     """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
@@ -72,3 +74,16 @@ def positive(key: str, value: float) -> None:
 def ordered(key: str, pair: tuple[float, float], low: float, high: float) -> None:
     if not low <= pair[0] <= pair[1] <= high:
         raise ConfigError(f"{key} {list(pair)} must be ordered and inside [{low}, {high}]")
+
+
+def check_device(device: str) -> None:
+    """Raise ``ConfigError`` unless ``device`` is auto, cpu, cuda or cuda:N.
+
+    Whether the machine has it is found out by ``training.compute``.
+    """
+    kind, colon, index = device.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (colon and (kind != "cuda" or not index.isdigit())):
+        raise ConfigError(
+            f"device {device!r} is unknown; known: auto, cpu, cuda, "
+            f"cuda:N{nearest(kind, ['auto', 'cpu', 'cuda'])}"
+        )
