@@ -48,6 +48,7 @@ _NEW_PATHS = {
     "tables": "study.tables",
     "measured": "study.paper.measured",
     "reported": "study.paper.reported",
+    "figures.claims": "study.gradients.claims",
     "compare": "study.ablation",
     "compare.activity": "study.ablation.activity",
     "compare.arms": "study.ablation.arms",

@@ -38,7 +38,6 @@ FILES_TO_SPLIT: frozenset[str] = frozenset(
     {
         "deim_lab.evaluation.scores",
         "deim_lab.figures.ablation",
-        "deim_lab.figures.losses",
         "deim_lab.figures.matching",
         "deim_lab.figures.paper",
         "deim_lab.figures.training",
@@ -61,8 +60,6 @@ FUNCTIONS_TO_SPLIT: frozenset[str] = frozenset(
         "deim_lab.figures.ablation.reaching",
         "deim_lab.figures.density.histogram",
         "deim_lab.figures.matching.cost_matrix",
-        "deim_lab.figures.quality.matches_under_curves",
-        "deim_lab.figures.quality.f1_over_thresholds",
         "deim_lab.figures.scores.comparison",
         "deim_lab.figures.training.side_by_side",
         "deim_lab.inference.export.export_onnx",

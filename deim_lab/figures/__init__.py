@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from deim_lab.figures import (
     ablation,
-    claims,
     density,
     detections,
     losses,
@@ -24,6 +23,7 @@ from deim_lab.figures import (
     training,
 )
 from deim_lab.figures.style import numbers, save
+from deim_lab.study.gradients import claims
 
 __all__ = [
     "ablation",

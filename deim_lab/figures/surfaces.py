@@ -10,42 +10,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from deim_lab import palette
-from deim_lab.errors import nearest
 from deim_lab.figures import style
-from deim_lab.figures.losses import LOSS_TOP, RECIPE_GAMMA, loss_and_gradient, minimum
+from deim_lab.figures.losses import LOSS_TOP
+from deim_lab.study.gradients.curves import QUANTITIES, RECIPE_GAMMA, grid, minimum
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-QUANTITIES = ("loss", "gradient")
+__all__ = ["QUANTITIES", "contours", "grid", "turning"]
+
 # Gradients have a sign: purple raises the score, orange lowers it, white does nothing (safe for the
 # colour-blind).
 _MAPS: dict[str, tuple[str, str, tuple[float, float]]] = {
     "loss": ("viridis", "Viridis", (0.0, LOSS_TOP)),
     "gradient": ("PuOr_r", "PuOr_r", (-1, 1)),
 }
-
-
-def grid(
-    kind: str, quantity: str = "gradient", *, gamma: float | None = None, points: int = 61
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """A positive's loss or gradient on a grid: scores ``[P]`` in (0, 1), IoUs ``[P]`` in [0, 1],
-    values ``[P, P]`` (rows are IoUs).
-
-    Raises:
-        ValueError: an unknown quantity or loss, or a γ out of range.
-    """
-    if quantity not in QUANTITIES:
-        raise ValueError(
-            f"unknown quantity {quantity!r}{nearest(quantity, QUANTITIES)}; known: "
-            f"{', '.join(QUANTITIES)}"
-        )
-    scores, ious = np.linspace(0.005, 0.995, points), np.linspace(0, 1, points)
-    values = loss_and_gradient(kind, scores, ious[:, None], gamma=gamma)[QUANTITIES.index(quantity)]
-    return scores, ious, values
 
 
 def contours(

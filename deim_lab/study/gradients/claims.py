@@ -10,7 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from deim_lab.figures.losses import RECIPE_GAMMA, SCORES, gradient_ratio, loss_and_gradient, minimum
+from deim_lab.study.gradients.curves import (
+    RECIPE_GAMMA,
+    SCORES,
+    gradient_ratio,
+    loss_and_gradient,
+    minimum,
+)
 
 POOR, GOOD = 0.05, 0.95  # the two IoUs of the paper's figure
 FROM, TO = (
@@ -33,7 +39,8 @@ class Claim:
     numbers: dict[str, float]
 
     def __str__(self) -> str:
-        return f"[{'holds' if self.holds else 'FAILS'}] {self.sentence}"
+        verdict = "holds" if self.holds else "FAILS"
+        return f"[{verdict}] {self.sentence}"
 
 
 def claims(gamma: float = RECIPE_GAMMA, *, other_gamma: float = 2.0) -> tuple[Claim, ...]:

@@ -1,0 +1,3 @@
+"""What notebook 02 computes: curves of the losses, shares of a run's gradient, statements checked
+by autograd.
+"""
