@@ -45,7 +45,6 @@ FILES_TO_SPLIT: frozenset[str] = frozenset(
         "deim_lab.study.ablation.reading",
         "deim_lab.study.ablation.views",
         "deim_lab.study.matching",
-        "deim_lab.training.loop",
     }
 )
 FUNCTIONS_TO_SPLIT: frozenset[str] = frozenset(
@@ -67,8 +66,6 @@ FUNCTIONS_TO_SPLIT: frozenset[str] = frozenset(
         "deim_lab.study.ablation.activity.doubts",
         "deim_lab.study.matching.positives",
         "deim_lab.sweep.loop.run",
-        "deim_lab.training.loop.train",
-        "deim_lab.training.loop._step",
         "deim_lab.weights.fill.fill",
         "deim_lab.weights.hub._check_architecture",
     }

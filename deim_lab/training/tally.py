@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -63,23 +65,25 @@ class Tally:
 
 
 class Stopwatch:
-    """Seconds by stage of one step. On CUDA it waits for the device at each lap, so it is used on
-    logged steps only.
+    """Seconds by stage of one step: ``with watch("forward"): …``.
+
+    On CUDA it waits for the device at both ends of a stage, so it is used on logged steps only.
     """
 
     def __init__(self, compute: Compute, *, on: bool) -> None:
         self.compute = compute
         self.on = on
         self.seconds: dict[str, float] = {}
-        self._last = self._now() if on else 0.0
 
-    def lap(self, stage: str) -> None:
-        """Book the time since the last lap to ``stage``."""
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Add the time of what is done inside to ``stage``."""
+        begun = self._now()
+        yield
         if self.on:
-            now = self._now()
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
-            self._last = now
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + self._now() - begun
 
     def _now(self) -> float:
-        self.compute.synchronize()
+        if self.on:
+            self.compute.synchronize()
         return time.perf_counter()

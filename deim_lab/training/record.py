@@ -1,0 +1,230 @@
+"""What a run says while it trains: events in its log and to its listener, and warnings."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from deim_lab.data.loader import Batch
+from deim_lab.evaluation.scores import Evaluation
+from deim_lab.losses.criterion import LossTable
+from deim_lab.schedule import Phase
+from deim_lab.training.state import State
+from deim_lab.training.tally import Stopwatch
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one optimisation step gives to the log.
+
+    Attributes:
+        losses: term/level → mean over the batches of the step.
+        lr: highest learning rate.
+        grad_norm: before clipping, on the device.
+    """
+
+    losses: dict[str, float]
+    lr: float
+    grad_norm: Tensor
+
+
+def announce(state: State) -> None:
+    """Say before step 1 what this run will do, and whatever of it may surprise."""
+    plan, notices = state.schedule, _notices(state)
+    if state.compute.is_main:
+        phases = [plan.phase(epoch) for epoch in range(plan.epochs)]
+        timeline = ", ".join(f"{phase} {phases.count(phase)}" for phase in Phase if phase in phases)
+        _log.info(
+            "%s: %d epochs × %d steps (%s); learning-rate warm-up %d steps; %s, %s",
+            state.run.folder.name,
+            plan.epochs,
+            plan.steps_per_epoch,
+            timeline,
+            plan.lr_warmup_steps,
+            state.compute.device,
+            state.compute.precision,
+        )
+        for notice in notices:
+            _log.warning("%s", notice)
+        state.run.log(
+            "event",
+            epoch=state.epoch,
+            step=state.step,
+            event="start",
+            notices=notices,
+            phases=[str(phase) for phase in phases],
+            device=str(state.compute.device),
+            precision=state.compute.precision,
+        )
+    state.emit(
+        {
+            "kind": "start",
+            "run": str(state.run.folder),
+            "epoch": state.epoch,
+            "step": state.step,
+            "steps": plan.steps,
+            "epochs": plan.epochs,
+            "notices": notices,
+        }
+    )
+
+
+def batch(
+    state: State, trained: Batch, table: LossTable, losses: dict[str, float], lr: float
+) -> None:
+    """Count one batch towards the means of its epoch."""
+    tally = state.tally
+    tally.steps += 1
+    tally.add(
+        targets_per_image=len(trained.targets) / trained.targets.batch_size,
+        mosaic_share=trained.mosaic_share,
+        mixup_share=float(trained.mixed),
+        positives_per_image=table.positives_per_image,
+        unmatched_targets=table.unmatched_targets,
+        lr=lr,
+        loss=losses["total"],
+    )
+    tally.add_all(losses, "loss")
+    tally.add_matched_iou(table.matched_iou)
+
+
+def step(state: State, result: StepResult, watch: Stopwatch, *, logged: bool) -> None:
+    """Count the times of one step, log it every ``train.log_every`` steps, tell the listener."""
+    if watch.on:
+        state.tally.add_all(watch.seconds, "seconds")
+    if logged and state.compute.is_main:
+        state.run.log(
+            "step",
+            epoch=state.epoch,
+            step=state.step,
+            loss=result.losses["total"],
+            lr=result.lr,
+            grad_norm=float(result.grad_norm),
+            losses=result.losses,
+            seconds=watch.seconds,
+        )
+    state.emit(
+        {
+            "kind": "step",
+            "epoch": state.epoch,
+            "step": state.step,
+            "steps": state.schedule.steps,
+            "loss": result.losses["total"],
+            "epochs": state.config.train.epochs,
+        }
+    )
+
+
+def epoch(state: State) -> None:
+    """Log the means of the epoch's steps."""
+    histogram = state.tally.iou_histogram
+    pairs = sum(histogram)
+    centres = [(index + 0.5) / len(histogram) for index in range(len(histogram))]
+    _record(
+        state,
+        "train",
+        phase=str(state.schedule.phase(state.epoch)),
+        lr_last=state.optimizer.param_groups[-1]["lr"],
+        matched_iou_histogram=histogram,
+        matched_iou=sum(c * n for c, n in zip(centres, histogram, strict=True)) / pairs
+        if pairs
+        else None,
+        peak_memory_mib=state.compute.peak_memory_mib(),
+        **state.tally.means(),
+    )
+
+
+def evaluated(state: State, result: Evaluation) -> None:
+    """Log the scores of an evaluation and keep its detections (main process only)."""
+    _record(
+        state,
+        "val",
+        **result.metrics,
+        best_f1=result.f1.f1,
+        best_f1_threshold=result.f1.threshold,
+        backend=result.backend,
+        images=result.images,
+        seconds=result.seconds,
+    )
+    state.run.save_detections("last", result.detections)
+
+
+def diagnose(state: State) -> None:
+    """After three evaluations near zero: the usual causes, with this run's numbers."""
+    scores: list[float] = [event["AP50"] for event in state.run.events() if event["kind"] == "val"]
+    if len(scores) != 3 or max(scores) >= 0.01:
+        return
+    factor = state.schedule.lr_factor(state.step)
+    _log.warning(
+        "AP50 is still %.4f after 3 evaluations. To look at: learning rate at %.0f %% of "
+        "optim.lr%s; EMA decay at update %d is %.4f; "
+        "%d classes, labels 0…%d; `deim-lab doctor` on the data (boxes, category ids); %d epochs "
+        "without Dense O2O are left.",
+        max(scores),
+        100 * factor,
+        " (still warming up)" if state.step < state.schedule.lr_warmup_steps else "",
+        state.ema.updates,
+        state.ema.decay_at(state.ema.updates),
+        len(state.train_set.categories),
+        len(state.train_set.categories) - 1,
+        state.schedule.epochs - max(state.epoch + 1, state.schedule.dense_end),
+    )
+
+
+def done(state: State) -> None:
+    """Tell the listener that the run is finished."""
+    state.emit(
+        {
+            "kind": "done",
+            "run": str(state.run.folder),
+            "best_AP": state.best_ap,
+            "best_epoch": state.best_epoch,
+        }
+    )
+
+
+def _notices(state: State) -> list[str]:
+    """One sentence for each thing of this run that may surprise."""
+    config = state.config
+    notices = [
+        *state.schedule.notices,
+        *state.train_set.notices,
+        *(f"val: {notice}" for notice in state.val_set.notices),
+    ]
+    total = config.data.batch_size * config.train.accumulate * state.compute.world_size
+    if total != config.optim.recipe_batch:
+        ratio = total / config.optim.recipe_batch
+        notices.append(
+            f"total batch {total}, while optim.lr {config.optim.lr:g} was chosen for "
+            f"{config.optim.recipe_batch}; "
+            f"scaled in proportion it would be {config.optim.lr * ratio:g} (optim.backbone_lr "
+            f"{config.optim.backbone_lr * ratio:g})"
+        )
+    most = int(state.train_set.counts.max()) if len(state.train_set) else 0
+    if most > config.model.num_queries:
+        notices.append(
+            f"an image has {most} targets and model.num_queries is {config.model.num_queries}: "
+            f"{most - config.model.num_queries} "
+            "of them can never be matched; raise model.num_queries"
+        )
+    return notices
+
+
+def _record(state: State, kind: str, **values: Any) -> None:
+    """One event into the run's log and to the listener."""
+    if state.compute.is_main:
+        state.run.log(kind, epoch=state.epoch, step=state.step, **values)
+    state.emit(
+        {
+            "kind": kind,
+            "epoch": state.epoch,
+            "step": state.step,
+            "epochs": state.config.train.epochs,
+            **values,
+        }
+    )
