@@ -66,7 +66,6 @@ FUNCTIONS_TO_SPLIT: frozenset[str] = frozenset(
         "deim_lab.study.ablation.activity.doubts",
         "deim_lab.study.matching.positives",
         "deim_lab.sweep.loop.run",
-        "deim_lab.weights.fill.fill",
         "deim_lab.weights.hub._check_architecture",
     }
 )

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from deim_lab.config import override
 from deim_lab.config.presets import preset
 from deim_lab.detector.attention import sample_and_mix
+from deim_lab.detector.backbones import build_backbone
 from deim_lab.detector.detector import Detector, build_detector
 from deim_lab.detector.edges import bin_distances, distances_to_boxes, expected_distances
 from deim_lab.detector.encoder import position_embedding
@@ -27,6 +28,7 @@ from deim_lab.detector.layers import FrozenBatchNorm2d, TableCache, inverse_sigm
 from deim_lab.detector.queries import make_anchors
 from deim_lab.errors import ConfigError
 from deim_lab.structures import DetectorOutput, Prediction, Targets
+from deim_lab.weights.fill import LoadReport, fill as weights_fill
 from numeric import assert_same_queries, depth_of, float32_tolerance
 
 pytestmark = pytest.mark.numeric
@@ -319,6 +321,16 @@ def test_matching_queries_do_not_see_denoising_queries() -> None:
     )
 
 
+def without_gradient(model: Detector, targets: Targets | None) -> list[str]:
+    """Trainable parameters that all outputs together give no gradient."""
+    output = model(noise(2, 96, 96), targets)
+    assert isinstance(output, DetectorOutput)
+    levels = [part for part in (output.matching, output.denoising) if part is not None]
+    sums = [level.logits.sum() + level.boxes_cxcywh.sum() for level in levels]
+    torch.stack(sums).sum().backward()
+    return [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+
+
 @pytest.mark.parametrize(
     "targets",
     [None, some_targets(), Targets.from_lists([torch.zeros(0, 4)] * 2, [torch.zeros(0)] * 2)],
@@ -327,14 +339,34 @@ def test_every_trainable_parameter_gets_a_gradient(targets: Targets | None) -> N
     """With and without targets: data-parallel training hangs on a parameter that is left out."""
     model = smoke().train()
     model.zero_grad()
-    output = model(noise(2, 96, 96), targets)
-    levels = [output.matching] if output.denoising is None else [output.matching, output.denoising]
-    sum(
-        (level.logits.sum() + level.boxes_cxcywh.sum() for level in levels), torch.zeros(())
-    ).backward()
-    assert [
-        name for name, p in model.named_parameters() if p.requires_grad and p.grad is None
-    ] == []
+    assert without_gradient(model, targets) == []
+
+
+@pytest.mark.parametrize("backbone", ["hgnetv2_tiny", "resnet18_vd", "lite0"])
+def test_stages_that_nothing_reads_are_not_built(backbone: str) -> None:
+    chosen = override(
+        preset("smoke"), {"model.backbone": backbone, "model.backbone_stages": [0, 1]}
+    )
+    model = build_detector(chosen, num_classes=3)
+    assert without_gradient(model, some_targets()) == []
+
+
+@pytest.mark.parametrize("backbone", ["hgnetv2_tiny", "resnet18_vd", "lite0"])
+def test_a_state_with_all_stages_still_fits(backbone: str) -> None:
+    """Own checkpoints held stages that nothing reads until they were no longer built."""
+    fewer = override(preset("smoke"), {"model.backbone": backbone, "model.backbone_stages": [0, 1]})
+    model, whole = build_detector(fewer, 3), build_detector(fewer, 3)
+    all_stages = override(fewer, {"model.backbone_stages": [1, 2]})
+    whole.backbone = build_backbone(all_stages.model)
+    state = whole.state_dict()
+    assert len(state) > len(model.state_dict())
+    copy.deepcopy(model).load_state_dict(state)
+    report = weights_fill(model, state, "the state")
+    assert report == LoadReport()
+    (note,) = report.notes
+    assert "of backbone stages deeper than model.backbone_stages are left out (backbone." in note
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, state[key]), key
 
 
 def test_without_denoising_there_is_no_class_embedding() -> None:

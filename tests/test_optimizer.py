@@ -104,6 +104,30 @@ def test_a_saved_state_goes_on_in_its_own_groups() -> None:
         assert torch.equal(mine, theirs)
 
 
+def test_a_saved_state_of_more_stages_goes_on_without_them() -> None:
+    """Until 0.2.0 backbones were built whole; what nothing reads had no moments."""
+    config = preset("smoke")
+    model = build_detector(config, num_classes=3)
+    optimizer = build_optimizer(model, config.optim)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    saved = copy.deepcopy(optimizer.state_dict())
+    first = saved["param_groups"][0]
+    first["names"].insert(1, "backbone.stages.3.weight")
+    first["params"].insert(1, 1)
+    for group in saved["param_groups"]:
+        group["params"] = [place + (place > 0) for place in group["params"]]
+    first["params"][1] = 1
+    saved["state"] = {place + (place > 0): moment for place, moment in saved["state"].items()}
+    restored = build_optimizer(model, config.optim)
+    restore_optimizer(restored, saved)
+    mine, theirs = restored.state_dict(), optimizer.state_dict()
+    assert mine["param_groups"] == theirs["param_groups"]
+    for place, moment in theirs["state"].items():
+        assert torch.equal(mine["state"][place]["exp_avg"], moment["exp_avg"])
+
+
 def test_the_schedule_scales_each_group_from_its_own_base() -> None:
     config = preset("smoke", {"optim.backbone_lr": 1e-4, "optim.lr": 1e-3})
     optimizer = build_optimizer(build_detector(config, num_classes=3), config.optim)

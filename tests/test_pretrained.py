@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,22 @@ def test_a_frozen_norm_takes_a_trained_one(tmp_path: Path) -> None:
     with torch.no_grad():
         for a, b in zip(ours(images()), source.double().eval()(images()), strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+
+
+def test_stages_that_are_not_built_are_left_out_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = shaken(build_backbone(config("hgnetv2_b0", **{"model.backbone_stages": [2, 3]}).model))
+    torch.save(whole.state_dict(), tmp_path / "w.pth")
+    caplog.set_level(logging.INFO, "deim_lab")
+    ours = filled(
+        config("hgnetv2_b0", str(tmp_path / "w.pth"), **{"model.backbone_stages": [1, 2]})
+    )
+    assert "tensors of stages deeper than model.backbone_stages are left out (stages.3." in (
+        caplog.text
+    )
+    with torch.no_grad():
+        assert torch.equal(ours(images())[-1], whole.double().eval()(images())[0])
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from deim_lab.detector.decoder import DecoderSpec, Denoising, QueryDecoder
 from deim_lab.detector.deimv2 import Deimv2Decoder
 from deim_lab.detector.dfine import DFineDecoder
 from deim_lab.detector.encoder import HybridEncoder
+from deim_lab.detector.layers import StagedBackbone
 from deim_lab.detector.lite_encoder import LiteEncoder
 from deim_lab.detector.rtdetr import RTDetrDecoder
 from deim_lab.errors import ConfigError
@@ -127,6 +128,16 @@ class Detector(nn.Module):
     @property
     def num_classes(self) -> int:
         return self.decoder.num_classes
+
+    def is_left_out(self, key: str) -> bool:
+        """Whether a tensor's name in a state is of a backbone stage that this model doesn't
+        build.
+        """
+        return (
+            isinstance(self.backbone, StagedBackbone)
+            and key.startswith("backbone.")
+            and self.backbone.is_deeper(key.removeprefix("backbone."))
+        )
 
     def forward(
         self, images: Tensor, targets: Targets | None = None

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deim_lab.detector.layers import check_stages, freeze_norms
+from deim_lab.detector.layers import StagedBackbone, check_stages, freeze_norms
 from deim_lab.errors import ConfigError, nearest
 
 
@@ -86,14 +86,13 @@ VARIANTS: dict[str, Variant] = {
 }
 
 
-class HGNetV2(nn.Module):
+class HGNetV2(StagedBackbone):
     """``[B, 3, H, W]`` → the feature maps of ``stages`` (0-based), finest first, of stride
     4·2^stage and ``channels`` channels.
 
     Args:
         variant: a name of ``VARIANTS``.
-        stages: stages to return; deeper ones are built all the same, as official checkpoints hold
-            them.
+        stages: stages to return; deeper ones are not built.
         learnable_affine: a scalar scale and shift after each activation.
         freeze_norm: batch norms as constants.
         freeze_stem: the stem takes no gradient.
@@ -101,6 +100,8 @@ class HGNetV2(nn.Module):
     Raises:
         ConfigError: unknown variant, or a stage that it has not.
     """
+
+    list_name = "stages"
 
     def __init__(
         self,
@@ -124,10 +125,12 @@ class HGNetV2(nn.Module):
         self.strides = tuple(4 * 2**stage for stage in stages)
         inner, outer = spec.stem
         self.stem = _Stem(inner, outer, learnable_affine)
-        widths = [outer, *(stage.out for stage in spec.stages)]
+        self.whole = len(spec.stages)
+        built = spec.stages[: stages[-1] + 1]
+        widths = [outer, *(stage.out for stage in built)]
         self.stages = nn.ModuleList(
             _Stage(width, stage, learnable_affine)
-            for width, stage in zip(widths[:-1], spec.stages, strict=True)
+            for width, stage in zip(widths[:-1], built, strict=True)
         )
         if freeze_norm:
             freeze_norms(self)

@@ -4,6 +4,7 @@ sigmoid, tables made once a size.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Hashable, Sequence
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -145,6 +146,36 @@ def check_stages(backbone: str, stages: Sequence[int], available: int) -> None:
             f"model.backbone_stages {list(stages)} must follow each other: the encoder doubles "
             f"sizes from level to level"
         )
+
+
+class StagedBackbone(nn.Module):
+    """A backbone that is built up to the deepest stage it returns. A state of the whole backbone
+    fits all the same: its tensors of deeper stages are left out.
+
+    Attributes:
+        list_name: of the list of stages, or of finer parts.
+        whole: length that this list would have with all stages.
+    """
+
+    list_name: str
+    whole: int
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_load_state_dict_pre_hook(_leave_out_deeper)
+
+    def is_deeper(self, key: str) -> bool:
+        """Whether a tensor of a whole backbone of this kind lies beyond what is built."""
+        found = re.match(rf"{self.list_name}\.(\d+)\.", key)
+        built = len(list(self.get_submodule(self.list_name).children()))
+        return found is not None and built <= int(found[1]) < self.whole
+
+
+def _leave_out_deeper(backbone: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
+    assert isinstance(backbone, StagedBackbone)
+    for key in [key for key in state if key.startswith(prefix)]:
+        if backbone.is_deeper(key.removeprefix(prefix)):
+            del state[key]
 
 
 class Mlp(nn.Module):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation
 
-from deim_lab.detector.layers import check_stages, freeze_norms
+from deim_lab.detector.layers import StagedBackbone, check_stages, freeze_norms
 
 NORM_EPS, NORM_MOMENTUM = 1e-3, 0.01
 MEAN, SCALE = 127.0, 128.0  # of the input: (x − 127) / 128 with x in [0, 255]
@@ -45,18 +45,20 @@ _GROUPS = (
 _ENDS = (1, 2, 4, 6)  # the group that ends each stage, i.e. the last of strides 4, 8, 16, 32
 
 
-class Lite0(nn.Module):
+class Lite0(StagedBackbone):
     """``[B, 3, H, W]`` in [0, 1] → the feature maps of ``stages`` (0-based), finest first, of
     stride 4·2^stage and ``channels`` channels.
 
     Args:
-        stages: stages to return.
+        stages: stages to return; deeper ones are not built.
         freeze_norm: batch norms as constants.
         freeze_stem: the stem takes no gradient.
 
     Raises:
         ConfigError: a stage that it has not.
     """
+
+    list_name = "groups"
 
     def __init__(
         self, stages: Sequence[int], *, freeze_norm: bool = False, freeze_stem: bool = False
@@ -67,19 +69,11 @@ class Lite0(nn.Module):
         self.channels = tuple(_GROUPS[index].out for index in self.returned)
         self.strides = tuple(4 * 2**stage for stage in stages)
         self.stem = _convolution(3, _STEM, 3, 2)
+        self.whole = len(_GROUPS)
         self.groups = nn.ModuleList()
         width = _STEM
-        for group in _GROUPS:
-            self.groups.append(
-                nn.Sequential(
-                    *(
-                        _InvertedResidual(
-                            group.out if index else width, group, group.stride if index == 0 else 1
-                        )
-                        for index in range(group.blocks)
-                    )
-                )
-            )
+        for group in _GROUPS[: self.returned[-1] + 1]:
+            self.groups.append(_group(width, group))
             width = group.out
         if freeze_norm:
             freeze_norms(self)
@@ -149,6 +143,13 @@ class _InvertedResidual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         result = self.project(self.depthwise(self.expand(x)))
         return result + x if self.residual else result
+
+
+def _group(in_channels: int, group: _Group) -> nn.Sequential:
+    first = _InvertedResidual(in_channels, group, group.stride)
+    return nn.Sequential(
+        first, *(_InvertedResidual(group.out, group, 1) for _ in range(group.blocks - 1))
+    )
 
 
 def _convolution(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deim_lab.detector.layers import ConvNorm, check_stages, freeze_norms
+from deim_lab.detector.layers import ConvNorm, StagedBackbone, check_stages, freeze_norms
 from deim_lab.errors import ConfigError, nearest
 
 WIDTHS = (64, 128, 256, 512)  # inner channels of the stages
@@ -38,20 +38,21 @@ VARIANTS: dict[str, Variant] = {
 }
 
 
-class ResNetVd(nn.Module):
+class ResNetVd(StagedBackbone):
     """``[B, 3, H, W]`` → the feature maps of ``stages`` (0-based), finest first, of stride
     4·2^stage and ``channels`` channels.
 
     Args:
         variant: a name of ``VARIANTS``.
-        stages: stages to return; deeper ones are built all the same, as official checkpoints hold
-            them.
+        stages: stages to return; deeper ones are not built.
         freeze_norm: batch norms as constants.
         freeze_stem: the stem takes no gradient.
 
     Raises:
         ConfigError: unknown variant, or a stage that it has not.
     """
+
+    list_name = "res_layers"
 
     def __init__(
         self,
@@ -80,11 +81,13 @@ class ResNetVd(nn.Module):
             ("conv1_3", 32, WIDTHS[0], 1),
         ):
             self.conv1.add_module(name, ConvNorm(inner, outer, 3, stride, act="relu"))
+        self.whole = len(WIDTHS)
         self.res_layers = nn.ModuleList(
             _Stage(inner, width, outer, blocks, downsample=stage > 0, bottleneck=spec.bottleneck)
             for stage, (inner, width, outer, blocks) in enumerate(
                 zip([WIDTHS[0], *outputs[:-1]], WIDTHS, outputs, spec.blocks, strict=True)
             )
+            if stage <= stages[-1]
         )
         if freeze_norm:
             freeze_norms(self)

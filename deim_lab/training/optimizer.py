@@ -68,19 +68,35 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -
     today must not change a run that was cut.
     """
     regroup(optimizer, saved["param_groups"])
-    optimizer.load_state_dict(saved)
+    names = _names(saved["param_groups"])
+    moments = {names[place]: moment for place, moment in saved["state"].items()}
+    state = {
+        place: moments[name]
+        for place, name in enumerate(_names(optimizer.param_groups))
+        if name in moments
+    }
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def regroup(optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]]) -> None:
-    """Deal the parameters out anew, into ``groups`` that name them."""
+    """Deal the parameters out anew, into ``groups`` that name them. Names of parts that are no
+    longer built (backbone stages that nothing reads) are left out.
+    """
     parameters = {
         name: parameter
         for group in optimizer.param_groups
         for name, parameter in zip(group["names"], group["params"], strict=True)
     }
+    kept = [{**group, "names": [n for n in group["names"] if n in parameters]} for group in groups]
     optimizer.param_groups[:] = [
-        {**group, "params": [parameters[name] for name in group["names"]]} for group in groups
+        {**group, "params": [parameters[name] for name in group["names"]]} for group in kept
     ]
+
+
+def _names(groups: list[dict[str, Any]]) -> list[str]:
+    """Of all parameters, in the order in which a saved state counts them."""
+    return [name for group in groups for name in group["names"]]
 
 
 def _norm_parameters(model: nn.Module) -> frozenset[str]:

@@ -101,28 +101,25 @@ def read_backbone_weights(model: ModelConfig) -> BackboneWeights | None:
 
 
 def load_backbone_weights(model: Detector, weights: BackboneWeights) -> None:
-    """Copy into ``model``'s backbone; all of it or nothing.
+    """Copy into ``model``'s backbone; all of it or nothing. Stages that the model doesn't build are
+    left out, and named.
 
     Raises:
         WeightsError: a tensor of the backbone is missing there or has another shape, or there is
             one that is no classifier's.
     """
     wanted = model.backbone.state_dict()
+    given = {
+        key: value
+        for key, value in weights.state.items()
+        if not key.endswith("num_batches_tracked")
+    }
+    left_out = [key for key in given if model.is_left_out(f"backbone.{key}")]
     missing = [
-        key
-        for key in wanted
-        if key not in weights.state and not key.endswith("num_batches_tracked")
+        key for key in wanted if key not in given and not key.endswith("num_batches_tracked")
     ]
-    surplus = [
-        key
-        for key in weights.state
-        if key not in wanted and not key.endswith("num_batches_tracked")
-    ]
-    wrong = [
-        key
-        for key in wanted
-        if key in weights.state and wanted[key].shape != weights.state[key].shape
-    ]
+    surplus = [key for key in given if key not in wanted and key not in left_out]
+    wrong = [key for key in wanted if key in given and wanted[key].shape != given[key].shape]
     for names, what in (
         (missing, "lacks"),
         (surplus, "has besides"),
@@ -144,6 +141,12 @@ def load_backbone_weights(model: Detector, weights: BackboneWeights) -> None:
         weights.source,
         weights.sha256[:12],
     )
+    if left_out:
+        _log.info(
+            "backbone: %d tensors of stages deeper than model.backbone_stages are left out (%s)",
+            len(left_out),
+            some(left_out),
+        )
 
 
 def start_of(config: Config, weights: str | Path | None) -> list[Json]:

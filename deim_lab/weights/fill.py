@@ -58,16 +58,11 @@ class LoadReport:
         """Each class of model and file: kept, re-initialised or dropped. Without names, a
         sentence.
         """
-        return (
-            self.classes.table()
-            if self.classes is not None
-            else "classes without names: "
-            + (
-                "all head rows re-initialised"
-                if self.reinitialised
-                else "head rows kept in their order"
-            )
-        )
+        if self.classes is not None:
+            return self.classes.table()
+        if self.reinitialised:
+            return "classes without names: all head rows re-initialised"
+        return "classes without names: head rows kept in their order"
 
     def __str__(self) -> str:
         kinds = {
@@ -110,8 +105,47 @@ def fill(
         WeightsError: it is of another size or family, holds values that aren't finite, or has
             another number of classes than names.
     """
-    given = {key: value for key, value in state.items() if not is_derived(key)}
+    given = {
+        key: value
+        for key, value in state.items()
+        if not is_derived(key) and not model.is_left_out(key)
+    }
     wanted = model.state_dict()
+    _take_copied(given, state, wanted, where)
+    shared = given.keys() & wanted.keys()
+    of_classes = {
+        key
+        for key in shared
+        if is_of_classes(key) and given[key].shape[1:] == wanted[key].shape[1:]
+    }
+    wrong = sorted(key for key in shared - of_classes if given[key].shape != wanted[key].shape)
+    missing = [key for key in wanted if key not in given and not is_optional(key)]
+    unexpected = [key for key in given if key not in wanted and not is_optional(key)]
+    _refuse_foreign(model, state, where, wrong, missing, unexpected)
+    _refuse_not_finite({key: given[key] for key in shared}, where)
+    mapping, rows = _rows(model, given, where, categories, source_categories)
+    notes = [*notes, *_left_out(model, state)]
+    if categories is None and source_categories is not None and None not in rows:
+        notes.append(
+            f"head rows kept in order, as of the file's classes "
+            f"{some(names_of(source_categories))}: categories would say whether "
+            "the model's are the same"
+        )
+
+    with torch.no_grad():
+        for key in shared - of_classes:
+            wanted[key].copy_(given[key])
+        _fill_classes(model, {key: given[key] for key in of_classes}, rows)
+    changed = tuple(key for key in wanted if key in of_classes) if None in rows else ()
+    report = LoadReport(tuple(missing), tuple(unexpected), changed, mapping, tuple(notes))
+    _announce(report, where)
+    return report
+
+
+def _take_copied(given: dict[str, Tensor], state: StateDict, wanted: StateDict, where: str) -> None:
+    """The shape of W(n), which stands at two places and in two types; where it differs, the file's
+    counts.
+    """
     for key in (f"decoder.{name}" for name in COPIED):
         value = given.get(key, state.get(f"decoder.{key}"))
         if value is not None and key in wanted:
@@ -124,39 +158,26 @@ def fill(
                     value,
                     wanted[key],
                 )
-    shared = given.keys() & wanted.keys()
-    of_classes = {
-        key
-        for key in shared
-        if is_of_classes(key) and given[key].shape[1:] == wanted[key].shape[1:]
-    }
-    wrong = sorted(key for key in shared - of_classes if given[key].shape != wanted[key].shape)
-    missing = [key for key in wanted if key not in given and not is_optional(key)]
-    unexpected = [key for key in given if key not in wanted and not is_optional(key)]
-    _refuse_foreign(model, state, where, wrong, missing, unexpected)
-    for key in sorted(shared):
-        if given[key].is_floating_point() and not bool(given[key].isfinite().all()):
+
+
+def _refuse_not_finite(state: StateDict, where: str) -> None:
+    for key in sorted(state):
+        if state[key].is_floating_point() and not bool(state[key].isfinite().all()):
             raise WeightsError(
                 f"{where}: {key} holds values that are not finite; the training that wrote it had "
                 f"diverged"
             )
-    mapping, rows = _rows(model, given, where, categories, source_categories)
-    if categories is None and source_categories is not None and None not in rows:
-        notes = [
-            *notes,
-            f"head rows kept in order, as of the file's classes "
-            f"{some(names_of(source_categories))}: categories would say whether "
-            "the model's are the same",
-        ]
 
-    with torch.no_grad():
-        for key in shared - of_classes:
-            wanted[key].copy_(given[key])
-        _fill_classes(model, {key: given[key] for key in of_classes}, rows)
-    changed = tuple(key for key in wanted if key in of_classes) if None in rows else ()
-    report = LoadReport(tuple(missing), tuple(unexpected), changed, mapping, tuple(notes))
-    _announce(report, where)
-    return report
+
+def _left_out(model: Detector, state: StateDict) -> list[str]:
+    """A note on tensors of backbone stages that the model doesn't build."""
+    names = [key for key in state if model.is_left_out(key)]
+    if not names:
+        return []
+    return [
+        f"{len(names)} tensors of backbone stages deeper than model.backbone_stages are left out "
+        f"({some(names)})"
+    ]
 
 
 def _rows(
