@@ -14,6 +14,10 @@ class ConfigError(ValueError):
     """An unknown preset or key, a wrong type, or a value out of range."""
 
 
+class MissingExtraError(ConfigError):
+    """An optional package that is not installed: names what needs it and the extra to install."""
+
+
 class DataError(ValueError):
     """A dataset that can't be read as it is: names the file, the id, the value and what to do."""
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from deim_lab.config import override
 from deim_lab.config.presets import preset
 from deim_lab.detector.detector import Detector, build_detector
-from deim_lab.errors import ConfigError, ExportError, WeightsError
+from deim_lab.errors import ConfigError, ExportError, MissingExtraError, WeightsError
 from deim_lab.inference import export
 from deim_lab.inference.export import BATCHES, OPSET, compare, export_onnx
 from deim_lab.inference.onnx_file import FORMAT, OnnxDetector
@@ -348,8 +348,8 @@ def test_what_is_not_installed_is_named(
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     for use in (lambda: export_onnx(smoke, tmp_path / "model.onnx"), lambda: OnnxDetector(file)):
         with pytest.raises(
-            ConfigError,
-            match=r"onnxruntime is not installed here: pip install 'deim-lab\[export\]'",
+            MissingExtraError,
+            match=r"needs the package onnxruntime, .* pip install 'deim-lab\[export\]'",
         ):
             use()
 

@@ -20,7 +20,7 @@ from deim_lab import cli
 from deim_lab.config import override
 from deim_lab.config.presets import preset
 from deim_lab.detector.detector import build_detector
-from deim_lab.errors import ConfigError, DataError
+from deim_lab.errors import DataError, MissingExtraError
 from deim_lab.inference import latency, video
 from deim_lab.inference.export import export_onnx
 from deim_lab.inference.predict import Predictor
@@ -132,8 +132,8 @@ def test_what_is_no_video_is_named(
     assert not is_video(Path("a.png"))
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(
-        ConfigError,
-        match=r"need OpenCV: cv2 is not installed here: pip install 'deim-lab\[video\]'",
+        MissingExtraError,
+        match=r"videos needs the package cv2, .* pip install 'deim-lab\[video\]'",
     ):
         VideoReader(0)
 

@@ -7,7 +7,6 @@ trained.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from deim_lab.errors import ConfigError, nearest
+from deim_lab.host.optional import require
 
 SOURCES = ("timm", "torchvision")
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -75,7 +75,7 @@ _Built = tuple[nn.Module, tuple[int, ...], Sequence[float], Sequence[float]]
 
 
 def _timm(name: str, strides: tuple[int, ...], pretrained: bool) -> _Built:
-    timm = import_timm(f"model.backbone 'timm:{name}'")
+    timm = require("timm", extra="pretrained", purpose=f"model.backbone 'timm:{name}'")
     if not timm.is_model(name):
         raise ConfigError(f"timm has no model {name!r}{nearest(name, timm.list_models())}")
     try:
@@ -154,12 +154,3 @@ def _indices(name: str, available: Sequence[int], strides: Sequence[int]) -> lis
             f"{list(strides)}"
         )
     return [list(available).index(stride) for stride in strides]
-
-
-def import_timm(what: str) -> Any:
-    try:
-        return importlib.import_module("timm")
-    except ImportError as error:
-        raise ConfigError(
-            f"{what} needs the package timm: install `deim-lab[pretrained]`"
-        ) from error

@@ -9,7 +9,6 @@ the same checked and completed input, so what trips one of them (no detection at
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import logging
 import math
@@ -30,7 +29,7 @@ from deim_lab.data import loader
 from deim_lab.data.coco import CocoDataset
 from deim_lab.detections import check_finite, postprocess, to_coco
 from deim_lab.errors import ConfigError, DataError, nearest
-from deim_lab.host import files
+from deim_lab.host import files, optional
 
 Json = Any
 Source = str | os.PathLike[str] | Mapping[str, Json] | Sequence[Mapping[str, Json]]
@@ -222,7 +221,7 @@ def resolve_backend(backend: str = "auto") -> str:
 
     Raises ``ConfigError`` for an unknown name, or one asked for by name that isn't installed.
     """
-    installed = importlib.util.find_spec("hotcoco") is not None
+    installed = optional.is_installed("hotcoco")
     if backend == "auto":
         return "hotcoco" if installed else "pycocotools"
     if backend not in BACKENDS:
@@ -231,10 +230,7 @@ def resolve_backend(backend: str = "auto") -> str:
             f"known: auto, {', '.join(BACKENDS)}"
         )
     if backend == "hotcoco" and not installed:
-        raise ConfigError(
-            "evaluation backend 'hotcoco' is not installed; install deim-lab[fast], or take "
-            "eval.backend=auto"
-        )
+        raise optional.missing("hotcoco", extra="fast", purpose="eval.backend=hotcoco")
     return backend
 
 

@@ -36,6 +36,7 @@ from deim_lab.detector.detector import Detector
 from deim_lab.detector.layers import TableCache
 from deim_lab.errors import ConfigError, ExportError
 from deim_lab.host import files
+from deim_lab.host.optional import require
 from deim_lab.inference.onnx_file import (
     DETECTIONS,
     IMAGES,
@@ -44,7 +45,6 @@ from deim_lab.inference.onnx_file import (
     SUFFIX,
     OnnxDetector,
     OnnxInfo,
-    require,
 )
 from deim_lab.structures import Prediction
 from deim_lab.weights.own import LoadedDetector
@@ -64,6 +64,8 @@ TIE = 2e-5
 # Largest difference of a box (pixels) and a score. Half precision: docs/deploy.md says what was
 # measured.
 TOLERANCES = {"fp32": (0.05, 2e-3), "fp16": (2.0, 0.05)}
+
+_PURPOSE = "Exporting to ONNX"
 
 T = TypeVar("T")
 Best = tuple[Tensor, Tensor, Tensor]  # scores, labels, boxes_xyxy, as ``predict.best`` gives them
@@ -132,8 +134,8 @@ def export_onnx(
         DataError: a picture that can't be read.
     """
     path = Path(path)
-    require("onnx", "export")
-    require("onnxruntime", "export")
+    for module in ("onnx", "onnxruntime"):
+        require(module, extra="export", purpose=_PURPOSE)
     if not LOWEST_OPSET <= opset <= HIGHEST_OPSET:
         raise ConfigError(f"opset {opset} is outside [{LOWEST_OPSET}, {HIGHEST_OPSET}]")
     config = (
@@ -354,7 +356,7 @@ def _numbers(key: Any) -> Any:
 
 def _write(model: Detector, path: Path, info: OnnxInfo, opset: int) -> None:
     """Trace, add the metadata, and let ONNX's own checker read it."""
-    onnx = require("onnx", "export")
+    onnx = require("onnx", extra="export", purpose=_PURPOSE)
     raw = info.outputs == "raw"
     inputs, outputs = ([IMAGES], RAW) if raw else ([IMAGES, SIZES], DETECTIONS)
     height, width = info.input_size

@@ -6,7 +6,6 @@ beside it is asked for.
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from deim_lab.detections import Detections, check_finite, postprocess
 from deim_lab.errors import ConfigError, NonFiniteError, WeightsError
+from deim_lab.host.optional import require
 from deim_lab.structures import Prediction
 
 FORMAT = "deim_lab/onnx/1"
@@ -122,7 +122,7 @@ class OnnxDetector:
     """
 
     def __init__(self, path: str | Path, device: torch.device | str = "auto") -> None:
-        runtime = require("onnxruntime", "export")
+        runtime = require("onnxruntime", extra="export", purpose="Running an ONNX file")
         self.path = Path(path)
         if not self.path.is_file():
             raise WeightsError(f"{self.path}: there is no such file")
@@ -181,16 +181,6 @@ class OnnxDetector:
                 term="boxes",
             )
         return [Detections(*parts) for parts in zip(scores, labels, boxes_xyxy, strict=True)]
-
-
-def require(module: str, extra: str) -> ModuleType:
-    """An optional dependency. Raises ``ConfigError`` naming the extra that installs it."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ConfigError(
-            f"{module} is not installed here: pip install 'deim-lab[{extra}]'"
-        ) from error
 
 
 def _providers(runtime: ModuleType, device: str) -> list[str]:

@@ -20,9 +20,9 @@ from PIL import Image
 from torch import Tensor
 
 from deim_lab.detections import ImageDetections, Json, coco_rows
-from deim_lab.errors import ConfigError, DataError
+from deim_lab.errors import DataError
 from deim_lab.host.files import writing_whole
-from deim_lab.inference.onnx_file import require
+from deim_lab.host.optional import require
 from deim_lab.inference.predict import Predictor, draw
 
 SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
@@ -194,7 +194,4 @@ def is_video(path: Path) -> bool:
 
 
 def _opencv() -> Any:
-    try:
-        return require("cv2", "video")
-    except ConfigError as error:
-        raise ConfigError(f"videos and webcams need OpenCV: {error}") from error
+    return require("cv2", extra="video", purpose="Reading and writing videos")

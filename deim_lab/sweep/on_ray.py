@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from deim_lab.errors import ConfigError
+from deim_lab.host.optional import require
 from deim_lab.sweep.shared import (
     LIVES,
     arrived,
     check_counts,
     children_with,
     died,
-    extra,
     kill_all,
     run_on_node,
 )
@@ -136,7 +136,7 @@ def extra_ray(*, local: bool) -> Any:
     """
     for name, value in _LOCAL_ENVIRONMENT.items() if local else ():
         os.environ.setdefault(name, value)
-    return extra("ray", "ray")
+    return require("ray", extra="ray", purpose="The sweep executor 'ray'")
 
 
 @contextlib.contextmanager

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from deim_lab.errors import ConfigError
-from deim_lab.sweep.shared import LIVES, arrived, check_counts, died, extra, kill_all, run_on_node
+from deim_lab.host.optional import require
+from deim_lab.sweep.shared import LIVES, arrived, check_counts, died, kill_all, run_on_node
 from deim_lab.sweep.spec import Failure, RunRecord, RunSpec, failed
 
 POLL_SECONDS = {"slurm": 2.0, "local": 0.2}
@@ -88,7 +89,7 @@ class SlurmExecutor:
         """One record a spec, as jobs end. Raises ``ConfigError`` where submitit or Slurm is absent,
         or a spec asks for other GPUs.
         """
-        submitit = extra("submitit", "slurm")
+        submitit = require("submitit", extra="slurm", purpose="The sweep executor 'slurm'")
         other = next((spec for spec in specs if spec.gpus not in (0, self.gpus_per_run)), None)
         if other is not None:
             raise ConfigError(

@@ -80,16 +80,6 @@ def died(spec: RunSpec, reason: str) -> RunRecord:
     )
 
 
-def extra(module: str, name: str) -> Any:
-    """Import a library that an extra brings. Raises ``ConfigError`` saying how to install it."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ConfigError(
-            f"{module} is not installed here: pip install 'deim-lab[{name}]'"
-        ) from error
-
-
 def check_counts(**counts: float | None) -> None:
     """Raise ``ConfigError`` for a count below 1; None is left out."""
     for name, value in counts.items():

