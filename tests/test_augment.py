@@ -59,32 +59,6 @@ def painted(height: int, width: int, count: int, seed: int = 0, image_id: int = 
     )
 
 
-class Listed:
-    """A source of painted scenes in the data set's form."""
-
-    def __init__(self, scenes: list[Scene]) -> None:
-        self.scenes = scenes
-
-    def __len__(self) -> int:
-        return len(self.scenes)
-
-    def __getitem__(self, index: int, /) -> Item:
-        scene = self.scenes[index]
-        return Item(scene.image, scene.boxes_xyxy, scene.labels, scene.image_ids[0])
-
-
-class Item:
-    def __init__(
-        self, image: torch.Tensor, boxes_xyxy: torch.Tensor, labels: torch.Tensor, image_id: int
-    ) -> None:
-        self.image, self.boxes_xyxy, self.labels, self.image_id = (
-            image,
-            boxes_xyxy,
-            labels,
-            image_id,
-        )
-
-
 def assert_boxes_on_their_colour(scene: Scene) -> None:
     height, width = scene.size_hw
     for box, label in zip(scene.boxes_xyxy, scene.labels, strict=True):
@@ -111,7 +85,7 @@ def apply_mosaic(scene: Scene, generator: torch.Generator) -> Scene:
         painted(*size, count, seed)
         for seed, (size, count) in enumerate([((80, 120), 8), ((120, 60), 3), ((64, 64), 0)])
     ]
-    return Mosaic(tile_px=96)(Listed([scene, *others]), 0, generator)
+    return Mosaic(tile_px=96)([scene, *others], 0, generator)
 
 
 OPERATIONS: dict[str, Callable[[Scene, torch.Generator], Scene]] = {
@@ -362,7 +336,7 @@ def test_affine_without_motion_is_identity() -> None:
 
 
 def test_mosaic_keeps_the_own_image_first_and_draws_the_others_from_all() -> None:
-    source = Listed([painted(40, 40, 1, seed, image_id=seed) for seed in range(6)])
+    source = [painted(40, 40, 1, seed, image_id=seed) for seed in range(6)]
     ids = [Mosaic(tile_px=32)(source, 2, generator_of(seed)).image_ids for seed in range(60)]
     assert all(len(item) == 4 and item[0] == 2 for item in ids)
     assert {image_id for item in ids for image_id in item[1:]} == set(range(6)), (
@@ -381,7 +355,7 @@ def test_mosaic_of_images_without_boxes(counts: tuple[int, ...]) -> None:
 def test_mosaic_draws_inside_its_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[dict] = []
     monkeypatch.setattr(mosaic, "affine", lambda scene, **values: seen.append(values))
-    source = Listed([painted(40, 60, 2)])
+    source = [painted(40, 60, 2)]
     for seed in range(200):
         Mosaic(tile_px=40, rotation_deg=10, translate=0.1, scale=(0.5, 1.5))(
             source, 0, generator_of(seed)

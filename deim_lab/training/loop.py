@@ -25,13 +25,13 @@ from deim_lab.config import Config
 from deim_lab.config.presets import PRESETS
 from deim_lab.data import coco, loader
 from deim_lab.data.coco import CocoDataset
-from deim_lab.data.loader import Batch
 from deim_lab.detector.detector import build_detector
 from deim_lab.errors import ConfigError, NonFiniteError
 from deim_lab.losses import criterion
 from deim_lab.losses.criterion import LossTable
 from deim_lab.runs import Run
 from deim_lab.schedule import Phase, Schedule
+from deim_lab.structures import Batch
 from deim_lab.training import checkpoint
 from deim_lab.training.compute import Compute, resolve as resolve_compute
 from deim_lab.training.ema import Ema
