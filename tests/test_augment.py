@@ -139,6 +139,22 @@ def test_without_pixels_the_boxes_are_the_same(name: str, count: int) -> None:
     assert torch.equal(bare.boxes_xyxy, whole.boxes_xyxy)
 
 
+def test_flip_mirrors_pixels_and_boxes_to_the_pixel() -> None:
+    """A box of whole pixels covers the same picture before and after, to its last column."""
+    scene = painted(51, 71, 8)
+    flipped = Flip(prob=1.0)(scene, generator_of(0))
+    for before, after in zip(scene.boxes_xyxy.int(), flipped.boxes_xyxy.int(), strict=True):
+        (x1, y1, x2, y2), (left, top, right, bottom) = before.tolist(), after.tolist()
+        inside = scene.image[:, y1:y2, x1:x2]
+        assert torch.equal(flipped.image[:, top:bottom, left:right], inside.flip(-1))
+        assert inside.any(), "the box is painted"
+        for column in (left - 1, right):  # what is next to the box is not painted
+            assert not flipped.image[:, top:bottom, column].any(), (after.tolist(), column)
+    assert flipped.boxes_xyxy[:, ::2].tolist() == [
+        [71 - x2, 71 - x1] for x1, x2 in scene.boxes_xyxy[:, ::2].tolist()
+    ]
+
+
 def test_flip_twice_is_identity() -> None:
     scene, flip = painted(50, 70, 5), Flip(prob=1.0)
     once = flip(scene, generator_of(0))
