@@ -41,7 +41,7 @@ _NEW_PATHS = {
     "one_to_many": "matching.simota",
     "criterion": "losses.criterion matching.assignment",
     "evaluate": "evaluation.scores",
-    "augment.density": "study.density",
+    "augment.density": "study.density augment.sampling",
     "microscope": "study.matching",
     "zoo": "study.models",
     "scoring": "study.scores",

@@ -1,4 +1,4 @@
-"""The named values that travel between rooms: Targets, Prediction, Matches, DetectorOutput.
+"""The named values that travel between rooms: Scene, Batch, Targets, Matches, DetectorOutput.
 
 A batch's targets are flat: one row a target and the index of its image, never a list of dicts.
 Matches are three index tensors. So a matched pair is gathered by one indexing expression, for all
@@ -8,12 +8,56 @@ images and all decoder levels at once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from deim_lab.boxes import xyxy_to_cxcywh
 from deim_lab.errors import TargetsError
+
+
+@dataclass(frozen=True)
+class Scene:
+    """An image with its targets, from the data set until it is a part of a batch.
+
+    Attributes:
+        image: ``[3, H, W]`` uint8 RGB, best a view of height-width-channel memory. A data set may
+            keep it in its cache: never change it in place. On the ``meta`` device it has a size but
+            no pixels.
+        boxes_xyxy: ``[n, 4]`` float32, pixels.
+        labels: ``[n]`` int64 contiguous class index.
+        image_ids: the data set's ids of the images that it was made of, its own first.
+        applied: names of the operations it went through. Each of them may have left it as it was,
+            by its own coin.
+    """
+
+    image: Tensor
+    boxes_xyxy: Tensor
+    labels: Tensor
+    image_ids: tuple[int, ...] = ()
+    applied: tuple[str, ...] = ()
+
+    @property
+    def image_id(self) -> int:
+        """The id of its own image."""
+        return self.image_ids[0]
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return int(self.image.shape[-2]), int(self.image.shape[-1])
+
+    @property
+    def size_wh(self) -> tuple[int, int]:
+        """Width and height in pixels, as COCO files state them."""
+        return self.size_hw[::-1]
+
+    @property
+    def boxes_cxcywh(self) -> Tensor:
+        """``[n, 4]`` centre and size of each box relative to the image, in [0, 1]."""
+        height, width = self.size_hw
+        return xyxy_to_cxcywh(self.boxes_xyxy / torch.tensor([width, height, width, height]))
 
 
 @dataclass(frozen=True)
@@ -75,6 +119,15 @@ class Targets:
         )
         return Targets(boxes, labels, index, self.batch_size, self.image_ids)
 
+    def pin_memory(self) -> Targets:
+        """The same targets in page-locked memory."""
+        return replace(
+            self,
+            boxes_cxcywh=self.boxes_cxcywh.pin_memory(),
+            labels=self.labels.pin_memory(),
+            image_index=self.image_index.pin_memory(),
+        )
+
     def of_image(self, index: int) -> tuple[Tensor, Tensor]:
         """Boxes ``[n, 4]`` and labels ``[n]`` of one image."""
         mask = self.image_index == index
@@ -114,6 +167,40 @@ class Targets:
             if index < len(self.image_ids)
             else f"at position {index} of the batch"
         )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Training images with their targets, and what each image went through.
+
+    Attributes:
+        images: ``[B, 3, H, W]`` float32 in [0, 1].
+        targets: flat targets with the image ids.
+        applied: of each image the names of its operations (``Scene.applied``), ``mixup`` last.
+    """
+
+    images: Tensor
+    targets: Targets
+    applied: tuple[tuple[str, ...], ...]
+
+    @property
+    def mosaics(self) -> tuple[bool, ...]:
+        """Which of the images are Mosaics."""
+        return tuple("mosaic" in names for names in self.applied)
+
+    @property
+    def mosaic_share(self) -> float:
+        """Share of the images that are Mosaics."""
+        return sum(self.mosaics) / len(self.mosaics)
+
+    @property
+    def mixed(self) -> bool:
+        """Whether MixUp was applied: to all images, or to none."""
+        return any("mixup" in names for names in self.applied)
+
+    def pin_memory(self) -> Batch:
+        """The batch in page-locked memory, from where the copy to the GPU needn't be waited for."""
+        return replace(self, images=self.images.pin_memory(), targets=self.targets.pin_memory())
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,6 @@ FUNCTIONS_TO_SPLIT: frozenset[str] = frozenset(
         "deim_lab.cli.latency.add",
         "deim_lab.cli.latency.run",
         "deim_lab.cli.sweep.add",
-        "deim_lab.data.synthetic.make",
         "deim_lab.detector.denoising.make_queries",
         "deim_lab.figures.ablation.differences",
         "deim_lab.figures.ablation.curves",

@@ -59,32 +59,6 @@ def painted(height: int, width: int, count: int, seed: int = 0, image_id: int = 
     )
 
 
-class Listed:
-    """A source of painted scenes in the data set's form."""
-
-    def __init__(self, scenes: list[Scene]) -> None:
-        self.scenes = scenes
-
-    def __len__(self) -> int:
-        return len(self.scenes)
-
-    def __getitem__(self, index: int, /) -> Item:
-        scene = self.scenes[index]
-        return Item(scene.image, scene.boxes_xyxy, scene.labels, scene.image_ids[0])
-
-
-class Item:
-    def __init__(
-        self, image: torch.Tensor, boxes_xyxy: torch.Tensor, labels: torch.Tensor, image_id: int
-    ) -> None:
-        self.image, self.boxes_xyxy, self.labels, self.image_id = (
-            image,
-            boxes_xyxy,
-            labels,
-            image_id,
-        )
-
-
 def assert_boxes_on_their_colour(scene: Scene) -> None:
     height, width = scene.size_hw
     for box, label in zip(scene.boxes_xyxy, scene.labels, strict=True):
@@ -111,7 +85,7 @@ def apply_mosaic(scene: Scene, generator: torch.Generator) -> Scene:
         painted(*size, count, seed)
         for seed, (size, count) in enumerate([((80, 120), 8), ((120, 60), 3), ((64, 64), 0)])
     ]
-    return Mosaic(tile_px=96)(Listed([scene, *others]), 0, generator)
+    return Mosaic(tile_px=96)([scene, *others], 0, generator)
 
 
 OPERATIONS: dict[str, Callable[[Scene, torch.Generator], Scene]] = {
@@ -163,6 +137,22 @@ def test_without_pixels_the_boxes_are_the_same(name: str, count: int) -> None:
     assert bare.image.is_meta
     assert bare.image.shape == whole.image.shape
     assert torch.equal(bare.boxes_xyxy, whole.boxes_xyxy)
+
+
+def test_flip_mirrors_pixels_and_boxes_to_the_pixel() -> None:
+    """A box of whole pixels covers the same picture before and after, to its last column."""
+    scene = painted(51, 71, 8)
+    flipped = Flip(prob=1.0)(scene, generator_of(0))
+    for before, after in zip(scene.boxes_xyxy.int(), flipped.boxes_xyxy.int(), strict=True):
+        (x1, y1, x2, y2), (left, top, right, bottom) = before.tolist(), after.tolist()
+        inside = scene.image[:, y1:y2, x1:x2]
+        assert torch.equal(flipped.image[:, top:bottom, left:right], inside.flip(-1))
+        assert inside.any(), "the box is painted"
+        for column in (left - 1, right):  # what is next to the box is not painted
+            assert not flipped.image[:, top:bottom, column].any(), (after.tolist(), column)
+    assert flipped.boxes_xyxy[:, ::2].tolist() == [
+        [71 - x2, 71 - x1] for x1, x2 in scene.boxes_xyxy[:, ::2].tolist()
+    ]
 
 
 def test_flip_twice_is_identity() -> None:
@@ -362,7 +352,7 @@ def test_affine_without_motion_is_identity() -> None:
 
 
 def test_mosaic_keeps_the_own_image_first_and_draws_the_others_from_all() -> None:
-    source = Listed([painted(40, 40, 1, seed, image_id=seed) for seed in range(6)])
+    source = [painted(40, 40, 1, seed, image_id=seed) for seed in range(6)]
     ids = [Mosaic(tile_px=32)(source, 2, generator_of(seed)).image_ids for seed in range(60)]
     assert all(len(item) == 4 and item[0] == 2 for item in ids)
     assert {image_id for item in ids for image_id in item[1:]} == set(range(6)), (
@@ -381,7 +371,7 @@ def test_mosaic_of_images_without_boxes(counts: tuple[int, ...]) -> None:
 def test_mosaic_draws_inside_its_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[dict] = []
     monkeypatch.setattr(mosaic, "affine", lambda scene, **values: seen.append(values))
-    source = Listed([painted(40, 60, 2)])
+    source = [painted(40, 60, 2)]
     for seed in range(200):
         Mosaic(tile_px=40, rotation_deg=10, translate=0.1, scale=(0.5, 1.5))(
             source, 0, generator_of(seed)

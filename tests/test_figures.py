@@ -143,17 +143,14 @@ def test_mixture_agrees_with_the_pipeline_that_trains() -> None:
     parts measured apart.
     """
     torch = pytest.importorskip("torch")
-    from deim_lab.augment.single import Scene
+    from deim_lab.structures import Scene
 
     scenes = [
-        _Sized(
-            Scene(
-                torch.zeros(3, 64, 64, dtype=torch.uint8),
-                _boxes(torch, 1 + index % 7),
-                torch.zeros(1 + index % 7, dtype=torch.int64),
-                (index,),
-            ),
-            index,
+        Scene(
+            torch.zeros(3, 64, 64, dtype=torch.uint8),
+            _boxes(torch, 1 + index % 7),
+            torch.zeros(1 + index % 7, dtype=torch.int64),
+            (index,),
         )
         for index in range(40)
     ]
@@ -166,18 +163,6 @@ def test_mixture_agrees_with_the_pipeline_that_trains() -> None:
     )
     chance = density.mixture(apart, augment.mosaic_prob, augment.mixup_prob)
     assert together["targets"].mean() == pytest.approx(chance @ np.arange(len(chance)), rel=0.06)
-
-
-class _Sized:
-    """A scene as a data set serves it."""
-
-    def __init__(self, scene: object, image_id: int) -> None:
-        self.image, self.boxes_xyxy, self.labels, self.image_id = (
-            scene.image,
-            scene.boxes_xyxy,
-            scene.labels,
-            image_id,
-        )  # type: ignore[attr-defined]
 
 
 def _boxes(torch: object, count: int) -> object:

@@ -10,7 +10,6 @@ from itertools import islice
 
 import pytest
 import torch
-from torch import Tensor
 
 from deim_lab import schedule
 from deim_lab.augment import mixup, single
@@ -18,17 +17,10 @@ from deim_lab.augment.pipeline import generator_of
 from deim_lab.config import Config, override
 from deim_lab.config.presets import preset
 from deim_lab.data import loader
-from deim_lab.data.loader import Batch, eval_batches, steps_per_epoch, train_batches
+from deim_lab.data.loader import eval_batches, steps_per_epoch, train_batches
 from deim_lab.errors import DataError
 from deim_lab.schedule import Phase, Schedule
-
-
-@dataclass(frozen=True)
-class Item:
-    image: Tensor
-    boxes_xyxy: Tensor
-    labels: Tensor
-    image_id: int
+from deim_lab.structures import Batch, Scene
 
 
 @dataclass(frozen=True)
@@ -44,7 +36,7 @@ class Made:
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, index: int, /) -> Item:
+    def __getitem__(self, index: int, /) -> Scene:
         if index in self.broken:
             raise self.error(f"images/{index}.jpg: truncated after 17 bytes; replace the file")
         draw, height, width = generator_of(index, "made"), 40 + index % 3 * 8, 48
@@ -52,7 +44,7 @@ class Made:
         image = torch.randint(
             0, 256, (height, width, 3), generator=draw, dtype=torch.uint8
         ).permute(2, 0, 1)
-        return Item(image, boxes, torch.arange(len(boxes)), 100 + index)
+        return Scene(image, boxes, torch.arange(len(boxes)), (100 + index,))
 
 
 def build(**overrides: object) -> tuple[Config, Schedule]:
@@ -82,13 +74,7 @@ def assert_same(left: list[Batch], right: list[Batch]) -> None:
         assert torch.equal(one.targets.boxes_cxcywh, other.targets.boxes_cxcywh)
         assert torch.equal(one.targets.labels, other.targets.labels)
         assert torch.equal(one.targets.image_index, other.targets.image_index)
-        assert (one.targets.image_ids, one.mosaic_share, one.mixed, one.epoch, one.index) == (
-            other.targets.image_ids,
-            other.mosaic_share,
-            other.mixed,
-            other.epoch,
-            other.index,
-        )
+        assert (one.targets.image_ids, one.applied) == (other.targets.image_ids, other.applied)
 
 
 def test_the_stream_does_not_depend_on_the_workers() -> None:
@@ -105,7 +91,6 @@ def test_the_stream_does_not_depend_on_the_workers() -> None:
     assert_same(alone, helped)
     assert any(batch.mixed for batch in alone)
     assert any(0 < batch.mosaic_share <= 1 for batch in alone)
-    assert [(batch.epoch, batch.index) for batch in alone] == [(0, index) for index in range(5)]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -256,7 +241,7 @@ def test_with_a_cache_workers_read_nothing_that_was_read_before() -> None:
     read: list[int] = []
 
     class Remembering(Made):
-        def __getitem__(self, index: int, /) -> Item:
+        def __getitem__(self, index: int, /) -> Scene:
             read.append(index)
             return super().__getitem__(index)
 

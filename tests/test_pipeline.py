@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from deim_lab.augment import mixup, single
 from deim_lab.augment.pipeline import Pipeline, generator_of
 from deim_lab.config import AugmentConfig
 from deim_lab.schedule import Phase, multiscale_sizes
-from deim_lab.structures import Targets
+from deim_lab.structures import Scene, Targets
 from deim_lab.study import density
 
 REFERENCE = json.loads(
@@ -43,19 +43,11 @@ OFF = AugmentConfig(
 )
 
 
-@dataclass(frozen=True)
-class Item:
-    image: Tensor
-    boxes_xyxy: Tensor
-    labels: Tensor
-    image_id: int
-
-
 def source(
     count: int = 12,
     boxes: int | None = None,
     sizes: tuple[tuple[int, int], ...] = ((48, 64), (64, 48), (50, 120)),
-) -> list[Item]:
+) -> list[Scene]:
     """Random pictures of several sizes; ``boxes`` each, or 0 to 6 by turns."""
     items = []
     for index in range(count):
@@ -66,13 +58,13 @@ def source(
             [width * 0.3 - 4, height * 0.3 - 4]
         )
         items.append(
-            Item(
+            Scene(
                 torch.randint(
                     0, 256, (height, width, 3), generator=draw, dtype=torch.uint8
                 ).permute(2, 0, 1),
                 torch.cat([corner, corner + size], 1),
                 torch.randint(5, (number,), generator=draw),
-                100 + index,
+                (100 + index,),
             )
         )
     return items
@@ -82,7 +74,7 @@ def build(input_size: tuple[int, int] = (64, 64), **values: object) -> Pipeline:
     return Pipeline(augment=AugmentConfig(**values), input_size=input_size)  # type: ignore[arg-type]
 
 
-def batch_of(pipeline: Pipeline, items: list[Item], phase: Phase, seed: int = 0, size: int = 6):
+def batch_of(pipeline: Pipeline, items: list[Scene], phase: Phase, seed: int = 0, size: int = 6):
     indices = list(range(size))
     return pipeline.batch(
         items,
@@ -118,7 +110,7 @@ def test_operations_are_the_official_ones_in_their_order(tag: str) -> None:
             wanted = tuple(
                 OFFICIAL_NAMES[name] for name in expected["ops"] if not name.startswith("Convert")
             )
-            assert composed.ops == wanted, (tag, phase, fell)
+            assert composed.applied == wanted, (tag, phase, fell)
             batches = [batch_of(pipeline, items, phase, seed, size=2) for seed in range(12)]
             assert all(batch.mixed is expected["mixup"] for batch in batches)
             assert (
@@ -281,7 +273,7 @@ def test_density_decodes_no_picture_where_the_source_knows_its_sizes() -> None:
         def targets(self, index: int, /) -> tuple[Tensor, Tensor]:
             return items[index].boxes_xyxy, items[index].labels
 
-        def __getitem__(self, index: int, /) -> Item:
+        def __getitem__(self, index: int, /) -> Scene:
             raise AssertionError("decoded")
 
     arms = density.variants(AugmentConfig())

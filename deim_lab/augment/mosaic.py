@@ -17,14 +17,15 @@ from torch import Generator
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
-from deim_lab.augment.single import Scene, SceneLike, black, from_pil, resize, to_pil, uniform
+from deim_lab.augment.single import black, from_pil, resize, to_pil, uniform
+from deim_lab.structures import Scene
 
 
 class SceneSource(Protocol):
     """Anything that is indexed by position and gives scenes: a data set, a list."""
 
     def __len__(self) -> int: ...
-    def __getitem__(self, index: int, /) -> SceneLike: ...
+    def __getitem__(self, index: int, /) -> Scene: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +41,7 @@ class Mosaic:
 
     def __call__(self, source: SceneSource, index: int, generator: Generator) -> Scene:
         others = torch.randint(len(source), (3,), generator=generator).tolist()
-        canvas = assemble(
-            [resize_shorter(Scene.of(source[item]), self.tile_px) for item in (index, *others)]
-        )
+        canvas = assemble([resize_shorter(source[item], self.tile_px) for item in (index, *others)])
         height, width = canvas.size_hw
         angle_deg = uniform(-self.rotation_deg, self.rotation_deg, generator)
         shift_xy = (

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -14,48 +14,13 @@ from torch import Generator, Tensor
 
 from deim_lab.augment import mixup, single
 from deim_lab.augment.mosaic import Mosaic, SceneSource
-from deim_lab.augment.single import Scene, coin
-from deim_lab.boxes import xyxy_to_cxcywh
+from deim_lab.augment.single import coin
 from deim_lab.config import AugmentConfig
 from deim_lab.schedule import Phase, multiscale_sizes
-from deim_lab.structures import Targets
+from deim_lab.structures import Batch, Scene, Targets
 
 STRONG = ("photometric", "zoom_out", "iou_crop")
 BASE = ("sanitise", "flip", "resize", "sanitise")
-
-
-@dataclass(frozen=True)
-class Composed:
-    """One training image.
-
-    Attributes:
-        image: ``[3, H, W]`` uint8 at the input size.
-        boxes_cxcywh: ``[n, 4]`` float32 in [0, 1].
-        labels: ``[n]`` int64.
-        image_ids: ids of all parts, the own one first.
-        mosaic: whether it is a Mosaic.
-        ops: names of the operations it went through (each of which may have left it as it was, by
-            its own coin).
-    """
-
-    image: Tensor
-    boxes_cxcywh: Tensor
-    labels: Tensor
-    image_ids: tuple[int, ...]
-    mosaic: bool
-    ops: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class ComposedBatch:
-    """A batch as it enters the detector: ``images [B, 3, H, W]`` float32 in [0, 1], and which of
-    its images are Mosaics.
-    """
-
-    images: Tensor
-    targets: Targets
-    mosaics: tuple[bool, ...]
-    mixed: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,41 +49,36 @@ class Pipeline:
         phase: Phase,
         generators: Sequence[Generator],
         batch_generator: Generator,
-    ) -> ComposedBatch:
+    ) -> Batch:
         """A whole training batch: one generator for each image, one for what concerns all of them
         (MixUp, size).
         """
-        parts = [
+        scenes = [
             self.compose(source, index, phase, generator)
             for index, generator in zip(indices, generators, strict=True)
         ]
-        images = stack([part.image for part in parts])
+        images = stack([scene.image for scene in scenes])
         targets = Targets.from_lists(
-            [part.boxes_cxcywh for part in parts],
-            [part.labels for part in parts],
-            [part.image_ids[0] for part in parts],
+            [scene.boxes_cxcywh for scene in scenes],
+            [scene.labels for scene in scenes],
+            [scene.image_id for scene in scenes],
         )
         images, targets, mixed = self.mix(images, targets, phase, batch_generator)
         images = self.multiscale(images, phase, batch_generator)
-        return ComposedBatch(images, targets, tuple(part.mosaic for part in parts), mixed)
+        of_batch = ("mixup",) if mixed else ()
+        return Batch(images, targets, tuple(scene.applied + of_batch for scene in scenes))
 
-    def compose(
-        self, source: SceneSource, index: int, phase: Phase, generator: Generator
-    ) -> Composed:
+    def compose(self, source: SceneSource, index: int, phase: Phase, generator: Generator) -> Scene:
         """The training image made of ``source[index]`` (and three others, where it becomes a
-        Mosaic).
+        Mosaic), at the input size.
         """
         mosaic = phase is Phase.DENSE and coin(self.augment.mosaic_prob, generator)
         plan = self.plan(phase, mosaic=mosaic)
-        scene = self._mosaic(source, index, generator) if mosaic else Scene.of(source[index])
+        scene = self._mosaic(source, index, generator) if mosaic else source[index]
         for name in plan:
             if name != "mosaic":
                 scene = self._singles[name](scene, generator)
-        height, width = scene.size_hw
-        boxes_cxcywh = xyxy_to_cxcywh(
-            scene.boxes_xyxy / torch.tensor([width, height, width, height])
-        )
-        return Composed(scene.image, boxes_cxcywh, scene.labels, scene.image_ids, mosaic, plan)
+        return replace(scene, applied=plan)
 
     def mix(
         self, images: Tensor, targets: Targets, phase: Phase, generator: Generator

@@ -1,17 +1,15 @@
-"""Augmentations of one image: colour, zoom-out, IoU crop, flip, resize, sanitise; and the ``Scene``
-they pass on.
+"""Augmentations of one image: colour, zoom-out, IoU crop, flip, resize, sanitise.
 
 The operations, their order and their ranges are SSD's (Liu et al. 2016, section 2.2) as torchvision
 implements them and the official recipes use them. Pixels stay uint8 in height-width-channel memory
 up to the last step: five times faster to resize than planes. A scene whose image lies on the
 ``meta`` device has a size and boxes but no pixels: every draw and every box is the same, which is
-how ``density`` counts targets without touching a pixel.
+how ``sampling`` counts targets without touching a pixel.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,47 +18,7 @@ from torch import Generator, Tensor
 from torchvision.transforms.v2 import functional as F
 
 from deim_lab.boxes import pairwise_iou
-
-
-class SceneLike(Protocol):
-    """What a data set hands over: an image, its boxes and labels, its id (``data.coco.Sample`` is
-    one).
-    """
-
-    @property
-    def image(self) -> Tensor: ...
-    @property
-    def boxes_xyxy(self) -> Tensor: ...
-    @property
-    def labels(self) -> Tensor: ...
-    @property
-    def image_id(self) -> int: ...
-
-
-@dataclass(frozen=True)
-class Scene:
-    """An image on its way through the pipeline.
-
-    Attributes:
-        image: ``[3, H, W]`` uint8; best a view of height-width-channel memory.
-        boxes_xyxy: ``[n, 4]`` float32, pixels.
-        labels: ``[n]`` int64.
-        image_ids: ids of the images it was made of, the own one first.
-    """
-
-    image: Tensor
-    boxes_xyxy: Tensor
-    labels: Tensor
-    image_ids: tuple[int, ...] = ()
-
-    @classmethod
-    def of(cls, item: SceneLike) -> Scene:
-        """The scene of one item of a data set."""
-        return cls(item.image, item.boxes_xyxy, item.labels, (item.image_id,))
-
-    @property
-    def size_hw(self) -> tuple[int, int]:
-        return int(self.image.shape[-2]), int(self.image.shape[-1])
+from deim_lab.structures import Scene
 
 
 def uniform(low: float, high: float, generator: Generator) -> float:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from deim_lab.data.annotations import Annotations, Categories, read
 from deim_lab.data.layouts import EMBEDDED, DataSource, name_of, resolve
 from deim_lab.data.pictures import clip_boxes, find_pictures, fit_sizes
 from deim_lab.errors import DataError
+from deim_lab.structures import Scene
 
 __all__ = [
     "EMBEDDED",
@@ -38,24 +38,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One image and what is to be found in it.
-
-    Attributes:
-        image: uint8 ``[3, H, W]`` RGB. Shared with the data set's cache: never change it in place.
-        boxes_xyxy: float32 ``[n, 4]`` pixels, inside the image, of positive size. Crowd regions are
-            left out.
-        labels: int64 ``[n]`` contiguous class index.
-        image_id: the json's own id.
-        size_wh: width and height of ``image``, for scaling predictions back to the json's pixels.
-    """
-
-    image: Tensor
-    boxes_xyxy: Tensor
-    labels: Tensor
-    image_id: int
-    size_wh: tuple[int, int]
+Sample = Scene  # its name until 0.2
 
 
 class CocoDataset:
@@ -166,19 +149,13 @@ class CocoDataset:
     def __len__(self) -> int:
         return len(self.image_ids)
 
-    def __getitem__(self, index: int) -> Sample:
-        """The image at a position in ``[0, N)``, decoded. Raises ``DataError`` for a picture that
-        can't be.
+    def __getitem__(self, index: int) -> Scene:
+        """The decoded image at a position in ``[0, N)``, with boxes of positive size inside it.
+
+        Crowd regions are left out. The cache shares the image: never change it in place.
+        Raises ``DataError`` for a picture that can't be decoded.
         """
-        image = self.decode(index)
-        boxes_xyxy, labels = self.targets(index)
-        return Sample(
-            image=image,
-            boxes_xyxy=boxes_xyxy,
-            labels=labels,
-            image_id=self.image_ids[index],
-            size_wh=(image.shape[2], image.shape[1]),
-        )
+        return Scene(self.decode(index), *self.targets(index), (self.image_ids[index],))
 
     @property
     def counts(self) -> Tensor:

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deim_lab.augment import sampling
 from deim_lab.augment.pipeline import Pipeline, generator_of
 from deim_lab.config import AugmentConfig
 from deim_lab.data.coco import CocoDataset
@@ -29,7 +30,6 @@ from deim_lab.schedule import Phase
 TINY_PX = 8.0
 _EVALUATED = 100  # detections an image that COCO's AP looks at
 _RARE = 10  # boxes below which a class is said to be rare
-_BATCH = 8
 _NAMED = 5  # cases that a notice lists
 
 
@@ -311,29 +311,6 @@ def _label_notices(report: Report) -> list[str]:
     return found
 
 
-@dataclass(frozen=True)
-class _SizeOnly:
-    image: Tensor
-    boxes_xyxy: Tensor
-    labels: Tensor
-    image_id: int
-
-
-@dataclass(frozen=True)
-class _WithoutPixels:
-    """The data set for the pipeline: sizes and boxes, and images that hold no memory."""
-
-    dataset: CocoDataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int, /) -> _SizeOnly:
-        width, height = self.dataset.sizes_wh[index].tolist()
-        image = torch.empty(3, height, width, dtype=torch.uint8, device="meta")
-        return _SizeOnly(image, *self.dataset.targets(index), self.dataset.image_ids[index])
-
-
 def _compose(
     dataset: CocoDataset,
     augment: AugmentConfig,
@@ -345,17 +322,19 @@ def _compose(
     boxes.
     """
     pipeline = Pipeline(augment=augment, input_size=input_size)
-    source = _WithoutPixels(dataset)
-    chosen = torch.randint(len(source), (samples,), generator=generator_of(seed, "doctor")).tolist()
+    drawn = torch.randint(len(dataset), (samples,), generator=generator_of(seed, "doctor"))
     counts, sizes = [], []
-    for start in range(0, samples, _BATCH):
-        indices = chosen[start : start + _BATCH]
-        generators = [generator_of(seed, "doctor", start + i) for i in range(len(indices))]
-        targets = pipeline.batch(
-            source, indices, Phase.DENSE, generators, generator_of(seed, "doctor", "batch", start)
-        ).targets
-        counts.append(targets.counts)
-        sizes.append((targets.boxes_cxcywh[:, 2:].prod(-1) * input_size[0] * input_size[1]).sqrt())
+    for _, batch in sampling.composed(
+        pipeline,
+        sampling.WithoutPixels(dataset),
+        drawn.tolist(),
+        Phase.DENSE,
+        seed,
+        "doctor",
+    ):
+        sides = batch.targets.boxes_cxcywh[:, 2:]
+        counts.append(batch.targets.counts)
+        sizes.append((sides.prod(-1) * input_size[0] * input_size[1]).sqrt())
     return torch.cat(counts).numpy().astype(np.float64), torch.cat(sizes).numpy().astype(np.float64)
 
 

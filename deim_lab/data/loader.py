@@ -25,44 +25,9 @@ from deim_lab.augment.pipeline import Pipeline, generator_of, stack
 from deim_lab.config import Config
 from deim_lab.errors import DataError
 from deim_lab.schedule import Phase, Schedule
-from deim_lab.structures import Targets
+from deim_lab.structures import Batch
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A training batch on the CPU.
-
-    Attributes:
-        images: ``[B, 3, H, W]`` float32 in [0, 1].
-        targets: flat targets with the image ids.
-        mosaic_share: share of the images that are Mosaics.
-        mixed: whether MixUp was applied.
-        epoch, index: the epoch, and the position of the batch in it (both from 0).
-    """
-
-    images: Tensor
-    targets: Targets
-    mosaic_share: float
-    mixed: bool
-    epoch: int
-    index: int
-
-    def pin_memory(self) -> Batch:
-        """The batch in page-locked memory, from where the copy to the GPU needn't be waited for."""
-        boxes, labels, image_index = (
-            self.targets.boxes_cxcywh,
-            self.targets.labels,
-            self.targets.image_index,
-        )
-        targets = replace(
-            self.targets,
-            boxes_cxcywh=boxes.pin_memory(),
-            labels=labels.pin_memory(),
-            image_index=image_index.pin_memory(),
-        )
-        return replace(self, images=self.images.pin_memory(), targets=targets)
 
 
 @dataclass(frozen=True)
@@ -80,12 +45,8 @@ class EvalBatch:
         return replace(self, images=self.images.pin_memory())
 
 
-class Samples(SceneSource, Protocol):
-    """A data set as the loader sees it: scenes by position (``data.coco.CocoDataset``)."""
-
-
 def train_batches(
-    dataset: Samples,
+    dataset: SceneSource,
     config: Config,
     schedule: Schedule,
     epoch: int,
@@ -121,7 +82,7 @@ def train_batches(
 
 
 def eval_batches(
-    dataset: Samples,
+    dataset: SceneSource,
     config: Config,
     *,
     limit: int | None = None,
@@ -141,7 +102,7 @@ def eval_batches(
     return _iterate(batches, range(len(batches)), config, workers, pin_memory)
 
 
-def steps_per_epoch(dataset: Samples, config: Config, *, world_size: int = 1) -> int:
+def steps_per_epoch(dataset: SceneSource, config: Config, *, world_size: int = 1) -> int:
     """Batches that each process gets in an epoch (``train.accumulate`` of them make one
     optimisation step).
 
@@ -198,13 +159,13 @@ class _Batches(Protocol[T_co]):
     """Whole batches by index: what a worker builds."""
 
     @property
-    def dataset(self) -> Samples: ...
+    def dataset(self) -> SceneSource: ...
     def __getitem__(self, index: int, /) -> T_co: ...
 
 
 @dataclass(frozen=True)
 class _TrainBatches:
-    dataset: Samples
+    dataset: SceneSource
     pipeline: Pipeline
     split: _Split
     phase: Phase
@@ -214,20 +175,12 @@ class _TrainBatches:
 
     def __getitem__(self, index: int, /) -> Batch:
         positions = self.split.positions(index, self.rank)
-        composed = self.pipeline.batch(
+        return self.pipeline.batch(
             self.dataset,
             [self._order[position] for position in positions],
             self.phase,
             [generator_of(self.seed, self.epoch, position) for position in positions],
             generator_of(self.seed, self.epoch, "batch", positions.start),
-        )
-        return Batch(
-            composed.images,
-            composed.targets,
-            sum(composed.mosaics) / len(composed.mosaics),
-            composed.mixed,
-            self.epoch,
-            index,
         )
 
     @functools.cached_property
@@ -240,7 +193,7 @@ class _TrainBatches:
 
 @dataclass(frozen=True)
 class _EvalBatches:
-    dataset: Samples
+    dataset: SceneSource
     input_size: tuple[int, int]
     batch_size: int
     count: int
@@ -259,7 +212,7 @@ class _EvalBatches:
         return EvalBatch(
             images,
             tuple(item.image_id for item in items),
-            torch.tensor([item.image.shape[:0:-1] for item in items]),
+            torch.tensor([item.size_wh for item in items]),
         )
 
 
@@ -281,7 +234,7 @@ class _Guarded(Dataset[T_co], Generic[T_co]):
             return _Failure(str(error))
 
 
-def _fill_cache(dataset: Samples) -> None:
+def _fill_cache(dataset: SceneSource) -> None:
     """Read everything here once, so that workers share one cache: what a worker reads itself is
     lost with it at the epoch's end.
     """

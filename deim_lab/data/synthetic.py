@@ -47,47 +47,53 @@ def make(
         DataError: for a value out of range, or a folder that holds something else.
     """
     folder = Path(folder)
-    spec = {
-        "version": _VERSION,
-        "train_images": train_images,
-        "val_images": val_images,
-        "size_px": list(size_px),
-        "seed": seed,
-    }
-    bounds = {
-        "train_images": (train_images, 1),
-        "val_images": (val_images, 1),
-        "size_px": (min(size_px), 32),
-        "seed": (seed, 0),
-    }
-    for name, (value, least) in bounds.items():
-        if value < least:
-            raise DataError(f"embedded data set: {name} {value!r} is below {least}")
+    spec = _checked_spec(train_images, val_images, size_px, seed)
     if _is_complete(folder, spec):
         return folder
-    if folder.exists() and (
-        not folder.is_dir() or (any(folder.iterdir()) and not (folder / _MARKER).is_file())
-    ):
-        raise DataError(
-            f"{folder} exists and is not an embedded data set; name another folder, or remove it"
-        )
+    _refuse_foreign(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        log.info(
-            "drawing the embedded data set: %d + %d images into %s",
-            train_images,
-            val_images,
-            folder,
-        )
-        for number, (split, count) in enumerate((("train", train_images), ("val", val_images))):
-            _draw_half(draft, split, count, size_px, (seed, number))
+        log.info("drawing %d + %d images into %s", train_images, val_images, folder)
+        _draw_half(draft, "train", train_images, size_px, (seed, 0))
+        _draw_half(draft, "val", val_images, size_px, (seed, 1))
         files.write_json(draft / _MARKER, spec, compact=True)
         draft.chmod(0o755)
         _put_in_place(draft, folder, spec)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return folder
+
+
+def _checked_spec(
+    train_images: int, val_images: int, size_px: tuple[int, int], seed: int
+) -> dict[str, Any]:
+    """The description that a folder is known by. Raises ``DataError`` for a value out of range."""
+    for name, value, least in (
+        ("train_images", train_images, 1),
+        ("val_images", val_images, 1),
+        ("size_px", min(size_px), 32),
+        ("seed", seed, 0),
+    ):
+        if value < least:
+            raise DataError(f"embedded data set: {name} {value!r} is below {least}")
+    return {
+        "version": _VERSION,
+        "train_images": train_images,
+        "val_images": val_images,
+        "size_px": list(size_px),
+        "seed": seed,
+    }
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Raise ``DataError`` if the folder holds anything that ``make`` did not write."""
+    if not folder.exists() or (folder / _MARKER).is_file():
+        return
+    if not folder.is_dir() or any(folder.iterdir()):
+        raise DataError(
+            f"{folder} exists and is not an embedded data set; name another folder, or remove it"
+        )
 
 
 def _draw_half(
@@ -105,17 +111,7 @@ def _draw_half(
             {"id": position + 1, "file_name": file_name, "width": size_px[1], "height": size_px[0]}
         )
         for thing in things:
-            left, top, right, bottom = thing.box_xyxy
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": position + 1,
-                    "category_id": thing.label + 1,
-                    "iscrowd": 0,
-                    "bbox": [round(value, 2) for value in (left, top, right - left, bottom - top)],
-                    "area": round(thing.visible_px, 1),
-                }
-            )
+            annotations.append(_annotation(thing, len(annotations) + 1, position + 1))
     categories = [
         {"id": index + 1, "name": name, "supercategory": "shape"}
         for index, name in enumerate(drawing.CLASSES)
@@ -135,6 +131,18 @@ def _draw_half(
         },
         compact=True,
     )
+
+
+def _annotation(thing: drawing.Thing, annotation_id: int, image_id: int) -> dict[str, Any]:
+    left, top, right, bottom = thing.box_xyxy
+    return {
+        "id": annotation_id,
+        "image_id": image_id,
+        "category_id": thing.label + 1,
+        "iscrowd": 0,
+        "bbox": [round(value, 2) for value in (left, top, right - left, bottom - top)],
+        "area": round(thing.visible_px, 1),
+    }
 
 
 def _is_complete(folder: Path, spec: dict[str, Any]) -> bool:

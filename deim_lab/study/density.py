@@ -4,18 +4,15 @@ trains.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from deim_lab.augment import sampling
 from deim_lab.augment.mosaic import SceneSource
-from deim_lab.augment.pipeline import Pipeline, generator_of
-from deim_lab.augment.single import SceneLike
+from deim_lab.augment.pipeline import Pipeline
 from deim_lab.config import AugmentConfig
 from deim_lab.schedule import Phase
 
@@ -64,30 +61,19 @@ def measure(
     if len(source) == 0:
         raise ValueError("the source holds no image: nothing to measure")
     chosen = variants(arms) if isinstance(arms, AugmentConfig) else dict(arms)
-    order = torch.cat(
-        [
-            torch.randperm(len(source), generator=generator_of(seed, "density", turn))
-            for turn in range(-(-samples // len(source)))
-        ]
-    )[:samples].tolist()
-    reader = _WithoutPixels(source) if boxes_only else source
+    positions = sampling.draw_positions(len(source), samples, seed, "density")
+    reader = sampling.WithoutPixels(source) if boxes_only else source
     rows: list[tuple[str, int, int, bool, bool]] = []
     for name, augment in chosen.items():
         pipeline = Pipeline(augment=replace(augment, multiscale_repeat=None), input_size=input_size)
-        for start in range(0, samples, batch_size):
-            indices = order[start : start + batch_size]
-            batch = pipeline.batch(
-                reader,
-                indices,
-                phase,
-                [generator_of(seed, 0, start + i) for i in range(len(indices))],
-                generator_of(seed, 0, "batch", start),
-            )
+        batches = sampling.composed(
+            pipeline, reader, positions, phase, seed, 0, batch_size=batch_size
+        )
+        for indices, batch in batches:
+            counts = batch.targets.counts.tolist()
             rows += [
                 (name, index, count, mosaic, batch.mixed)
-                for index, count, mosaic in zip(
-                    indices, batch.targets.counts.tolist(), batch.mosaics, strict=True
-                )
+                for index, count, mosaic in zip(indices, counts, batch.mosaics, strict=True)
             ]
     columns = list(zip(*rows, strict=True))
     return {
@@ -104,49 +90,3 @@ def means(table: Table) -> dict[str, float]:
         str(name): float(table["targets"][table["variant"] == name].mean())
         for name in dict.fromkeys(table["variant"].tolist())
     }
-
-
-@runtime_checkable
-class Undecoded(Protocol):
-    """A source that knows sizes and boxes without decoding a picture
-    (``data.coco.CocoDataset``).
-    """
-
-    image_ids: Sequence[int]
-    sizes_wh: Tensor
-
-    def targets(self, index: int, /) -> tuple[Tensor, Tensor]: ...
-
-
-@dataclass(frozen=True)
-class _Sizes:
-    image: Tensor
-    boxes_xyxy: Tensor
-    labels: Tensor
-    image_id: int
-
-
-@dataclass
-class _WithoutPixels:
-    """The source's sizes, boxes and labels. Where pictures must be decoded to know them, each is
-    decoded once.
-    """
-
-    source: SceneSource
-    seen: dict[int, SceneLike] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int, /) -> SceneLike:
-        if index not in self.seen:
-            self.seen[index] = self._read(index)
-        return self.seen[index]
-
-    def _read(self, index: int) -> SceneLike:
-        if isinstance(self.source, Undecoded):
-            width, height = self.source.sizes_wh[index].tolist()
-            image = torch.empty(3, height, width, dtype=torch.uint8, device="meta")
-            return _Sizes(image, *self.source.targets(index), self.source.image_ids[index])
-        item = self.source[index]
-        return _Sizes(item.image.to("meta"), item.boxes_xyxy, item.labels, item.image_id)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from deim_lab.augment.mosaic import SceneSource
 from deim_lab.augment.pipeline import Pipeline, generator_of
+from deim_lab.augment.sampling import draw_positions
 from deim_lab.boxes import cxcywh_to_xyxy, paired_iou
 from deim_lab.config import AugmentConfig, Config, MatchConfig
 from deim_lab.detector.detector import Detector
@@ -278,12 +279,7 @@ def positives(
         ``method, image, targets, positives``, a row an image and method; ``image`` is its position
         in ``source``.
     """
-    order = torch.cat(
-        [
-            torch.randperm(len(source), generator=generator_of(seed, "positives", turn))
-            for turn in range(-(-samples // len(source)))
-        ]
-    )[:samples].tolist()
+    order = draw_positions(len(source), samples, seed, "positives")
     dense = replace(config.augment, multiscale_repeat=None)
     arms = [
         (Phase.CLEAN, replace(dense, flip_prob=0.0), {method_name(kind): kind for kind in kinds})

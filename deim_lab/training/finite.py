@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from deim_lab.data.loader import Batch
 from deim_lab.errors import NonFiniteError
 from deim_lab.losses.criterion import LossTable
+from deim_lab.structures import Batch
 from deim_lab.training import checkpoint
 from deim_lab.training.state import State
 

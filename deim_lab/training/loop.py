@@ -24,13 +24,12 @@ from deim_lab import config as configs, evaluation, matching, schedule
 from deim_lab.config import Config
 from deim_lab.data import coco, loader
 from deim_lab.data.coco import CocoDataset
-from deim_lab.data.loader import Batch
 from deim_lab.detector.detector import Detector, build_detector
 from deim_lab.errors import ConfigError
 from deim_lab.losses import criterion
 from deim_lab.runs import Run
 from deim_lab.schedule import Phase
-from deim_lab.structures import Targets
+from deim_lab.structures import Batch, Targets
 from deim_lab.training import record, resume as resuming
 from deim_lab.training.compute import Compute, resolve as resolve_compute
 from deim_lab.training.ema import Ema

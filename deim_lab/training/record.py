@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from deim_lab.data.loader import Batch
 from deim_lab.evaluation.scores import Evaluation
 from deim_lab.losses.criterion import LossTable
 from deim_lab.schedule import Phase
+from deim_lab.structures import Batch
 from deim_lab.training.state import State
 from deim_lab.training.tally import Stopwatch
 
