@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from deim_lab.config.sections import AugmentConfig, DataConfig, LossConfig, ModelConfig
@@ -11,6 +13,32 @@ from deim_lab.errors import ConfigError
 _OF_EDGES = {
     "model": ("reg_max", "reg_scale", "up"),
     "loss": ("weight_fgl", "weight_ddf", "ddf_temperature"),
+}
+
+
+@dataclass(frozen=True)
+class _Owner:
+    """The part of a model that alone uses a knob."""
+
+    name: str
+    chosen_by: str  # the knob that chooses the part
+    remedy: str
+    used: Callable[[ModelConfig], bool]
+
+
+_OWNERS = {
+    "learnable_affine": _Owner(
+        name="HGNetV2 backbones",
+        chosen_by="backbone",
+        remedy="choose a backbone hgnetv2_*",
+        used=lambda model: model.backbone.startswith("hgnetv2_"),
+    ),
+    "encoder_ffn_dim": _Owner(
+        name="model.encoder 'hybrid'",
+        chosen_by="encoder",
+        remedy="set model.encoder to 'hybrid'",
+        used=lambda model: model.encoder == "hybrid",
+    ),
 }
 _SMALLEST_SCALE = 0.75  # of the shorter side, in multi-scale training
 
@@ -28,6 +56,23 @@ def edges(model: ModelConfig, loss: LossConfig) -> None:
                     f"{section}.{name} {value}: model.family 'rtdetrv2' has no edge "
                     f"distributions, so it would have no effect"
                 )
+
+
+def of_the_model(model: ModelConfig, given: Iterable[str]) -> None:
+    """Refuse a knob that was given, but belongs to a part that the model does not have.
+
+    A knob at its default counts as not given.
+    """
+    for name, owner in _OWNERS.items():
+        value = getattr(model, name)
+        if f"model.{name}" not in given or value == getattr(ModelConfig, name):
+            continue
+        if not owner.used(model):
+            raise ConfigError(
+                f"model.{name} {value} would have no effect. It belongs to {owner.name}, and "
+                f"model.{owner.chosen_by} is {getattr(model, owner.chosen_by)!r}. "
+                f"Leave it out, or {owner.remedy}."
+            )
 
 
 def anchors(model: ModelConfig, augment: AugmentConfig, data: DataConfig) -> None:

@@ -84,9 +84,16 @@ def override(config: Config, overrides: Mapping[str, Json]) -> Config:
     """``config`` with the values of dotted keys replaced.
 
     Example: ``{"loss.gamma": 2.0, "data.input_size": [384, 640]}``.
-    Raises ``ConfigError`` for an unknown key (with the nearest right name), a wrong type or a value
-    out of range.
+    Raises ``ConfigError`` for an unknown key (with the nearest right name), a wrong type, a value
+    out of range, or a knob that would have no effect.
     """
+    changed = _replaced(config, overrides)
+    checks.of_the_model(changed.model, overrides)
+    return changed
+
+
+def _replaced(config: Config, overrides: Mapping[str, Json]) -> Config:
+    """``config`` with the values of dotted keys replaced, each checked by itself and together."""
     parts: dict[str, dict[str, Json]] = {}
     kinds = _kinds()
     for key, value in overrides.items():
@@ -160,7 +167,8 @@ def to_dict(config: Config) -> dict[str, Json]:
 def from_dict(values: Mapping[str, Json]) -> Config:
     """Inverse of ``to_dict``: equal to the config that was written.
 
-    Unknown sections and keys raise ``ConfigError``.
+    Unknown sections and keys raise ``ConfigError``. A knob without effect is accepted: a stored
+    config holds every knob.
     """
     sections = {item.name for item in dataclasses.fields(Config)}
     for section in values:
@@ -172,7 +180,7 @@ def from_dict(values: Mapping[str, Json]) -> Config:
         if isinstance(part, Mapping)
         for name, value in part.items()
     }
-    return override(Config(preset=str(values.get("preset", Config.preset))), flat)
+    return _replaced(Config(preset=str(values.get("preset", Config.preset))), flat)
 
 
 def parse_assignments(assignments: typing.Iterable[str]) -> dict[str, Json]:

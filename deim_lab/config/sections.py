@@ -30,7 +30,7 @@ class ModelConfig:
     # lite: DEIMv2's smallest sizes, two levels from one map of the backbone
     encoder: Literal["hybrid", "lite"] = "hybrid"
     hidden_dim: int = 128  # encoder channels
-    encoder_ffn_dim: int = 512
+    encoder_ffn_dim: int = 512  # of the hybrid encoder; the lite one has no feed-forward
     expansion: float = 0.34  # width of the encoder's fuse blocks
     depth_mult: float = 0.5  # depth of the encoder's fuse blocks
     num_heads: int = 8
