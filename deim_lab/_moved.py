@@ -23,7 +23,7 @@ _NEW_PATHS = {
     "presets": "config.presets",
     "gpus": "host.gpus",
     "images": "data.images",
-    "demo": "cli.demo",
+    "demo": "cli.demo study.ablation",
     "coco80": "weights.coco80",
     "detector.layout": "weights.layout",
     "detector.fill": "weights.fill",

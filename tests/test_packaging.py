@@ -136,7 +136,7 @@ def test_a_ready_grid_is_found_by_name_from_any_folder() -> None:
     ("source", "message"),
     [
         ("componets", r"no ready grid 'componets' \(did you mean 'components'\?\); ready: compo"),
-        ("grids/gamma.yaml", r"'grids/gamma\.yaml' does not exist.* A ready grid needs no path: g"),
+        ("grids/gamma.yaml", r"'grids/gamma\.yaml' does not exist.* give the name alone: gamma"),
         ("gamme.yaml", r"'gamme\.yaml' does not exist$"),
         ("sub/gamma", "neither YAML nor JSON"),
     ],

@@ -1,47 +1,35 @@
-"""The main job, end to end on the embedded set: plain D-FINE against DEIM from the same seed,
-compared, drawn, explained.
+"""The main job on the embedded set: plain D-FINE against DEIM, trained, compared and explained.
 
-Two processes of one thread each train side by side, so on two cores the demo takes as long as its
-longer arm.
+The demo is a sweep of two arms and one seed. The arms train next to each other, so two cores take
+as long as the longer arm.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
-import multiprocessing
-import queue
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deim_lab import config as configs
 from deim_lab.cli import options
 from deim_lab.config.presets import PLAIN_RECIPE, preset
 from deim_lab.errors import ConfigError, RunFailedError
+from deim_lab.host import shipped
+
+if TYPE_CHECKING:
+    from deim_lab.study.ablation import Comparison
+    from deim_lab.sweep import Sweep
 
 Json = Any
 
-_log = logging.getLogger(__name__)
-
-# One override dict an arm, on top of the preset. "plain" is D-FINE's recipe at this size, "DEIM"
-# adds MAL and Dense O2O.
 DATA: Json = "embedded"
+# Arm → its overrides of the preset. "DEIM" is the preset itself: MAL and Dense O2O.
 ARMS: dict[str, dict[str, Json]] = {"plain D-FINE": dict(PLAIN_RECIPE), "DEIM": {}}
+NOTEBOOK = "01_dense_o2o"
 
-
-@dataclass(frozen=True)
-class Arm:
-    """One trained arm: its run folder and what the demo prints of it."""
-
-    name: str
-    run: Path
-    ap: float
-    ap50: float
-    targets_per_image: float
-    seconds: float
+_log = logging.getLogger(__name__)
 
 
 def main(
@@ -50,186 +38,109 @@ def main(
     preset_name: str = "cpu_demo",
     overrides: Mapping[str, Json] | None = None,
     seed: int = 0,
-    notebook: str | Path | None = "notebooks/01_dense_o2o.ipynb",
-    progress: bool = True,
-) -> list[Arm]:
-    """Train both arms, draw the comparison, execute notebook 01 and return what was measured.
+    notebook: str | Path | None = NOTEBOOK,
+) -> Comparison:
+    """Train both arms, draw and report the comparison, execute notebook 01.
 
-    ``notebook=None`` leaves the notebook out; otherwise it is executed by papermill into
-    ``<runs_dir>/demo/``. An arm that is trained already is not trained again.
+    The results lie in ``<runs_dir>/demo/``. An arm that is trained already is not trained again.
+
+    Args:
+        notebook: a ready notebook's name, or a path; None: execute none.
 
     Raises:
-        ConfigError: there is no such notebook (said before anything is trained).
+        ConfigError: there is no such notebook. Nothing has been trained then.
         RunFailedError: naming the arm that failed, and why.
     """
-    from deim_lab.data import coco
+    from deim_lab.study import ablation
 
-    if notebook is not None and not Path(notebook).exists():
-        raise ConfigError(
-            f"notebook {str(notebook)!r} is not here: run the demo from the repository's folder, "
-            f"or leave the notebook out"
-        )
+    source = None if notebook is None else shipped.locate("notebooks", notebook)
+    if source is not None and not source.is_file():
+        raise ConfigError(f"notebook {str(source)!r} does not exist")
     root = Path(runs_dir)
-    coco.resolve(DATA, cache_dir=root / "data")  # made once, before two processes ask for it
-    folders = _train_side_by_side(root, preset_name, dict(overrides or {}), seed, progress=progress)
-    arms = [_measured(name, folder) for name, folder in folders.items()]
+    sweep = _train(root, preset_name, dict(overrides or {}), seed)
+    comparison = ablation.read(root, sweep.name)
     out = root / "demo"
     out.mkdir(parents=True, exist_ok=True)
-    figure_paths = _draw(folders, out)
-    if notebook is not None:
-        figure_paths += _execute(Path(notebook), out, preset_name, seed, root)
-    report = render(arms, preset_name=preset_name, seed=seed, figure_paths=figure_paths)
+    files = _draw(comparison, out)
+    if source is not None:
+        _log.info("executing notebook %s", source.stem)
+        files.append(_execute(source, out, preset_name, seed, root))
+    report = render(comparison, preset_name=preset_name, seed=seed, figure_paths=files)
     (out / "report.md").write_text(report, encoding="utf-8")
-    return arms
+    return comparison
 
 
-def render(arms: list[Arm], *, preset_name: str, seed: int, figure_paths: list[Path]) -> str:
-    """The table and the finding as Markdown text: what was measured, for or against."""
-    rows = ["| arm | AP | AP50 | targets an image | training seconds |", "|---|---|---|---|---|"]
-    rows += [
-        f"| {a.name} | {a.ap:.3f} | {a.ap50:.3f} | {a.targets_per_image:.2f} | {a.seconds:.0f} |"
-        for a in arms
+def render(
+    comparison: Comparison, *, preset_name: str, seed: int, figure_paths: Sequence[Path]
+) -> str:
+    """The table and the findings as Markdown text, whichever arm is ahead."""
+    from deim_lab.study import ablation, tables
+
+    targets = ablation.proof(comparison)["targets_per_image"]
+    table = ablation.summary(comparison)[["arm", "AP", "AP50"]].assign(
+        **{
+            "targets per image": targets,
+            "training minutes": ablation.price(comparison)["minutes"],
+        }
+    )
+    decimals = {"targets per image": 2, "training minutes": 1}
+    plain, deim = targets
+    findings = [
+        *ablation.verdicts(comparison),
+        f"DEIM saw {deim / plain:.1f} times the targets per image over the whole run.",
+        f"One seed ({seed}), one small data set, preset {preset_name}: a direction, not a size. "
+        "docs/experiments.md has another set and more seeds.",
     ]
-    plain, deim = arms
-    gap = deim.ap - plain.ap
-    verdict = "ahead of" if gap > 0 else "behind" if gap < 0 else "level with"
-    finding = (
-        f"DEIM is {verdict} plain D-FINE by {abs(gap):.3f} AP here, with "
-        f"{deim.targets_per_image / max(plain.targets_per_image, 1e-9):.1f} "
-        f"times the targets an image over the whole run. One seed ({seed}), one small embedded "
-        f"set, preset {preset_name}: "
-        "a direction, not a size; docs/experiments.md has another set and more seeds."
+    runs = [comparison.folder / trial.run for arm in comparison.arms for trial in arm.trials]
+    return "\n".join(
+        [
+            "",
+            tables.to_markdown(table, decimals=decimals),
+            *(f"- {finding}" for finding in findings),
+            "",
+            "Runs and figures:",
+            "",
+            *(f"- {path}" for path in [*runs, *figure_paths]),
+            "",
+        ]
     )
-    files = [f"- {path}" for path in [*(a.run for a in arms), *figure_paths]]
-    return "\n".join(["", *rows, "", finding, "", "Runs and figures:", *files, ""])
 
 
-def _train_side_by_side(
-    root: Path, preset_name: str, overrides: dict[str, Json], seed: int, *, progress: bool
-) -> dict[str, Path]:
-    """Train every arm in a process of its own; returns arm → run folder."""
-    from tqdm import tqdm
+def _train(root: Path, preset_name: str, overrides: dict[str, Json], seed: int) -> Sweep:
+    """Both arms as a sweep of their own, so that any preset and seed can follow another."""
+    from deim_lab.sweep import loop
 
-    context = multiprocessing.get_context("spawn")
-    events: Any = context.Queue()
-    workers = {
-        name: context.Process(
-            target=_train_arm,
-            args=(name, preset_name, overrides | arm, DATA, seed, str(root), events),
-            daemon=False,
-        )
-        for name, arm in ARMS.items()
-    }
-    for worker in workers.values():
-        worker.start()
-    bars = {
-        name: tqdm(
-            desc=f"{name:>12}", unit="step", position=i, disable=not progress, mininterval=1.0
-        )
-        for i, name in enumerate(ARMS)
-    }
-    folders: dict[str, Path] = {}
-    failures: dict[str, str] = {}
-    try:
-        while len(folders) + len(failures) < len(workers):
-            try:
-                name, event = events.get(timeout=1.0)
-            except queue.Empty:
-                for name, worker in workers.items():
-                    if worker.exitcode not in (None, 0) and name not in folders:
-                        failures.setdefault(
-                            name, f"its process ended with exit code {worker.exitcode}"
-                        )
-                continue
-            if event["kind"] == "finished":
-                folders[name] = Path(event["run"])
-            elif event["kind"] == "failed":
-                failures[name] = event["error"]
-            elif event["kind"] in ("start", "step"):
-                bars[name].total = event["steps"]
-                bars[name].update(event["step"] - bars[name].n)
-            elif event["kind"] == "val":
-                bars[name].set_postfix_str(
-                    f"AP {event['AP']:.3f} AP50 {event['AP50']:.3f}", refresh=False
-                )
-    finally:
-        for bar in bars.values():
-            bar.close()
-        for name, worker in workers.items():
-            if name not in folders and worker.is_alive():
-                worker.terminate()
-            worker.join()
-    if failures:
+    identity = configs.fingerprint(preset(preset_name, overrides))
+    _log.info("training %s next to each other on the CPU", " and ".join(ARMS))
+    sweep = loop.run(
+        {"preset": preset_name, "data": DATA, "base": overrides, "arms": ARMS, "seeds": [seed]},
+        root,
+        workers=len(ARMS),
+        name=f"demo_{preset_name}_s{seed}_{identity}",
+        parameters={"device": "cpu"},
+    )
+    if sweep.failed:
         raise RunFailedError(
-            "; ".join(f"arm {name!r} failed: {error}" for name, error in failures.items())
+            "; ".join(
+                f"arm {row['arm']!r} failed: {row['error']['type']}: {row['error']['message']}"
+                for row in sweep.failed
+            )
         )
-    return {name: folders[name] for name in ARMS}
+    return sweep
 
 
-def _train_arm(
-    name: str,
-    preset_name: str,
-    overrides: dict[str, Json],
-    data: Json,
-    seed: int,
-    runs_dir: str,
-    events: Any,
-) -> None:
-    """Body of one arm's process."""
-    last = 0.0
-
-    def forward(event: dict[str, Any]) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if event["kind"] != "step" or now - last > 0.5 or event["step"] == event["steps"]:
-            last = now
-            kept = ("kind", "step", "steps", "AP", "AP50")
-            events.put((name, {key: event[key] for key in kept if key in event}))
-
-    logging.basicConfig(level=logging.ERROR)
-    try:
-        from deim_lab.training.loop import train
-
-        run = train(
-            preset(preset_name, overrides),
-            data,
-            seed=seed,
-            runs_dir=runs_dir,
-            device="cpu",
-            on_event=forward,
-        )
-    except Exception as error:
-        events.put((name, {"kind": "failed", "error": f"{type(error).__name__}: {error}"}))
-        raise
-    events.put((name, {"kind": "finished", "run": str(run.folder)}))
-
-
-def _measured(name: str, folder: Path) -> Arm:
-    from deim_lab.runs import Run
-
-    run = Run.open(folder)
-    metrics = run.metrics()
-    val, train_rows = metrics[metrics["kind"] == "val"], metrics[metrics["kind"] == "train"]
-    last = val.iloc[-1]
-    return Arm(
-        name,
-        folder,
-        ap=float(last["AP"]),
-        ap50=float(last["AP50"]),
-        targets_per_image=float(train_rows["targets_per_image"].mean()),
-        seconds=float(run.info["seconds"]),
-    )
-
-
-def _draw(folders: Mapping[str, Path], out: Path) -> list[Path]:
+def _draw(comparison: Comparison, out: Path) -> list[Path]:
     from deim_lab import figures
     from deim_lab.runs import Run
 
-    tables = {name: Run.open(folder).metrics() for name, folder in folders.items()}
-    return list(figures.save(figures.training.side_by_side(tables), out / "plain_against_deim"))
+    logs = {
+        arm.name: Run.open(comparison.folder / arm.trials[0].run).metrics()
+        for arm in comparison.arms
+    }
+    return list(figures.save(figures.training.side_by_side(logs), out / "plain_against_deim"))
 
 
-def _execute(notebook: Path, out: Path, preset_name: str, seed: int, root: Path) -> list[Path]:
+def _execute(notebook: Path, out: Path, preset_name: str, seed: int, root: Path) -> Path:
     """Run the notebook on the embedded set; returns the executed copy."""
     import papermill
 
@@ -241,7 +152,7 @@ def _execute(notebook: Path, out: Path, preset_name: str, seed: int, root: Path)
         cwd=str(Path.cwd()),
         parameters={"preset": preset_name, "data": DATA, "seed": seed, "runs_dir": str(root)},
     )
-    return [target]
+    return target
 
 
 def add(verbs: Any, shared: options.Shared) -> None:

@@ -32,18 +32,22 @@ def locate(kind: Kind, name_or_path: str | Path) -> Path:
     """The ready file of a bare name such as ``components``; anything else is a path already.
 
     Raises:
-        ConfigError: no ready file has this name. Names the nearest one.
+        ConfigError: no ready file has this name (names the nearest one), or the path does not
+            exist and a ready file has its name.
     """
-    path = Path(name_or_path)
+    path, ready, one = Path(name_or_path), files(kind), kind.removesuffix("s")
     if path.suffix or str(path) != path.name:
+        if path.suffix == SUFFIX[kind] and path.stem in ready and not path.exists():
+            raise ConfigError(
+                f"{one} file {str(path)!r} does not exist. For the ready {one}, give the name "
+                f"alone: {path.stem}"
+            )
         return path
-    ready = files(kind)
     if path.name not in ready:
         listed = ", ".join(ready) or "none"
         raise ConfigError(
-            f"there is no ready {kind.removesuffix('s')} {path.name!r}"
-            f"{nearest(path.name, ready)}; ready: {listed}. A path needs its ending, "
-            f"such as {path.name}{SUFFIX[kind]}"
+            f"there is no ready {one} {path.name!r}{nearest(path.name, ready)}; ready: {listed}. "
+            f"A path needs its ending, such as {path.name}{SUFFIX[kind]}"
         )
     return ready[path.name]
 

@@ -18,7 +18,6 @@ from typing import Any
 import yaml
 
 from deim_lab.errors import ConfigError
-from deim_lab.host import shipped
 from deim_lab.host.files import nearest_beside
 
 Json = Any
@@ -37,18 +36,12 @@ def load(path: Path) -> dict[str, Json]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise ConfigError(f"grid file {str(path)!r} does not exist{_instead(path)}") from error
+        raise ConfigError(
+            f"grid file {str(path)!r} does not exist{nearest_beside(path)}"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"grid file {str(path)!r} can't be read: {error}") from error
     return parse(text, str(path), as_json=path.suffix == ".json")
-
-
-def _instead(path: Path) -> str:
-    """What an absent file may stand for: a file beside it, or a ready grid."""
-    ready = ""
-    if path.stem in shipped.files("grids"):
-        ready = f". A ready grid needs no path: {path.stem}"
-    return nearest_beside(path) + ready
 
 
 def parse(text: str, said: str, *, as_json: bool = False) -> dict[str, Json]:
@@ -65,9 +58,8 @@ def parse(text: str, said: str, *, as_json: bool = False) -> dict[str, Json]:
             f"{said}{line}: no readable YAML: {error.problem or error.context}"
         ) from error
     except (yaml.YAMLError, json.JSONDecodeError, RecursionError) as error:
-        raise ConfigError(
-            f"{said}: no readable {'JSON' if as_json else 'YAML'}: {error}"
-        ) from error
+        language = "JSON" if as_json else "YAML"
+        raise ConfigError(f"{said}: no readable {language}: {error}") from error
     except ConfigError as error:
         raise ConfigError(
             f"{said}: {error}" if not str(error).startswith(said) else str(error)
