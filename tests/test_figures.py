@@ -361,6 +361,23 @@ def test_colours_stand_in_the_palette_alone() -> None:
     assert elsewhere == []
 
 
+def test_ink_can_be_read_on_every_class() -> None:
+    """A contrast of at least 3, which WCAG asks of large text."""
+
+    def luminance(tint: str) -> float:
+        parts = [
+            value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4
+            for value in matplotlib.colors.to_rgb(tint)
+        ]
+        return float(np.dot(parts, (0.2126, 0.7152, 0.0722)))
+
+    for ground in palette.CLASSES:
+        low, high = sorted((luminance(ground), luminance(palette.ink_on(ground))))
+        assert (high + 0.05) / (low + 0.05) > 3, ground
+    assert palette.ink_on(palette.YELLOW) == "black"
+    assert palette.ink_on(palette.BLUE) == "white"
+
+
 def test_each_phase_has_a_colour() -> None:
     assert set(palette.PHASES) == set(Phase)
     assert {phase: tint for phase, (_, tint) in schedule.PHASES.items()} == palette.PHASES

@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from deim_lab import palette
-from deim_lab.figures import style
+from deim_lab.figures import marks, style
 
 Floats = NDArray[np.floating[Any]]
 Rows = Mapping[str, Any]  # columns of equal length, a row an image: variant, targets, mosaic, mixed
@@ -58,30 +58,14 @@ def histogram(
         edges: bins, by default ``bin_edges(rows)``: whole numbers of targets.
     """
     edges = bin_edges(rows) if edges is None else edges
+    many = len(variants) > 1
     with style.context():
         fig, ax = style.canvas(ax)
         for name in variants:
             counts = targets_of(rows, name)
             inside, _ = np.histogram(counts, edges)
             share = inside / max(len(counts), 1)
-            tint = palette.colour(name)
-            ax.bar(
-                edges[:-1],
-                share,
-                width=np.diff(edges),
-                align="edge",
-                color=tint,
-                alpha=0.75 if len(variants) > 1 else 1.0,
-                edgecolor="white",
-                linewidth=0.3,
-                label=f"{style.label(name)}: {counts.mean():.1f}",
-            )
-            ax.axvline(
-                counts.mean(),
-                color=tint if len(variants) > 1 else palette.INK,
-                linewidth=1.0,
-                linestyle=(0, (3, 2)),
-            )
+            _variant(ax, name, edges, share, float(counts.mean()), alone=not many)
             style.attach(
                 fig,
                 f"histogram {name}",
@@ -94,7 +78,7 @@ def histogram(
                 },
             )
         _axis(ax, edges)
-        if len(variants) > 1:  # above the axes, where no bar or mean line can lie under it
+        if many:  # above the axes, where no bar or mean line can lie under it
             ax.legend(
                 loc="lower left",
                 bbox_to_anchor=(0, 1),
@@ -115,24 +99,8 @@ def means(rows: Rows, *, ax: Axes | None = None) -> Figure:
         fig, ax = style.canvas(ax)
         names = variants(rows)
         values = [float(targets_of(rows, name).mean()) for name in names]
-        positions = np.arange(len(names))[::-1]
-        ax.barh(positions, values, height=0.62, color=[palette.colour(name) for name in names])
-        for position, value in zip(positions, values, strict=True):
-            times = (
-                f"  ({value / values[0]:.1f}×)"
-                if values[0] > 0 and position != positions[0]
-                else ""
-            )
-            ax.annotate(
-                f"{value:.1f}{times}",
-                (value, position),
-                xytext=(3, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=7,
-            )
-        ax.set_yticks(positions, [style.label(name).replace(" + ", "\n+ ") for name in names])
-        ax.tick_params(axis="y", length=0)
+        places = marks.bars(ax, values, [palette.colour(name) for name in names], times=True)
+        ax.set_yticks(places, [style.label(name).replace(" + ", "\n+ ") for name in names])
         ax.set_xlim(0, max(values, default=0) * 1.38 or 1)
         ax.set_xlabel("mean targets per image")
         style.attach(
@@ -229,17 +197,12 @@ def expected_grid(
 ) -> Figure:
     """The density slider at several settings at once: its static twin."""
     with style.context():
-        columns = min(3, len(settings))
-        lines = -(-len(settings) // columns)
-        fig = style.figure(style.DOUBLE, 0.3 + 1.55 * lines)
-        panels = fig.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
-        for ax, (mosaic_prob, mixup_prob) in zip(panels, settings, strict=False):
+        fig, panels = marks.small_multiples(len(settings), 1.55)
+        for ax, (mosaic_prob, mixup_prob) in zip(panels, settings, strict=True):
             shown = Expected(rows, ax, legend=False)
             shown.update(mosaic_prob, mixup_prob)
             style.attach(fig, f"Mosaic {mosaic_prob:g}, MixUp {mixup_prob:g}", shown.table())
             ax.label_outer()
-        for ax in panels[len(settings) :]:
-            ax.set_visible(False)
         return fig
 
 
@@ -352,6 +315,25 @@ def bin_edges(rows: Rows) -> Floats:
     top = int(np.asarray(rows["targets"]).max(initial=0)) + 1
     width = max(1, -(-top // MAX_BINS))
     return np.arange(0, top + width, width) - 0.5
+
+
+def _variant(
+    ax: Axes, name: str, edges: Floats, share: Floats, mean: float, *, alone: bool
+) -> None:
+    """One variant's bars and a line at its mean."""
+    tint = palette.colour(name)
+    ax.bar(
+        edges[:-1],
+        share,
+        width=np.diff(edges),
+        align="edge",
+        color=tint,
+        alpha=1.0 if alone else 0.75,
+        edgecolor="white",
+        linewidth=0.3,
+        label=f"{style.label(name)}: {mean:.1f}",
+    )
+    ax.axvline(mean, color=palette.INK if alone else tint, linewidth=1.0, linestyle=(0, (3, 2)))
 
 
 def _axis(ax: Axes, edges: Floats) -> None:

@@ -10,9 +10,10 @@ import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 
 from deim_lab import palette
-from deim_lab.figures import style
+from deim_lab.figures import marks, style
 from deim_lab.study.gradients import curves as computed
 from deim_lab.study.gradients.curves import (
     GAMMAS,
@@ -133,18 +134,13 @@ def curves_grid(
 ) -> Figure:
     """The gradient panel at several (γ, IoU): the static twin of the sliders."""
     with style.context():
-        columns = min(3, len(settings))
-        lines = -(-len(settings) // columns)
-        fig = style.figure(style.DOUBLE, 0.3 + 1.6 * lines)
-        panels = fig.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
-        for ax, (gamma, iou) in zip(panels, settings, strict=False):
+        fig, panels = marks.small_multiples(len(settings), 1.6)
+        for ax, (gamma, iou) in zip(panels, settings, strict=True):
             shown = Curves((None, ax), kinds=kinds, legend=ax is panels[0])
             shown.update(gamma, iou)
             ax.set_title(f"γ = {gamma:g}, IoU = {iou:g}")
             style.attach(fig, f"gamma {gamma:g}, iou {iou:g}", shown.table())
             ax.label_outer()
-        for ax in panels[len(settings) :]:
-            ax.set_visible(False)
         return fig
 
 
@@ -298,14 +294,11 @@ class Curves:
         if "gradient" in self.panels:
             # A positive's gradient lies in [−1, 1]; MAL's on a negative reaches 1 as well.
             self.panels["gradient"].set_ylim(-1.05 if positive else -0.05, 1.05)
-        last = list(self.panels.values())[-1]
-        self.legend = (
-            last.legend(
-                loc="lower right" if positive and "gradient" in self.panels else "upper left"
-            )
-            if legend
-            else None
-        )
+        self.legend: Legend | None = None
+        if legend:
+            last = list(self.panels.values())[-1]
+            last_is_rising = positive and "gradient" in self.panels
+            self.legend = last.legend(loc="lower right" if last_is_rising else "upper left")
         self.title = next(iter(self.panels.values())).set_title(" ")
 
     @property

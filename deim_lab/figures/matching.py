@@ -1,10 +1,8 @@
 """Matching made visible: cost matrices, matched pairs on the image, match quality and stability
 over epochs, positives per image.
 
-Tables are those of ``microscope`` (or any with the same columns). Matched pairs to be drawn are a
-table, a row a target at a level: ``level, iou`` and both boxes in pixels, ``query_x1 … query_y2``
-(NaN: the target has no query) and ``target_x1 … target_y2``. The checkpoint of epoch e (from 0, as
-in the log) stands at e + 1, the epochs then done.
+Tables are those of ``study.matching`` (or any with the same columns). The checkpoint of epoch e
+(from 0, as in the log) stands at e + 1, the epochs then done.
 """
 
 from __future__ import annotations
@@ -14,24 +12,46 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.collections import LineCollection
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.image import AxesImage
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from deim_lab import palette
-from deim_lab.figures import style
+from deim_lab.figures import marks, style
+from deim_lab.figures.pairs import (
+    QUALITY,
+    Drawn,
+    Steps,
+    few,
+    levels_of,
+    on_image,
+    over_layers,
+)
+
+__all__ = [
+    "QUALITY",
+    "Drawn",
+    "Steps",
+    "cost_matrix",
+    "few",
+    "growth",
+    "iou_histogram",
+    "levels_of",
+    "method_colours",
+    "on_image",
+    "over_epochs",
+    "over_layers",
+    "positives",
+    "quality_and_stability",
+    "shown_queries",
+]
 
 Array = NDArray[Any]
-# Match quality from poor to good, in the order of lightness and of two hues that colour-blind
-# readers tell apart.
-QUALITY = LinearSegmentedColormap.from_list("quality", palette.QUALITY_RAMP)
 _PARTS = {"class": "class", "l1": "L1", "giou": "−GIoU"}
-_SIDES = ("x1", "y1", "x2", "y2")
 method_colours = palette.matchings
 
 
@@ -56,54 +76,59 @@ def cost_matrix(
     columns = shown_queries(
         total, pairs, limit if limit is not None else min(max(16, len(pairs) + 4), 40)
     )
-    place = {query: column for column, query in enumerate(columns)}
-    rows = len(total)
     with style.context():
-        fig = style.figure(style.DOUBLE, 0.95 + min(0.3 * max(rows, 3), 4.5))
+        fig = style.figure(style.DOUBLE, 0.95 + min(0.3 * max(len(total), 3), 4.5))
         panels = {
             **{_PARTS.get(name, name): np.asarray(part) for name, part in costs.items()},
             "sum": total,
         }
-        for ax, (title, values) in zip(
-            fig.subplots(1, len(panels), sharey=True), panels.items(), strict=True
-        ):
-            picture = ax.imshow(values[:, columns], cmap="viridis", aspect="auto")
-            ax.plot(
-                [place[q] for q, _ in pairs if q in place],
-                [t for q, t in pairs if q in place],
-                "s",
-                markersize=6,
-                markerfacecolor="none",
-                markeredgecolor=palette.ASSIGNED,
-                markeredgewidth=1.4,
-            )
+        axes = fig.subplots(1, len(panels), sharey=True)
+        for ax, (title, values) in zip(axes, panels.items(), strict=True):
+            picture = _cost_panel(ax, values[:, columns], columns, pairs)
             ax.set_title(title)
-            ax.set_xticks(
-                range(len(columns)), [str(query) for query in columns], rotation=90, fontsize=5.5
-            )
-            ax.set_yticks(range(rows), target_names or [str(row) for row in range(rows)])
-            ax.set_xlabel("query")
-            fig.colorbar(
-                picture, ax=ax, location="top", aspect=14, shrink=0.9, pad=0.02
-            ).ax.tick_params(labelsize=6)
-        fig.axes[0].set_ylabel("target")
-        target, column = np.indices((rows, len(columns)))
-        queries = np.asarray(columns)[column.ravel()]
-        assigned = set(pairs)
-        style.attach(
-            fig,
-            "costs",
-            {
-                "target": target.ravel(),
-                "query": queries,
-                **{name: values[:, columns].ravel() for name, values in panels.items()},
-                "assigned": [
-                    pair in assigned
-                    for pair in zip(queries.tolist(), target.ravel().tolist(), strict=True)
-                ],
-            },
-        )
+            bar = fig.colorbar(picture, ax=ax, location="top", aspect=14, shrink=0.9, pad=0.02)
+            bar.ax.tick_params(labelsize=6)
+        rows = range(len(total))
+        axes[0].set_yticks(rows, target_names or [str(row) for row in rows])
+        axes[0].set_ylabel("target")
+        style.attach(fig, "costs", _cost_table(panels, columns, pairs))
         return fig
+
+
+def _cost_panel(
+    ax: Axes, values: Array, columns: Sequence[int], pairs: Sequence[tuple[int, int]]
+) -> AxesImage:
+    """One part of the cost as an image, a square at each assignment."""
+    picture = ax.imshow(values, cmap="viridis", aspect="auto")
+    place = {query: column for column, query in enumerate(columns)}
+    drawn = [(place[query], target) for query, target in pairs if query in place]
+    ax.plot(
+        [column for column, _ in drawn],
+        [target for _, target in drawn],
+        "s",
+        markersize=6,
+        markerfacecolor="none",
+        markeredgecolor=palette.ASSIGNED,
+        markeredgewidth=1.4,
+    )
+    ax.set_xticks(range(len(columns)), [str(query) for query in columns], rotation=90, fontsize=5.5)
+    ax.set_xlabel("query")
+    return picture
+
+
+def _cost_table(
+    panels: Mapping[str, Array], columns: Sequence[int], pairs: Sequence[tuple[int, int]]
+) -> dict[str, Any]:
+    """The numbers of the panels, a row a target and query."""
+    target, column = np.indices((len(panels["sum"]), len(columns)))
+    targets, queries = target.ravel(), np.asarray(columns)[column.ravel()]
+    assigned = set(pairs)
+    return {
+        "target": targets,
+        "query": queries,
+        **{name: values[:, columns].ravel() for name, values in panels.items()},
+        "assigned": [pair in assigned for pair in zip(queries.tolist(), targets.tolist())],
+    }
 
 
 def shown_queries(total: Array, pairs: Sequence[tuple[int, int]], limit: int) -> list[int]:
@@ -117,154 +142,6 @@ def shown_queries(total: Array, pairs: Sequence[tuple[int, int]], limit: int) ->
         else []
     )
     return (assigned + others)[: max(limit, 1)]
-
-
-def on_image(
-    image: Array, pairs: pd.DataFrame, *, ax: Axes | None = None, title: str = ""
-) -> Figure:
-    """Targets (black on white) and their queries on the image: a query's colour is the IoU, a line
-    joins the centres.
-
-    Args:
-        image: ``[H, W, 3]``, uint8 or float in [0, 1].
-        pairs: of one level.
-    """
-    with style.context():
-        fig, ax = style.canvas(
-            ax, style.SINGLE, style.SINGLE * image.shape[0] / image.shape[1] + 0.3
-        )
-        Drawn(image, ax).update(pairs, title)
-        style.attach(fig, title or "pairs", pairs)
-        return fig
-
-
-def over_layers(image: Array, steps: Mapping[str, pd.DataFrame]) -> Figure:
-    """A row a step (checkpoint), a column a level: the static twin of the checkpoint slider.
-    ``steps``: name → pairs of all levels.
-    """
-    levels = levels_of(steps)
-    with style.context():
-        side = style.DOUBLE / len(levels)
-        fig = style.figure(
-            style.DOUBLE,
-            0.5 + len(steps) * (side * image.shape[0] / image.shape[1] + 0.2),
-            photographic=True,
-        )
-        panels = fig.subplots(len(steps), len(levels), squeeze=False)
-        for row, (step, pairs) in zip(panels, steps.items(), strict=True):
-            for ax, level in zip(row, levels, strict=True):
-                Drawn(image, ax).update(pairs[pairs["level"] == level], level)
-            row[0].set_ylabel(step)
-            style.attach(fig, step, pairs)
-        bar = fig.colorbar(
-            ScalarMappable(Normalize(0, 1), QUALITY),
-            ax=list(panels.ravel()),
-            location="bottom",
-            aspect=60,
-            fraction=0.03,
-            pad=0.02,
-        )
-        bar.set_label(
-            "IoU of the match: the query's colour; targets are black, unmatched ones dashed",
-            fontsize=7,
-        )
-        return fig
-
-
-def few(steps: Mapping[Any, Any], limit: int = 3) -> dict[Any, Any]:
-    """At most ``limit`` of the steps, evenly from the first to the last."""
-    keys = list(steps)
-    chosen = sorted(
-        {round(index) for index in np.linspace(0, len(keys) - 1, min(limit, len(keys)))}
-    )
-    return {keys[index]: steps[keys[index]] for index in chosen}
-
-
-class Drawn:
-    """The artists of ``on_image``, made once; ``update`` moves them to other pairs. The slider and
-    the still picture share it.
-    """
-
-    def __init__(self, image: Array, ax: Axes) -> None:
-        self.ax = ax
-        ax.imshow(image)
-        ax.set_xlim(-0.5, image.shape[1] - 0.5)
-        ax.set_ylim(image.shape[0] - 0.5, -0.5)
-        ax.set_xticks([])
-        ax.set_yticks([])
-        ax.spines[:].set_visible(False)
-        quality: dict[str, Any] = {"cmap": QUALITY, "norm": Normalize(0, 1)}
-        self.halo = LineCollection([], colors="white", linewidths=2.6)
-        self.targets = LineCollection([], colors="black", linewidths=1.2)
-        self.missed = LineCollection([], colors=palette.PINK, linewidths=1.2, linestyles="dashed")
-        self.queries = LineCollection([], linewidths=1.5, **quality)
-        self.links = LineCollection([], linewidths=1.2, linestyles="dotted", **quality)
-        for collection in (self.halo, self.targets, self.missed, self.queries, self.links):
-            ax.add_collection(collection)
-        self.title = ax.set_title(" ")
-
-    @property
-    def moving(self) -> list[Artist]:
-        """What ``update`` changes, in drawing order."""
-        return [self.halo, self.targets, self.missed, self.queries, self.links, self.title]
-
-    def update(self, pairs: pd.DataFrame, title: str = "") -> None:
-        """Show the pairs of one level."""
-        matched = pairs[pairs["query_x1"].notna()]
-        queries, targets, missed = (
-            table[[f"{who}_{side}" for side in _SIDES]].to_numpy(dtype=float)
-            for table, who in (
-                (matched, "query"),
-                (matched, "target"),
-                (pairs[pairs["query_x1"].isna()], "target"),
-            )
-        )
-        for collection, boxes in (
-            (self.halo, targets),
-            (self.targets, targets),
-            (self.missed, missed),
-            (self.queries, queries),
-        ):
-            collection.set_segments([_outline(box) for box in boxes])
-        self.links.set_segments(
-            [
-                [_centre(query), _centre(target)]
-                for query, target in zip(queries, targets, strict=True)
-            ]
-        )
-        iou = matched["iou"].to_numpy(dtype=float)
-        self.queries.set_array(iou)
-        self.links.set_array(iou)
-        mean = f"IoU {iou.mean():.2f}" if len(iou) else "no match"
-        self.title.set_text(f"{title}: {mean}" if title else mean)
-
-
-class Steps:
-    """All levels of one image, stepping through checkpoints: what the slider shows.
-
-    ``axes``: one a level of ``steps`` (name → pairs of all levels), in order.
-    """
-
-    def __init__(
-        self, image: Array, steps: Mapping[str, pd.DataFrame], axes: Sequence[Axes]
-    ) -> None:
-        self.steps, self.levels = list(steps.items()), levels_of(steps)
-        self.drawn = [Drawn(image, ax) for ax in axes]
-
-    @property
-    def moving(self) -> list[Artist]:
-        """What ``update`` changes, in drawing order."""
-        return [artist for drawn in self.drawn for artist in drawn.moving]
-
-    def update(self, index: int) -> str:
-        """Show step ``index``; returns its numbers as text."""
-        step, pairs = self.steps[index]
-        for drawn, level in zip(self.drawn, self.levels, strict=True):
-            drawn.update(pairs[pairs["level"] == level], level)
-        means = pairs.groupby("level", sort=False)["iou"].mean()
-        return f"{step}: mean matched IoU " + ", ".join(
-            f"{level} {value:.2f}" for level, value in means.items()
-        )
 
 
 def iou_histogram(pairs: pd.DataFrame, *, bins: int = 10, limit: int = 5) -> Figure:
@@ -310,7 +187,7 @@ def iou_histogram(pairs: pd.DataFrame, *, bins: int = 10, limit: int = 5) -> Fig
             ax.set_ylim(bottom=0)
             ax.set_xlabel("IoU of the match")
         fig.axes[0].set_ylabel("share of matches")
-        fig.axes[0].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+        marks.in_percent(fig.axes[0].yaxis)
         bar = fig.colorbar(tints, ax=fig.axes, aspect=18, pad=0.01, label="epochs done")
         bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
         return fig
@@ -331,7 +208,7 @@ def over_epochs(
             rows = table[table["level"] == level]
             ax.plot(rows["epoch"] + 1, rows[value], "o-", color=tint, label=level, clip_on=False)
         ax.set_ylim(0, 1)
-        ax.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+        marks.in_percent(ax.yaxis, decimals=None)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_xlabel("epochs done")
         ax.set_ylabel(label or value)
@@ -365,29 +242,14 @@ def positives(counted: pd.DataFrame) -> Figure:
     with style.context():
         fig = style.figure(style.DOUBLE, 0.75 + 0.36 * len(names))
         left, right = fig.subplots(1, 2, sharey=True, width_ratios=(1.5, 1))
-        rows = np.arange(len(names))[::-1]
+        rows = marks.bars(left, means["positives"], [tints[name] for name in names], times=True)
+        marks.bars(right, per_target, [tints[name] for name in names], times=False)
         for ax, values, label in (
             (left, means["positives"].to_numpy(), "positives per image"),
             (right, per_target, "positives per target"),
         ):
-            ax.barh(rows, values, height=0.62, color=[tints[name] for name in names])
-            for row, value in zip(rows, values, strict=True):
-                times = (
-                    f"  ({value / values[0]:.1f}×)"
-                    if ax is left and row != rows[0] and values[0]
-                    else ""
-                )
-                ax.annotate(
-                    f"{value:.1f}{times}",
-                    (value, row),
-                    xytext=(3, 0),
-                    textcoords="offset points",
-                    va="center",
-                    fontsize=7,
-                )
             ax.set_xlim(0, float(np.max(values, initial=0)) * 1.3 or 1)
             ax.set_xlabel(label)
-            ax.tick_params(axis="y", length=0)
         left.vlines(
             means["targets"],
             rows - 0.42,
@@ -435,20 +297,6 @@ def growth(table: pd.DataFrame) -> Figure:
         ax.legend(loc="best")
         style.attach(fig, "growth", table[["epoch", "method", "per_target"]])
         return fig
-
-
-def levels_of(steps: Mapping[str, pd.DataFrame]) -> list[str]:
-    """Names of the levels that the steps have, in order."""
-    return list(dict.fromkeys(str(level) for pairs in steps.values() for level in pairs["level"]))
-
-
-def _outline(box: Array) -> list[tuple[float, float]]:
-    x1, y1, x2, y2 = (float(value) for value in box)
-    return [(x1, y1), (x2, y1), (x2, y2), (x1, y2), (x1, y1)]
-
-
-def _centre(box: Array) -> tuple[float, float]:
-    return float(box[0] + box[2]) / 2, float(box[1] + box[3]) / 2
 
 
 def _room(ax: Axes, epochs: pd.Series) -> None:

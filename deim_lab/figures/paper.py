@@ -9,9 +9,7 @@ have figures of their own, whose titles say on what data, over how many seeds an
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -22,11 +20,22 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, ScalarFormatter
 
 from deim_lab import palette
-from deim_lab.figures import style
+from deim_lab.figures import marks, style
+from deim_lab.figures.own_runs import own_runs
+
+__all__ = [
+    "MEASURED",
+    "REPORTED",
+    "against_epochs",
+    "against_latency",
+    "components",
+    "main",
+    "own_runs",
+    "zoo",
+]
 
 REPORTED, MEASURED = palette.REPORTED, palette.MEASURED
 _NOTHING_MEASURED = "nothing measured\non COCO val2017 here"
-_MOST_NAMES = 8  # recipes named in a panel's legend
 _MARKS = {"D-FINE": "o", "RT-DETRv2": "s", "DEIMv2": "D"}  # the others: a triangle
 
 
@@ -87,7 +96,7 @@ def against_epochs(
         epochs = sorted({*points["epochs"], *mine["epochs"].astype(float)})
         ax.set_xscale("log")
         ax.set_xlim(min(epochs, default=10) / 1.3, max(epochs, default=100) * 3)  # room for names
-        ax.xaxis.set_major_locator(FixedLocator(_apart(epochs)))
+        ax.xaxis.set_major_locator(FixedLocator(marks.apart(epochs)))
         ax.xaxis.set_major_formatter(ScalarFormatter())
         ax.xaxis.set_minor_locator(NullLocator())
         ax.xaxis.set_minor_formatter(NullFormatter())
@@ -156,14 +165,8 @@ def components(gains: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
                 color=REPORTED,
                 alpha=1.0 if whole else 0.45,
             )
-            ax.annotate(
-                f"{level:.1f}" if whole else f"+{row['gain_points']:.1f}",
-                (position, level),
-                xytext=(0, 2),
-                textcoords="offset points",
-                ha="center",
-                fontsize=7,
-            )
+            text = f"{level:.1f}" if whole else f"+{row['gain_points']:.1f}"
+            marks.beside(ax, text, (position, level), (0, 2), ha="center")
             drawn.append(
                 {
                     "arm": row["arm"],
@@ -188,39 +191,6 @@ def components(gains: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
             "components",
             pd.DataFrame(drawn, columns=["arm", "from_percent", "to_percent", "kind"]),
         )
-        return fig
-
-
-def own_runs(measured: pd.DataFrame) -> Figure:
-    """Runs on the user's own data: AP against epochs, a panel a data set; a bar of ± one sd over
-    seeds where there are several.
-
-    Args:
-        measured: ``measured.finished_runs``; none: a figure that says so.
-    """
-    with style.context():
-        sets = list(dict.fromkeys(measured["data"]))
-        rows, names = (
-            max(1, -(-len(sets) // 2)),
-            min(_MOST_NAMES, len(measured[["preset", "differs"]].drop_duplicates())),
-        )
-        fig = style.figure(style.DOUBLE, rows * (2.3 + 0.14 * names))
-        panels = fig.subplots(rows, 2 if len(sets) > 1 else 1, squeeze=False).ravel()
-        if not sets:
-            panels[0].text(
-                0.5,
-                0.5,
-                "no finished run here",
-                transform=panels[0].transAxes,
-                ha="center",
-                color=palette.DARK_NOTE,
-            )
-            style.attach(fig, "own runs", measured)
-        for ax in panels[len(sets) :]:
-            ax.set_axis_off()
-        for ax, name in zip(panels, sets):
-            _own_set(ax, measured[measured["data"] == name])
-            style.attach(fig, f"own runs on {name}", measured[measured["data"] == name])
         return fig
 
 
@@ -267,66 +237,15 @@ def zoo(sizes: pd.DataFrame, times: pd.DataFrame, *, machine: str) -> Figure:
         right.set_ylabel("AP on COCO val2017, as reported")
         right.margins(y=0.15)
         if points.empty:
-            right.text(
-                0.5,
-                0.5,
+            marks.say(
+                right,
                 "no timed preset has a reported AP",
-                transform=right.transAxes,
-                ha="center",
+                va="baseline",
+                fontsize=8,
                 color=palette.DARK_NOTE,
             )
         style.attach(fig, "latency measured", points)
         return fig
-
-
-def _own_set(ax: Axes, rows: pd.DataFrame) -> None:
-    """One data set's runs: a mark a recipe."""
-    recipes = list(dict.fromkeys(zip(rows["preset"], rows["differs"])))
-    shared = (
-        set.intersection(*(set(_parts(differs)) for _, differs in recipes))
-        if len(recipes) > 1
-        else set()
-    )
-    apart = 0.012 * float(rows["epochs"].max())  # recipes of one length would lie on one another
-    for number, (preset, differs) in enumerate(recipes):
-        mine = rows[(rows["preset"] == preset) & (rows["differs"] == differs)].sort_values("epochs")
-        own = ", ".join(part for part in _parts(differs) if part not in shared)
-        label = f"{preset}{': ' + _short(own) if own else ''}"
-        shade = MEASURED if not number else palette.OTHERS[(number - 1) % len(palette.OTHERS)]
-        at = mine["epochs"].to_numpy(float) + apart * (
-            number - (len(recipes) - 1) / 2 if len(set(rows["epochs"])) == 1 else 0
-        )
-        ax.errorbar(
-            at,
-            mine["ap_percent"].to_numpy(),
-            yerr=mine["ap_sd_percent"].fillna(0).to_numpy(),
-            fmt="D",
-            color=shade,
-            markersize=4,
-            capsize=2,
-            elinewidth=0.8,
-            label=label,
-        )
-    seeds = sorted({int(value) for value in rows["seeds"]})
-    many = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    ax.set_title(
-        f"{rows['data'].iloc[0]}: {many} seed{'s' if seeds[-1] > 1 else ''}, "
-        f"{', '.join(sorted(set(rows['device'])))}"
-    )
-    ax.set_xlabel("epochs")
-    ax.set_ylabel("AP on its validation set")
-    ax.margins(y=0.15)
-    epochs = sorted({float(value) for value in rows["epochs"]})
-    ax.set_xlim(0, 1.15 * epochs[-1])
-    ax.xaxis.set_major_locator(FixedLocator(_apart(epochs)))
-    handles, labels = ax.get_legend_handles_labels()
-    if len(labels) > _MOST_NAMES:
-        labels[_MOST_NAMES - 1 :] = [
-            f"… and {len(labels) - _MOST_NAMES + 1} recipes more: see the table"
-        ]
-    ax.legend(
-        handles[: len(labels)], labels, loc="upper left", bbox_to_anchor=(0, -0.2), fontsize=6
-    )
 
 
 def _lines(ax: Axes, points: pd.DataFrame, column: str, colour: str) -> None:
@@ -347,26 +266,23 @@ def _lines(ax: Axes, points: pd.DataFrame, column: str, colour: str) -> None:
             markerfacecolor=colour if deim else "white",
             markeredgewidth=0.9,
         )
+        only_one = len(members) == 1
         for row in members.to_dict("records"):
+            at = (row[column], row["ap_percent"])
+            if only_one:
+                marks.beside(ax, row["model"], at, (5, -4 - 7 * alone), fontsize=6, ha="left")
+                continue
             size = str(row["model"]).rpartition("-")[2]
-            offset = (
-                (5, -4 - 7 * alone)
-                if len(members) == 1
-                else (9, -3)
-                if size.endswith("*")
-                else (0, 4 if deim else -9)
-            )
-            ax.annotate(
-                row["model"] if len(members) == 1 else size,
-                (row[column], row["ap_percent"]),
-                xytext=offset,
-                fontsize=6,
-                textcoords="offset points",
-                ha="left" if len(members) == 1 else "center",
-                color=palette.INK,
-            )
-        alone += len(members) == 1
+            marks.beside(ax, size, at, _size_offset(size, deim=deim), fontsize=6, ha="center")
+        alone += only_one
     ax.margins(y=0.09)
+
+
+def _size_offset(size: str, *, deim: bool) -> tuple[float, float]:
+    """Where a size's name stands from its mark, in points: DEIM's above, the others' below."""
+    if size.endswith("*"):
+        return 9, -3
+    return 0, 4 if deim else -9
 
 
 def _point(ax: Axes, x: float, y: float, name: Any, colour: str) -> None:
@@ -381,14 +297,7 @@ def _point(ax: Axes, x: float, y: float, name: Any, colour: str) -> None:
         zorder=3,
         markerfacecolor=colour if deim or measured else "white",
     )
-    ax.annotate(
-        str(name),
-        (x, y),
-        xytext=(6, -2.5),
-        textcoords="offset points",
-        fontsize=6.5,
-        color=palette.INK,
-    )
+    marks.beside(ax, str(name), (x, y), (6, -2.5), fontsize=6.5)
 
 
 def _finish(ax: Axes, mine: pd.DataFrame | None, title: str, legend: Sequence[Line2D] = ()) -> None:
@@ -460,21 +369,3 @@ def _both(points: pd.DataFrame, mine: pd.DataFrame, columns: list[str]) -> pd.Da
     return (
         pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*columns, "kind"])
     )
-
-
-def _apart(epochs: list[float]) -> list[float]:
-    """The values that fit as ticks on a logarithmic axis: none within a sixth of the one before."""
-    kept = epochs[:1]
-    for before, value in pairwise(epochs):
-        if value > 1.17 * kept[-1] and value != before:
-            kept.append(value)
-    return kept
-
-
-def _parts(differs: str) -> list[str]:
-    """``"a.b=1, c.d=[2, 3]"`` → ``["a.b=1", "c.d=[2, 3]"]``."""
-    return re.split(r", (?=[a-z_]+\.[a-z_]+=)", str(differs)) if differs else []
-
-
-def _short(text: str, limit: int = 70) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -11,11 +11,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 from numpy.typing import ArrayLike
 
 from deim_lab import palette
-from deim_lab.figures import style
+from deim_lab.figures import marks, style
 from deim_lab.study.gradients import share
 from deim_lab.study.gradients.curves import RECIPE_GAMMA, sizes_over_iou
 from deim_lab.study.gradients.share import (
@@ -126,7 +125,7 @@ def _matched_ious(ax: Axes, matches: pd.DataFrame, low_iou: float, title: str) -
         linewidth=0.3,
     )
     ax.set(xlim=(0, 1), xlabel="IoU of the match", ylabel="share of matched pairs", title=title)
-    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+    marks.in_percent(ax.yaxis)
     ax.axvline(low_iou, color=palette.INK, linewidth=0.6, linestyle=(0, (2, 2)))
 
 
@@ -170,7 +169,7 @@ def _shares(ax: Axes, shares: pd.DataFrame, of_pairs: float, low_iou: float) -> 
         xlabel="score p of all pairs",
         ylabel=f"gradient on IoU < {low_iou:g}",
     )
-    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+    marks.in_percent(ax.yaxis)
     ax.legend(loc="best")
 
 

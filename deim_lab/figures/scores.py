@@ -4,15 +4,16 @@ threshold.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from deim_lab import palette
-from deim_lab.figures import style
-from deim_lab.figures.quality import F1
+from deim_lab.figures import marks, style
+from deim_lab.study.gradients.thresholds import F1
 
 SHOWN = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 _HIGHEST_ROW = 14  # detectors that one figure tells apart
@@ -36,63 +37,13 @@ def comparison(table: pd.DataFrame, curves: Mapping[str, F1], *, data: str) -> F
     tints = dict(zip(names, palette.DETECTORS))
     shown = [name for name in SHOWN if table[name].notna().any()]
     with style.context():
-        fig = style.figure(
-            style.DOUBLE,
-            max(2.4, 0.9 + 0.14 * -(-len(names) // 3) + len(shown) * (0.16 + 0.07 * len(names))),
-        )
+        rows_of_legend = -(-len(names) // 3)
+        height = 0.9 + 0.14 * rows_of_legend + len(shown) * (0.16 + 0.07 * len(names))
+        fig = style.figure(style.DOUBLE, max(2.4, height))
         left, right = fig.subplots(1, 2, width_ratios=(1.25, 1))
-        for position, metric in enumerate(shown):
-            left.axhspan(
-                position - 0.5,
-                position + 0.5,
-                color=palette.BAND if position % 2 else "white",
-                zorder=0,
-            )
-            for index, name in enumerate(names):
-                value = table[metric].iloc[index]
-                offset = 0.6 * ((index + 0.5) / len(names) - 0.5)
-                left.plot(
-                    value, position + offset, "o", color=tints[name], markersize=4.5, clip_on=False
-                )
-                if pd.notna(value):
-                    left.annotate(
-                        f"{value:.1f}",
-                        (value, position + offset),
-                        xytext=(4, -2),
-                        textcoords="offset points",
-                        fontsize=5.5,
-                    )
-        left.set_yticks(range(len(shown)), shown)
-        left.set_ylim(len(shown) - 0.5, -0.5)
-        low, high = float(np.nanmin(table[shown])), float(np.nanmax(table[shown]))
-        left.set_xlim(max(0.0, low - 0.12 * (high - low) - 1), high + 0.12 * (high - low) + 1)
-        left.tick_params(axis="y", length=0)
-        left.set_xlabel("percent")
+        _numbers(left, table, shown, tints)
         left.set_title(f"{data}: COCO's numbers")
-        rows = []
-        for name, curve in curves.items():
-            thresholds, values = (
-                np.asarray(curve.thresholds, dtype=float),
-                np.asarray(curve.f1_at, dtype=float),
-            )
-            right.step(
-                thresholds[::-1],
-                values[::-1],
-                where="pre",
-                color=tints[name],
-                linewidth=1.1,
-                label=f"{name}: best F1 {curve.f1:.2f} at {curve.threshold:.2f}",
-            )
-            right.plot(
-                curve.threshold, curve.f1, "o", color=tints[name], markersize=5, clip_on=False
-            )
-            rows.append(_sparse(name, thresholds, values))
-        right.set_xlim(
-            0, max([1.0, *(float(part["threshold"].max()) for part in rows)])
-        )  # scores in percent, logits: as they are
-        right.set_ylim(0, 1)
-        right.set_xlabel("score threshold")
-        right.set_title("F1 at IoU 0.5; each one's best")
+        f1 = _f1(right, curves, tints)
         fig.legend(
             handles=right.get_legend_handles_labels()[0],
             loc="outside lower left",
@@ -100,14 +51,53 @@ def comparison(table: pd.DataFrame, curves: Mapping[str, F1], *, data: str) -> F
             fontsize=6.5,
         )  # type: ignore[call-arg]
         style.attach(fig, "scores", table)
-        style.attach(
-            fig,
-            "F1",
-            pd.concat(rows, ignore_index=True)
-            if rows
-            else pd.DataFrame(columns=["model", "threshold", "f1"]),
-        )
+        style.attach(fig, "F1", f1)
         return fig
+
+
+def _numbers(ax: Axes, table: pd.DataFrame, shown: Sequence[str], tints: Mapping[str, str]) -> None:
+    """A line a number, a dot a detector with its value."""
+    names = [str(name) for name in table["model"]]
+    for position, metric in enumerate(shown):
+        ground = palette.BAND if position % 2 else "white"
+        ax.axhspan(position - 0.5, position + 0.5, color=ground, zorder=0)
+        for index, name in enumerate(names):
+            value = table[metric].iloc[index]
+            height = position + 0.6 * ((index + 0.5) / len(names) - 0.5)
+            ax.plot(value, height, "o", color=tints[name], markersize=4.5, clip_on=False)
+            if pd.notna(value):
+                marks.beside(ax, f"{value:.1f}", (value, height), (4, -2), fontsize=5.5)
+    ax.set_yticks(range(len(shown)), shown)
+    ax.set_ylim(len(shown) - 0.5, -0.5)
+    low, high = float(np.nanmin(table[shown])), float(np.nanmax(table[shown]))
+    ax.set_xlim(max(0.0, low - 0.12 * (high - low) - 1), high + 0.12 * (high - low) + 1)
+    ax.tick_params(axis="y", length=0)
+    ax.set_xlabel("percent")
+
+
+def _f1(ax: Axes, curves: Mapping[str, F1], tints: Mapping[str, str]) -> pd.DataFrame:
+    """F1 over the threshold, a step line a detector and a dot at its best; returns the numbers."""
+    parts = [pd.DataFrame(columns=["model", "threshold", "f1"])]
+    for name, curve in curves.items():
+        thresholds = np.asarray(curve.thresholds, dtype=float)
+        values = np.asarray(curve.f1_at, dtype=float)
+        ax.step(
+            thresholds[::-1],
+            values[::-1],
+            where="pre",
+            color=tints[name],
+            linewidth=1.1,
+            label=f"{name}: best F1 {curve.f1:.2f} at {curve.threshold:.2f}",
+        )
+        ax.plot(curve.threshold, curve.f1, "o", color=tints[name], markersize=5, clip_on=False)
+        parts.append(_sparse(name, thresholds, values))
+    numbers = pd.concat(parts[1:] or parts, ignore_index=True)
+    # Scores in percent and logits as they are.
+    ax.set_xlim(0, max([1.0, *(float(part["threshold"].max()) for part in parts[1:])]))
+    ax.set_ylim(0, 1)
+    ax.set_xlabel("score threshold")
+    ax.set_title("F1 at IoU 0.5; each one's best")
+    return numbers
 
 
 def _sparse(name: str, thresholds: np.ndarray, values: np.ndarray, most: int = 400) -> pd.DataFrame:

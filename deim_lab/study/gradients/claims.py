@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from deim_lab.study.gradients.curves import (
+    GAMMAS,
     RECIPE_GAMMA,
     SCORES,
     gradient_ratio,
@@ -19,10 +20,8 @@ from deim_lab.study.gradients.curves import (
 )
 
 POOR, GOOD = 0.05, 0.95  # the two IoUs of the paper's figure
-FROM, TO = (
-    0.1,
-    0.9,
-)  # scores over which "nearly zero" is judged: beyond the minima of both losses at IoU 0.05
+# Scores over which "nearly zero" is judged: beyond the minima of both losses at IoU 0.05.
+FROM, TO = 0.1, 0.9
 NEARLY_ZERO = 0.05  # of the largest size that a gradient of BCE can have, 1
 PARITY = 1e-9
 
@@ -227,7 +226,7 @@ def negatives(gamma: float = RECIPE_GAMMA, other: float = 2.0, score: float = 0.
 
 
 def gamma_table(
-    values: Sequence[float] = (1.0, 1.3, 1.5, 1.8, 2.0, 2.5),
+    values: Sequence[float] = GAMMAS,
     ious: Sequence[float] = (0.05, 0.3, 0.5, 0.7, 0.9),
     score: float = 0.1,
 ) -> pd.DataFrame:

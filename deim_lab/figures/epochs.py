@@ -1,0 +1,84 @@
+"""What every figure of a run over its epochs needs: the rows of one kind of event, the epoch axis,
+the phases behind the panel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from deim_lab import palette
+from deim_lab.figures import marks
+from deim_lab.figures.schedule import PHASES
+from deim_lab.schedule import Phase
+
+_NOTHING = "nothing logged yet"
+
+
+def rows_of(table: pd.DataFrame, kind: str, column: str) -> pd.DataFrame:
+    """Rows of one kind that have the column, by epoch; an empty table keeps the columns it
+    needs.
+    """
+    if table.empty or "kind" not in table or column not in table:
+        return pd.DataFrame({"epoch": pd.Series(dtype=float), column: pd.Series(dtype=float)})
+    found = table[(table["kind"] == kind) & table[column].notna()]
+    return (
+        found.loc[:, found.notna().any() | found.columns.isin(["epoch", column])]
+        .sort_values("epoch")
+        .reset_index(drop=True)
+    )
+
+
+def only(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Those of the named columns that a table has."""
+    return table[[name for name in names if name in table]]
+
+
+def dots(found: pd.DataFrame) -> str | None:
+    """A marker where so few epochs are drawn that a line alone would hide them."""
+    return "o" if len(found) <= 8 else None
+
+
+def phases_of(table: pd.DataFrame) -> list[str]:
+    """The phase of each logged epoch."""
+    return [str(phase) for phase in rows_of(table, "train", "phase")["phase"]]
+
+
+def is_dense(table: pd.DataFrame) -> bool:
+    """Whether Mosaic or MixUp was ever on."""
+    shares = (rows_of(table, "train", name)[name] for name in ("mosaic_share", "mixup_share"))
+    return any(len(share) and share.max() > 0 for share in shares)
+
+
+def finish(ax: Axes, table: pd.DataFrame, *, empty: bool, last: int | None = None) -> None:
+    """The epoch axis, and a sentence where nothing is logged. ``last``: the end of the axis."""
+    ax.set_xlim(0, last or max(len(phases_of(table)), 1))
+    ax.set_xlabel("epoch")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=2))
+    if empty:
+        marks.say(ax, _NOTHING)
+
+
+def shade(ax: Axes, table: pd.DataFrame, *, strip: bool = True) -> None:
+    """The phases behind the panel: Dense O2O tinted, and a strip of all of them along the top."""
+    for phase, start, end in _spans(phases_of(table), is_dense(table)):
+        if phase is Phase.DENSE:
+            ax.axvspan(start, end, color=palette.colour("dense"), alpha=0.10, linewidth=0, zorder=0)
+        if strip:
+            ax.axvspan(start, end, ymin=0.985, color=PHASES[phase][1], linewidth=0, zorder=3)
+
+
+def _spans(phases: Sequence[str], dense: bool) -> Iterator[tuple[Phase, int, int]]:
+    """(phase, first epoch, end) of each run of equal phases; ends are exclusive.
+
+    ``dense``: without Mosaic and MixUp, the dense phase is a plain one.
+    """
+    start = 0
+    for epoch in range(1, len(phases) + 1):
+        if epoch == len(phases) or phases[epoch] != phases[start]:
+            phase = Phase(phases[start])
+            yield (Phase.PLAIN if phase is Phase.DENSE and not dense else phase), start, epoch
+            start = epoch
