@@ -40,7 +40,7 @@ _NEW_PATHS = {
     "matcher": "matching.hungarian",
     "one_to_many": "matching.simota",
     "criterion": "losses.criterion",
-    "evaluate": "evaluation.scores",
+    "evaluate": "evaluation.scores evaluation.thresholds evaluation.detector evaluation.backends",
     "augment.density": "study.density",
     "microscope": "study.matching",
     "zoo": "study.models",

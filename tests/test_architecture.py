@@ -37,7 +37,6 @@ FILES_TO_SPLIT: frozenset[str] = frozenset(
     {
         "deim_lab.config.schema",
         "deim_lab.data.coco",
-        "deim_lab.evaluation.scores",
         "deim_lab.figures.ablation",
         "deim_lab.figures.losses",
         "deim_lab.figures.matching",
