@@ -51,10 +51,10 @@ _NEW_PATHS = {
     "compare": "study.ablation",
     "compare.activity": "study.ablation.activity",
     "compare.arms": "study.ablation.arms",
-    "compare.reading": "study.ablation.reading",
+    "compare.reading": "study.ablation.reading study.ablation.grouping",
     "compare.statistics": "study.ablation.statistics",
     "compare.verdict": "study.ablation.verdict",
-    "compare.views": "study.ablation.views",
+    "compare.views": "study.ablation.views study.ablation.standings study.ablation.words",
 }
 
 # Old module → the new modules in which its names are looked up, in this order.

@@ -43,8 +43,6 @@ FILES_TO_SPLIT: frozenset[str] = frozenset(
         "deim_lab.figures.paper",
         "deim_lab.figures.training",
         "deim_lab.runs",
-        "deim_lab.study.ablation.reading",
-        "deim_lab.study.ablation.views",
         "deim_lab.study.matching",
         "deim_lab.training.loop",
     }
@@ -69,7 +67,6 @@ FUNCTIONS_TO_SPLIT: frozenset[str] = frozenset(
         "deim_lab.inference.latency.measure",
         "deim_lab.losses.criterion.compute",
         "deim_lab.schedule.build",
-        "deim_lab.study.ablation.activity.doubts",
         "deim_lab.study.matching.positives",
         "deim_lab.sweep.loop.run",
         "deim_lab.training.loop.train",
@@ -78,7 +75,7 @@ FUNCTIONS_TO_SPLIT: frozenset[str] = frozenset(
         "deim_lab.weights.hub._check_architecture",
     }
 )
-NESTED_CONDITIONALS_LEFT = 47
+NESTED_CONDITIONALS_LEFT = 37
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
