@@ -40,7 +40,7 @@ _NEW_PATHS = {
     "matcher": "matching.hungarian matching.assignment",
     "one_to_many": "matching.simota",
     "criterion": "losses.criterion matching.assignment",
-    "evaluate": "evaluation.scores",
+    "evaluate": "evaluation.scores evaluation.thresholds evaluation.detector evaluation.backends",
     "augment.density": "study.density augment.sampling",
     "microscope": "study.matching",
     "zoo": "study.models",
@@ -52,10 +52,10 @@ _NEW_PATHS = {
     "compare": "study.ablation",
     "compare.activity": "study.ablation.activity",
     "compare.arms": "study.ablation.arms",
-    "compare.reading": "study.ablation.reading",
+    "compare.reading": "study.ablation.reading study.ablation.grouping",
     "compare.statistics": "study.ablation.statistics",
     "compare.verdict": "study.ablation.verdict",
-    "compare.views": "study.ablation.views",
+    "compare.views": "study.ablation.views study.ablation.standings study.ablation.words",
 }
 
 # Old module → the new modules in which its names are looked up, in this order.

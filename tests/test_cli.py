@@ -20,7 +20,7 @@ from deim_lab import cli
 from deim_lab.config.presets import PRESETS, preset
 from deim_lab.data import synthetic
 from deim_lab.detector.detector import build_detector
-from deim_lab.evaluation.scores import METRICS, coco_metrics
+from deim_lab.evaluation import METRICS, coco_metrics
 from deim_lab.runs import Run, table
 from deim_lab.weights.coco80 import COCO80
 from deim_lab.weights.own import load_detector, load_weights, official_state_dict, save_weights

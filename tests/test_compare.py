@@ -20,7 +20,7 @@ from deim_lab.config.presets import PLAIN_RECIPE, preset
 from deim_lab.errors import ConfigError, DataError
 from deim_lab.runs import Run, write_json
 from deim_lab.study import ablation
-from deim_lab.study.ablation import reading
+from deim_lab.study.ablation import grouping
 from deim_lab.study.ablation.arms import BUDGET
 from deim_lab.study.ablation.statistics import difference, first_reach, seeds_needed, spread
 
@@ -557,8 +557,8 @@ def test_runs_of_a_preset_that_is_unknown_are_never_dense(arm: str) -> None:
     from deim_lab import config as configs
 
     flat = configs.flatten(preset("smoke", ARMS[arm]))
-    assert reading.uses_dense_o2o(flat, {}) is False
-    assert reading.uses_dense_o2o(configs.flatten(preset("smoke")), {}) is None
+    assert grouping.uses_dense_o2o(flat, {}) is False
+    assert grouping.uses_dense_o2o(configs.flatten(preset("smoke")), {}) is None
 
 
 # --- was the factor active?

@@ -27,15 +27,18 @@ from deim_lab.config import override
 from deim_lab.config.presets import preset
 from deim_lab.data.coco import CocoDataset
 from deim_lab.errors import ConfigError, DataError, NonFiniteError
-from deim_lab.evaluation import scores as evaluate
-from deim_lab.evaluation.scores import (
+from deim_lab.evaluation import (
+    BACKENDS as ALL_BACKENDS,
     METRICS,
     best_f1,
     coco_metrics,
+    evaluate,
     per_class,
     resolve_backend,
     score,
+    thresholds,
 )
+from deim_lab.evaluation.scores import read_truth
 from deim_lab.structures import Prediction
 
 REFERENCE = Path(__file__).parent / "reference" / "evaluator"
@@ -43,7 +46,7 @@ GT = REFERENCE / "instances_val2014_100_bbox.json"
 DETECTIONS = REFERENCE / "instances_val2014_fakebbox100_results.json"
 EXPECTED = json.loads((REFERENCE / "expected.json").read_text(encoding="utf-8"))
 BACKENDS = [
-    name for name in evaluate.BACKENDS if name == "pycocotools" or resolve_backend() == "hotcoco"
+    name for name in ALL_BACKENDS if name == "pycocotools" or resolve_backend() == "hotcoco"
 ]
 
 
@@ -127,6 +130,8 @@ def test_published_numbers_of_the_coco_toolbox(backend: str) -> None:
     assert tuple(got) == METRICS
     assert got == pytest.approx(EXPECTED["pycocotools"], abs=1e-9)
     assert {name: round(value, 3) for name, value in got.items()} == EXPECTED["published"]
+    curve = best_f1(GT, DETECTIONS, backend=backend)
+    assert (curve.f1, curve.threshold) == (pytest.approx(0.8302370275464446, abs=1e-12), 0.012)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -286,8 +291,9 @@ def test_best_f1_equals_cutting_the_list_at_every_score() -> None:
     assert curve.f1_at == pytest.approx(harmonic)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("case", ["published", *range(6)])
-def test_the_matching_behind_f1_is_that_of_pycocotools(case: str | int) -> None:
+def test_the_matching_behind_f1_is_that_of_pycocotools(case: str | int, backend: str) -> None:
     published = (json.loads(path.read_text(encoding="utf-8")) for path in (GT, DETECTIONS))
     gt, rows = published if case == "published" else generated(int(case))
     coco = COCO()
@@ -302,7 +308,7 @@ def test_the_matching_behind_f1_is_that_of_pycocotools(case: str | int) -> None:
             ignored = item["dtIgnore"][0].astype(bool)
             pairs = zip(item["dtScores"], item["dtMatches"][0] > 0, ignored, strict=True)
             counted += [(score, bool(match)) for score, match, outside in pairs if not outside]
-    scores, hits = evaluate._hits_at_iou50(evaluate._read_truth(gt, None), rows)
+    scores, hits = thresholds._hits_at_iou50(read_truth(gt, None), rows, backend)
     assert case == "published" or len(counted) < len(rows)  # some lie in crowds or are beyond 100
     assert sorted(zip(scores.tolist(), hits.tolist(), strict=True)) == sorted(counted)
 
@@ -442,7 +448,7 @@ CONFIG = override(preset("smoke"), {"data.eval_batch_size": 2, "data.workers": 0
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_detector_that_knows_scores_one(toy: tuple[CocoDataset, Oracle], backend: str) -> None:
     dataset, model = toy
-    result = evaluate.evaluate(model, dataset, override(CONFIG, {"eval.backend": backend}))
+    result = evaluate(model, dataset, override(CONFIG, {"eval.backend": backend}))
     assert result.metrics["AP"] == pytest.approx(1.0)
     assert result.f1.f1 == pytest.approx(1.0)
     assert (result.backend, result.images) == (backend, 5)
@@ -460,20 +466,20 @@ def test_evaluation_takes_no_gradient_and_restores_each_mode(
     dataset, model = toy
     model.train()
     model.frozen_norm.eval()
-    evaluate.evaluate(model, dataset, CONFIG, device="cpu", limit=3)
+    evaluate(model, dataset, CONFIG, device="cpu", limit=3)
     assert model.modes == [False, False]
     assert model.training
     assert not model.frozen_norm.training
     model.answers = []  # also where it fails on the way
     with pytest.raises(IndexError):
-        evaluate.evaluate(model, dataset, CONFIG)
+        evaluate(model, dataset, CONFIG)
     assert model.training
     assert not model.frozen_norm.training
 
 
 def test_a_limit_scores_only_the_images_seen(toy: tuple[CocoDataset, Oracle]) -> None:
     dataset, model = toy
-    result = evaluate.evaluate(model, dataset, CONFIG, limit=3)
+    result = evaluate(model, dataset, CONFIG, limit=3)
     assert result.images == 3
     assert {row["image_id"] for row in result.detections} == {10, 11, 12}
     assert result.metrics["AP"] == pytest.approx(
@@ -492,7 +498,7 @@ def test_classes_that_the_validation_file_does_not_list(
     val = CocoDataset.load(
         tmp_path / "images", tmp_path / "val.json", categories=dataset.categories
     )
-    result = evaluate.evaluate(model, val, CONFIG)
+    result = evaluate(model, val, CONFIG)
     assert result.metrics["AP"] == pytest.approx(1.0)
     assert 90 in {row["category_id"] for row in result.detections}
 
@@ -503,8 +509,8 @@ def test_what_is_not_finite_is_named(toy: tuple[CocoDataset, Oracle]) -> None:
     with pytest.raises(
         NonFiniteError, match="boxes_cxcywh are inf or NaN for images \\[12\\]"
     ) as caught:
-        evaluate.evaluate(model, dataset, CONFIG)
+        evaluate(model, dataset, CONFIG)
     assert caught.value.image_ids == (12,)
     nn.init.constant_(model.scale, math.inf)
     with pytest.raises(NonFiniteError, match="logits"):
-        evaluate.evaluate(model, dataset, CONFIG)
+        evaluate(model, dataset, CONFIG)

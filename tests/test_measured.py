@@ -18,7 +18,7 @@ from deim_lab.cli.evaluate import beside_reported
 from deim_lab.config import Config, override
 from deim_lab.config.presets import preset
 from deim_lab.errors import ConfigError
-from deim_lab.evaluation.scores import Evaluation, F1Curve, Scores
+from deim_lab.evaluation import Evaluation, F1Curve, Scores
 from deim_lab.runs import Run
 from deim_lab.study.paper import measured
 from deim_lab.weights.coco80 import COCO80

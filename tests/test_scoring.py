@@ -15,7 +15,7 @@ import pytest
 
 from deim_lab import cli
 from deim_lab.errors import ConfigError, DataError
-from deim_lab.evaluation.scores import METRICS, best_f1, coco_metrics
+from deim_lab.evaluation import METRICS, best_f1, coco_metrics
 from deim_lab.study import scores
 from deim_lab.study.scores import names_of, score_files, suspicions, table
 from deim_lab.weights.coco80 import COCO80

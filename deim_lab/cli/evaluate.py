@@ -15,7 +15,7 @@ from deim_lab.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from deim_lab.config import Config
     from deim_lab.data.coco import CocoDataset
-    from deim_lab.evaluation.scores import Evaluation
+    from deim_lab.evaluation import Evaluation
     from deim_lab.weights.own import LoadedDetector
 
 
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
         raise ConfigError("evaluate takes one RUN_OR_WEIGHTS, as an argument or as --weights")
     args.weights = args.weights or args.named
     loaded = options.load(args)
-    from deim_lab.evaluation.scores import evaluate
+    from deim_lab.evaluation import evaluate
     from deim_lab.host.files import write_json
     from deim_lab.runs import Run
 

@@ -1,22 +1,11 @@
-"""COCO's numbers (``scores``)."""
+"""COCO's numbers (``scores``), F1 over thresholds, and a detector scored on a data set."""
 
 from __future__ import annotations
 
-from deim_lab.evaluation.scores import (
-    BACKENDS,
-    METRICS,
-    Evaluation,
-    F1Curve,
-    Scores,
-    Source,
-    best_f1,
-    coco_metrics,
-    evaluate,
-    per_class,
-    resolve_backend,
-    score,
-    score_with_f1,
-)
+from deim_lab.evaluation.backends import BACKENDS, resolve_backend
+from deim_lab.evaluation.detector import Evaluation, evaluate
+from deim_lab.evaluation.scores import METRICS, Scores, Source, coco_metrics, per_class, score
+from deim_lab.evaluation.thresholds import F1Curve, best_f1, score_with_f1
 
 __all__ = [
     "BACKENDS",

@@ -20,7 +20,7 @@ import pandas as pd
 
 from deim_lab import evaluation
 from deim_lab.errors import ConfigError, DataError, nearest
-from deim_lab.evaluation.scores import METRICS, F1Curve
+from deim_lab.evaluation import METRICS, F1Curve
 from deim_lab.host.files import read_json
 from deim_lab.study.paper import reported
 from deim_lab.study.paper.measured import is_coco_val2017

@@ -130,8 +130,9 @@ def to_latex(
             for i in range(1, len(values))
             if values[i] != values[i - 1] and not (pd.isna(values[i]) and pd.isna(values[i - 1]))
         }
+    alignment = "".join("r" if right else "l" for right in numeric)
     lines = [
-        rf"\begin{{tabular}}{{{''.join('r' if right else 'l' for right in numeric)}}}",
+        rf"\begin{{tabular}}{{{alignment}}}",
         r"\toprule",
         " & ".join(header) + r" \\",
         r"\midrule",
@@ -144,6 +145,13 @@ def to_latex(
         told += [rf"\label{{{label}}}"] if label is not None else []
         lines = [r"\begin{table}[t]", r"\centering", *told, *lines, r"\end{table}"]
     return "\n".join(lines) + "\n"
+
+
+def _places(decimals: int | Mapping[str, int] | None, column: Any) -> int:
+    """Decimals of a column: its own, or those of all columns."""
+    if isinstance(decimals, Mapping):
+        return decimals.get(column, _DECIMALS)
+    return _DECIMALS if decimals is None else decimals
 
 
 def _cells(
@@ -176,13 +184,7 @@ def _cells(
     numeric: list[bool] = []
     for position, name in enumerate(whole.columns):
         values = whole.iloc[:, position].astype(object).tolist()
-        places = (
-            decimals.get(name, _DECIMALS)
-            if isinstance(decimals, Mapping)
-            else _DECIMALS
-            if decimals is None
-            else decimals
-        )
+        places = _places(decimals, name)
         shown = [_shown(value, places, name in signed) for value in values]
         columns.append(
             [

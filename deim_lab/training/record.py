@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from deim_lab.evaluation.scores import Evaluation
+from deim_lab.evaluation import Evaluation
 from deim_lab.losses.criterion import LossTable
 from deim_lab.schedule import Phase
 from deim_lab.structures import Batch

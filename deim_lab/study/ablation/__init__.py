@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from deim_lab.study.ablation.activity import Activity, activity
 from deim_lab.study.ablation.arms import Arm, Comparison, Trial, Unfinished
-from deim_lab.study.ablation.reading import lacking, overview, read, sweeps
+from deim_lab.study.ablation.grouping import sweeps
+from deim_lab.study.ablation.reading import lacking, overview, read
 from deim_lab.study.ablation.statistics import (
     Difference,
     difference,
@@ -30,9 +31,9 @@ from deim_lab.study.ablation.views import (
     proof,
     reached,
     reaching,
-    readable,
     summary,
 )
+from deim_lab.study.ablation.words import readable
 
 __all__ = [
     "Activity",

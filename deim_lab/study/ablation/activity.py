@@ -94,61 +94,17 @@ def doubts(arm: Arm, baseline: Arm) -> list[str]:
     """
     if not arm.trials:
         return []
-    found = [*_learning_rate(arm)]
     if arm is baseline or not baseline.trials:
-        return found
-    changes = arm.changes
-    shares = {
-        name: (_highest(arm, name), _highest(baseline, name))
-        for name in ("mosaic_share", "mixup_share")
-    }
-    for keys, column, name in (
-        (_MOSAIC, "mosaic_share", "Mosaic"),
-        (_MIXUP, "mixup_share", "MixUp"),
-    ):
-        changed = [key for key in keys if key in changes]
-        own, other = shares[column]
-        if not changed:
-            continue
-        if math.isnan(own):
-            found.append(f"the log has no {column}: nothing proves that {name} was on")
-        elif arm.flat[keys[0]] > 0 and own == 0:
-            found.append(
-                f"{name} was asked for ({keys[0]} {arm.flat[keys[0]]:g}) and never happened"
-            )
-        elif own == 0 and other == 0:
-            found.append(
-                f"{' and '.join(changed)} changed nothing: {name} never happened, here or in the "
-                f"baseline"
-            )
-    same_phases = _phases(arm, baseline)
-    if (
-        "schedule.dense_share" in changes
-        and not same_phases
-        and not any(share > 0 for pair in shares.values() for share in pair)
-    ):
-        found.append(
-            "schedule.dense_share changed no image: neither Mosaic nor MixUp ever happened, it "
-            "moved the learning rate alone"
-        )
-    found += [*same_phases, *_loss(arm, baseline)]
-    if (
-        "match.kind" in changes
-        and arm.flat["match.kind"] != "hungarian"
-        and not _more_than_one_to_one(arm)
-    ):
-        name = (
-            "SimOTA"
-            if arm.flat["match.kind"] == "simota"
-            else f"match.kind {arm.flat['match.kind']}"
-        )
-        found.append(f"{name} never gave a target more than one query")
-    if _identical(arm, baseline):
-        found.append(
-            "its numbers equal the baseline's to the last digit for every shared seed: what was "
-            "changed has no effect here"
-        )
-    return found
+        return _learning_rate(arm)
+    return [
+        *_learning_rate(arm),
+        *_mixing(arm, baseline, _MOSAIC, "mosaic_share", "Mosaic"),
+        *_mixing(arm, baseline, _MIXUP, "mixup_share", "MixUp"),
+        *(_phases(arm, baseline) or _dense_share(arm, baseline)),
+        *_loss(arm, baseline),
+        *_matching(arm),
+        *_same_numbers(arm, baseline),
+    ]
 
 
 def _learning_rate(arm: Arm) -> list[str]:
@@ -166,6 +122,58 @@ def _learning_rate(arm: Arm) -> list[str]:
     return [
         f"the learning rate never left its warm-up: it reached {min(short.values()):.1%} of "
         f"optim.lr {arm.flat['optim.lr']:g} ({seeds})"
+    ]
+
+
+def _mixing(arm: Arm, baseline: Arm, keys: tuple[str, ...], column: str, name: str) -> list[str]:
+    """Mosaic or MixUp that an arm changes and that never happened; ``keys[0]`` turns it on."""
+    changed = [key for key in keys if key in arm.changes]
+    if not changed:
+        return []
+    share, asked = _highest(arm, column), arm.flat[keys[0]]
+    if math.isnan(share):
+        return [f"the log has no {column}: nothing proves that {name} was on"]
+    if asked > 0 and share == 0:
+        return [f"{name} was asked for ({keys[0]} {asked:g}) and never happened"]
+    if share == 0 and _highest(baseline, column) == 0:
+        return [
+            f"{' and '.join(changed)} changed nothing: {name} never happened, here or in the "
+            f"baseline"
+        ]
+    return []
+
+
+def _dense_share(arm: Arm, baseline: Arm) -> list[str]:
+    """A share of epochs for Mosaic and MixUp, neither of which ever happened in either arm."""
+    shares = [
+        _highest(side, column)
+        for side in (arm, baseline)
+        for column in ("mosaic_share", "mixup_share")
+    ]
+    if "schedule.dense_share" not in arm.changes or any(share > 0 for share in shares):
+        return []
+    return [
+        "schedule.dense_share changed no image: neither Mosaic nor MixUp ever happened, it "
+        "moved the learning rate alone"
+    ]
+
+
+def _matching(arm: Arm) -> list[str]:
+    """One-to-many matching that never gave a target a second query."""
+    kind = arm.flat["match.kind"]
+    if "match.kind" not in arm.changes or kind == "hungarian" or _more_than_one_to_one(arm):
+        return []
+    name = "SimOTA" if kind == "simota" else f"match.kind {kind}"
+    return [f"{name} never gave a target more than one query"]
+
+
+def _same_numbers(arm: Arm, baseline: Arm) -> list[str]:
+    """Equal numbers in every run: the change had no effect at all."""
+    if not _identical(arm, baseline):
+        return []
+    return [
+        "its numbers equal the baseline's to the last digit for every shared seed: what was "
+        "changed has no effect here"
     ]
 
 

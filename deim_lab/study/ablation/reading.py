@@ -1,10 +1,10 @@
-"""Runs on disk → arms: by the index of a sweep, or by what the runs' configurations differ in.
-Different data never meet unasked.
+"""Read a comparison: choose the arms, their data and the baseline, and say what to beware of.
+
+Runs on different data are never mixed unless requested.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,24 +14,23 @@ from typing import Any
 
 import pandas as pd
 
-from deim_lab import config as configs, runs
-from deim_lab.config import Config
+from deim_lab import config as configs
 from deim_lab.config.presets import PLAIN_RECIPE, PRESETS
 from deim_lab.errors import ConfigError, DataError, nearest
-from deim_lab.host import files
-from deim_lab.runs import Run
-from deim_lab.study.ablation.arms import Arm, Comparison, Trial, Unfinished
+from deim_lab.study.ablation.arms import Arm, Comparison, Trial
+from deim_lab.study.ablation.grouping import (
+    by_config,
+    groups_of,
+    identity,
+    index,
+    is_data,
+    of_runs,
+    of_sweep,
+    sweeps,
+)
 
 Json = Any
 
-# The recipes that PLAIN_RECIPE tells apart, by (classification, Dense O2O on).
-_RECIPES: Mapping[tuple[Json, bool | None], str] = {
-    ("vfl", False): "plain",
-    ("mal", False): "MAL",
-    ("vfl", True): "Dense O2O",
-    ("mal", True): "DEIM",
-}
-_EVENTS = ("train", "val", "step")
 _HOW_TO_MAKE_RUNS = (
     "`deim-lab sweep components --runs runs` trains four arms with three seeds each; "
     "`deim-lab demo` trains plain D-FINE and DEIM once; notebook 03 trains one run."
@@ -74,14 +73,14 @@ def read(
             f"{root} has no sweep {chosen!r}{nearest(str(chosen), known)}; there: "
             f"{', '.join(known) or 'none'}"
         )
-    found, notes = (_of_sweep(root, str(chosen)), []) if chosen else _of_runs(root, preset, data)
+    found, notes = (of_sweep(root, str(chosen)), []) if chosen else of_runs(root, preset, data)
     found = _one_data(found, data, notes)
     found = [_once_a_seed(arm, notes) for arm in found]
     found = _named(found, names or {})
     where = f"sweep {chosen}" if chosen else _described(found)
     if not _enough(found):
         raise DataError(f"{_too_few(root, found, where)} {_HOW_TO_MAKE_RUNS}")
-    own = baseline or (_index(root, str(chosen)).get("baseline") if chosen else None)
+    own = baseline or (index(root, str(chosen)).get("baseline") if chosen else None)
     first = _baseline(found, (names or {}).get(str(own), own), asked=baseline is not None)
     ordered = [
         replace(arm, changes=_changes(first, arm))
@@ -106,7 +105,7 @@ def lacking(
     root = Path(runs_dir)
     if sweep or _latest_sweep(sweeps(root), sweep, preset):
         return None
-    found, _ = _of_runs(root, preset, data)
+    found, _ = of_runs(root, preset, data)
     return None if _enough(found) else _too_few(root, found, _described(found))
 
 
@@ -124,19 +123,6 @@ def _too_few(root: Path, arms: Sequence[Arm], where: str) -> str:
     return f"{root}: {where}: {_listed(arms)}; a comparison takes finished runs of two arms."
 
 
-def sweeps(runs_dir: str | Path) -> tuple[str, ...]:
-    """Names of the sweeps of a folder of runs, the latest last."""
-    folder = Path(runs_dir) / "sweeps"
-    found = (
-        [item.name for item in folder.iterdir() if (item / "index.json").is_file()]
-        if folder.is_dir()
-        else []
-    )
-    return tuple(
-        sorted(found, key=lambda name: (str(_index(Path(runs_dir), name).get("created")), name))
-    )
-
-
 def overview(runs_dir: str | Path) -> pd.DataFrame:
     """What there is to compare: a row a sweep, and a row for each (preset, data set, starting
     weights) of the runs themselves.
@@ -148,10 +134,10 @@ def overview(runs_dir: str | Path) -> pd.DataFrame:
     if root.is_dir():
         for name in sweeps(root):
             rows.append(
-                {"what": "sweep", "name": name, "data": ""} | _counted(_of_sweep(root, name))
+                {"what": "sweep", "name": name, "data": ""} | _counted(of_sweep(root, name))
             )
-        for (preset, data, _), members in _groups(root).items():
-            arms = _by_config(members)
+        for (preset, data, _), members in groups_of(root).items():
+            arms = by_config(members)
             rows.append({"what": "runs", "name": preset, "data": data[:12]} | _counted(arms))
     return pd.DataFrame(
         rows, columns=["what", "name", "data", "arms", "done", "failed", "unfinished"]
@@ -169,211 +155,13 @@ def _counted(arms: Iterable[Arm]) -> dict[str, int]:
     }
 
 
-def _index(root: Path, name: str) -> dict[str, Json]:
-    path = root / "sweeps" / name / "index.json"
-    content = files.read_json(path)
-    if not isinstance(content, dict) or not isinstance(content.get("runs"), list):
-        raise DataError(f"{path} is no index of a sweep: it lacks the list of runs")
-    return content
-
-
-def _of_sweep(root: Path, name: str) -> list[Arm]:
-    """Arms as the index names them."""
-    arms: dict[str, tuple[list[Trial], list[Unfinished], dict[str, Json]]] = {}
-    for row in _index(root, name)["runs"]:
-        trials, rest, flat = arms.setdefault(str(row["arm"]), ([], [], {}))
-        flat.update(row.get("overrides") or {})
-        folder, status, error = row.get("run"), str(row.get("status")), row.get("error") or {}
-        said = f"{error.get('type')}: {error.get('message')}" if error else None
-        if status == "done":
-            trial, said = _trial(root / str(folder))
-            if trial is not None and trial.seed == row["seed"]:
-                trials.append(trial)
-                continue
-            status = "lost"
-        rest.append(Unfinished(int(row["seed"]), status, folder, said))
-    return [
-        Arm(
-            arm,
-            trials[-1].flat if trials else configs.flatten(Config()) | flat,
-            tuple(trials),
-            tuple(rest),
-        )
-        for arm, (trials, rest, flat) in arms.items()
-    ]
-
-
-def _of_runs(root: Path, preset: str | None, data: str | None) -> tuple[list[Arm], list[str]]:
-    """Arms of the group (preset, data, weights) that has most to compare: arms first, then runs."""
-    groups = {
-        key: members
-        for key, members in _groups(root, by_name=data).items()
-        if preset is None or key[0] == preset
-    }
-    if data is not None:
-        groups = {
-            key: members
-            for key, members in groups.items()
-            if any(_is_data(_data_of(run), data) for run in members)
-        }
-    by_arms = {key: _by_config(members) for key, members in groups.items()}
-    if not by_arms:
-        return [], []
-    best = max(
-        by_arms,
-        key=lambda key: (
-            min(2, sum(bool(arm.trials) for arm in by_arms[key])),
-            sum(len(arm.trials) for arm in by_arms[key]),
-            max(run.folder.name for run in groups[key]),
-        ),
-    )
-    others = [
-        f"{key[0]} on {groups[key][0].info['data'].get('name')} ({len(members)} runs)"
-        for key, members in groups.items()
-        if key != best
-    ]
-    return by_arms[best], [
-        f"left aside, as another preset, data set or start: {', '.join(others)}"
-    ] if others else []
-
-
-def _groups(root: Path, by_name: str | None = None) -> dict[tuple[str, str, str], list[Run]]:
-    """Runs by preset, data (fingerprint; or the name, where that is what was asked for) and weights
-    to start from.
-    """
-    groups: dict[tuple[str, str, str], list[Run]] = {}
-    for run in runs.all_runs(root) if root.is_dir() else []:
-        name, data = _data_of(run)
-        if by_name and name == Path(by_name).name:
-            data = name
-        groups.setdefault(
-            (str(run.info["preset"]), data, str((run.info.get("weights") or {}).get("sha256"))), []
-        ).append(run)
-    return groups
-
-
-def _data_of(run: Run) -> tuple[str, str]:
-    return str(run.info["data"].get("name")), str(run.info["data"].get("fingerprint"))
-
-
-def _is_data(data: tuple[str, str], wanted: str) -> bool:
-    """Whether ``wanted`` is its name, a folder of that name, or the beginning of its
-    fingerprint.
-    """
-    return data[0] == Path(wanted).name or (len(wanted) >= 6 and data[1].startswith(wanted))
-
-
-def _by_config(members: Sequence[Run]) -> list[Arm]:
-    """Arms of equal configuration, whatever device or loader; named by what sets them apart."""
-    together: dict[str, tuple[dict[str, Json], list[Trial], list[Unfinished]]] = {}
-    for run in members:
-        flat = _flat(run)
-        _, trials, rest = together.setdefault(_identity(flat), (flat, [], []))
-        trial, why = (
-            _trial(run.folder)
-            if run.status == "done"
-            else (None, (run.info.get("error") or {}).get("message"))
-        )
-        if trial is not None:
-            trials.append(trial)
-        else:
-            rest.append(
-                Unfinished(
-                    int(run.info["seed"]),
-                    "lost" if run.status == "done" else run.status,
-                    run.folder.name,
-                    why,
-                )
-            )
-    flats = [flat for flat, _, _ in together.values()]
-    varying = [
-        key
-        for key in flats[0]
-        if key not in configs.NOT_IDENTITY and any(flat[key] != flats[0][key] for flat in flats)
-    ]
-    preset = str(members[0].info["preset"])
-    return [
-        Arm(_name(flat, varying, preset), flat, tuple(trials), tuple(rest))
-        for flat, trials, rest in together.values()
-    ]
-
-
-def _name(flat: Mapping[str, Json], varying: Sequence[str], preset: str) -> str:
-    """``DEIM, epochs=18``: the recipe if recipes vary, then each other key that differs from the
-    preset.
-    """
-    usual = _of_preset(preset)
-    recipe = None
-    if set(varying) & set(PLAIN_RECIPE):
-        dense = uses_dense_o2o(flat, _of_preset(f"deim_{preset}") or usual)
-        recipe = _RECIPES.get((flat["loss.classification"], dense))
-    in_recipe = set(PLAIN_RECIPE) if recipe else set()
-    short = Counter(key.rpartition(".")[2] for key in varying)
-    labels = {
-        key: key if short[key.rpartition(".")[2]] > 1 else key.rpartition(".")[2] for key in varying
-    }
-    changed = [key for key in varying if key not in in_recipe and flat[key] != usual.get(key)]
-    parts = [f"{labels[key]}={flat[key]}" for key in changed]
-    return ", ".join([recipe, *parts] if recipe else parts) or preset
-
-
-def uses_dense_o2o(config: Mapping[str, Json], preset: Mapping[str, Json]) -> bool | None:
-    """Whether Dense O2O is on as in a DEIM preset; None for any other setting.
-
-    Both are flat configurations. The probabilities alone turn nothing on: a run whose
-    ``schedule.dense_share`` is 0 has no epoch for Mosaic and MixUp.
-    """
-    probabilities = _probabilities(config)
-    if probabilities == (0.0, 0.0):
-        return False
-    if probabilities == _probabilities(preset) and config["schedule.dense_share"] > 0:
-        return True
-    return None
-
-
-def _probabilities(flat: Mapping[str, Json]) -> tuple[Json, Json]:
-    """The probabilities of Mosaic and MixUp; None where the configuration has no such key."""
-    return flat.get("augment.mosaic_prob"), flat.get("augment.mixup_prob")
-
-
-def _of_preset(name: str) -> dict[str, Json]:
-    """The flat configuration of a preset; empty for an unknown name."""
-    return configs.flatten(PRESETS[name]) if name in PRESETS else {}
-
-
-def _trial(folder: Path) -> tuple[Trial | None, str | None]:
-    """A finished run read whole; or why it can't be used."""
-    try:
-        run = Run.open(folder)
-        events, flat = run.metrics(_EVENTS), _flat(run)
-    except DataError as error:
-        return None, str(error)
-    scores, epochs = (
-        events[events["kind"] == kind].dropna(axis="columns", how="all").sort_values("epoch")
-        for kind in ("val", "train")
-    )
-    if scores.empty or run.status != "done":
-        return None, "it was never evaluated" if scores.empty else f"its folder says {run.status}"
-    rates = pd.concat(
-        [pd.to_numeric(events[name]) for name in ("lr", "lr_last") if name in events]
-        or [pd.Series(dtype=float)]
-    )
-    return Trial(
-        run.folder.name, int(run.info["seed"]), flat, scores, epochs, float(rates.max()), run.info
-    ), None
-
-
-def _flat(run: Run) -> dict[str, Json]:
-    return configs.flatten(Config()) | runs.flat_config(run)
-
-
 def _one_data(arms: list[Arm], data: str | None, notes: list[str]) -> list[Arm]:
     """The arms' runs on one data set. ``DataError`` where there are several and none was asked for;
     with a note where a name is all they share.
     """
     if data is not None:
         arms = [
-            replace(arm, trials=tuple(trial for trial in arm.trials if _is_data(trial.data, data)))
+            replace(arm, trials=tuple(trial for trial in arm.trials if is_data(trial.data, data)))
             for arm in arms
         ]
     seen = Counter(trial.data for arm in arms for trial in arm.trials)
@@ -479,16 +267,8 @@ def _unlike(arms: Sequence[Arm]) -> list[str]:
                 f"runs of {len(seen)} {what}: "
                 + ", ".join(f"{name} ({count} runs)" for name, count in seen.most_common())
             )
-    inside = [arm.name for arm in arms if len({_identity(trial.flat) for trial in arm.trials}) > 1]
+    inside = [arm.name for arm in arms if len({identity(trial.flat) for trial in arm.trials}) > 1]
     return notes + [f"{name}: its runs have not one and the same configuration" for name in inside]
-
-
-def _identity(flat: Mapping[str, Json]) -> str:
-    """What of a configuration decides what is computed, as text."""
-    return json.dumps(
-        {key: value for key, value in flat.items() if key not in configs.NOT_IDENTITY},
-        sort_keys=True,
-    )
 
 
 def _listed(arms: Iterable[Arm]) -> str:

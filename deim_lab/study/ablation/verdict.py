@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 
-from deim_lab.study.ablation import views
+from deim_lab.study.ablation import standings, views
 from deim_lab.study.ablation.activity import doubts
 from deim_lab.study.ablation.arms import Arm, Comparison
 from deim_lab.study.ablation.statistics import CONFIDENCE, POWER, Difference, seeds_needed, spread
-from deim_lab.study.ablation.views import signed
+from deim_lab.study.ablation.words import signed
 
 
 def verdicts(comparison: Comparison, metric: str = "AP") -> list[str]:
     """Sentences about a comparison: the baseline, each arm, the epochs that they take to its final
     score, and how far to trust it all.
     """
-    views.check_metric(metric)
+    standings.check_metric(metric)
     baseline = comparison.baseline
     mean, sd = spread(list(baseline.final(metric).values()))
     if math.isnan(mean):
@@ -34,9 +34,9 @@ def verdicts(comparison: Comparison, metric: str = "AP") -> list[str]:
         for doubt in doubts(baseline, baseline)
     ]
     gaps = {
-        arm.name: views.against_baseline(arm, comparison, metric)
+        arm.name: standings.against_baseline(arm, comparison, metric)
         for arm in comparison.arms
-        if views.standing(arm, comparison) == "counts"
+        if standings.standing(arm, comparison) == "counts"
     }
     tested = sum(gap.low is not None for gap in gaps.values())
     for arm in comparison.arms[1:]:
@@ -74,17 +74,17 @@ def of_gap(arm: Arm, gap: Difference, comparison: Comparison, metric: str, teste
         how += f"; seed {', '.join(map(str, gap.unpaired))} without a partner left out"
     start += f" [{signed(gap.low)}, {signed(gap.high)}] ({how})"
     if gap.significant:
-        corrected = (
-            ""
-            if tested < 2
-            else (
-                f", also when corrected for {tested} comparisons (Bonferroni)"
-                if gap.survives(tested)
-                else f", though not when corrected for {tested} comparisons (Bonferroni)"
-            )
-        )
-        return f"{start}: significantly {'higher' if gap.mean > 0 else 'lower'}{corrected}."
+        direction = "higher" if gap.mean > 0 else "lower"
+        return f"{start}: significantly {direction}{_correction(gap, tested)}."
     return f"{start}: not significant, the interval holds 0. {_what_it_takes(gap)}"
+
+
+def _correction(gap: Difference, tested: int) -> str:
+    """Whether a significant difference survives the correction for several comparisons."""
+    if tested < 2:
+        return ""
+    survives = "also" if gap.survives(tested) else "though not"
+    return f", {survives} when corrected for {tested} comparisons (Bonferroni)"
 
 
 def _what_it_takes(gap: Difference) -> str:
@@ -107,7 +107,7 @@ def _what_it_takes(gap: Difference) -> str:
 
 def left_out(arm: Arm, comparison: Comparison) -> str:
     """Why an arm is in no conclusion."""
-    standing = views.standing(arm, comparison)
+    standing = standings.standing(arm, comparison)
     if standing == "no runs":
         found = "; ".join(
             f"seed {item.seed} {item.status}" + (f" ({item.error})" if item.error else "")
@@ -178,15 +178,18 @@ def half_the_epochs(comparison: Comparison, metric: str) -> list[str]:
         if math.isnan(row["low"]):
             sentences.append(f"{start}; too few seeds for an interval.")
             continue
-        meaning = (
-            "not significant, these seeds do not show whether half the epochs are enough"
-            if row["low"] <= 0 <= row["high"]
-            else "significantly higher, with half the epochs"
-            if row["low"] > 0
-            else "significantly lower, half the epochs were not enough"
-        )
+        meaning = _meaning_of_half(row["low"], row["high"])
         sentences.append(f"{start} [{signed(row['low'])}, {signed(row['high'])}]: {meaning}.")
     return sentences
+
+
+def _meaning_of_half(low: float, high: float) -> str:
+    """What the interval of half the epochs against all of them says."""
+    if low <= 0 <= high:
+        return "not significant, these seeds do not show whether half the epochs are enough"
+    if low > 0:
+        return "significantly higher, with half the epochs"
+    return "significantly lower, half the epochs were not enough"
 
 
 def cautions(comparison: Comparison, tested: int) -> list[str]:
@@ -220,4 +223,4 @@ def _with_sd(mean: float, sd: float | None) -> str:
 
 
 def _seeds(count: int) -> str:
-    return f"{count} seed{'' if count == 1 else 's'}"
+    return "1 seed" if count == 1 else f"{count} seeds"

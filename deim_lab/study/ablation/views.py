@@ -14,59 +14,12 @@ from typing import Any
 import pandas as pd
 
 from deim_lab.config import NOT_IDENTITY
-from deim_lab.errors import ConfigError, nearest
-from deim_lab.study.ablation.activity import activity, doubts, loss_of
+from deim_lab.study.ablation.activity import activity, loss_of
 from deim_lab.study.ablation.arms import Arm, Comparison, Trial
-from deim_lab.study.ablation.statistics import Difference, difference, first_reach, spread
+from deim_lab.study.ablation.standings import SCORES, against_baseline, check_metric, standing
+from deim_lab.study.ablation.statistics import first_reach, spread
 
 Json = Any
-
-SCORES = ("AP", "AP50", "AP75", "best_f1")
-METRICS = (
-    "AP",
-    "AP50",
-    "AP75",
-    "APs",
-    "APm",
-    "APl",
-    "AR1",
-    "AR10",
-    "AR100",
-    "ARs",
-    "ARm",
-    "ARl",
-    "best_f1",
-)
-
-
-def check_metric(metric: str) -> str:
-    """``metric``, or a ``ConfigError`` with the nearest right name."""
-    if metric not in METRICS:
-        raise ConfigError(
-            f"unknown metric {metric!r}{nearest(metric, METRICS)}; known: {', '.join(METRICS)}"
-        )
-    return metric
-
-
-def standing(arm: Arm, comparison: Comparison) -> str:
-    """Whether an arm counts in the conclusions: ``baseline``, ``counts``, ``no runs``,
-    ``not active``, ``unsound baseline`` (the baseline's own learning rate never arrived) or
-    ``other budget``.
-    """
-    if arm is comparison.baseline:
-        return "baseline"
-    if not arm.trials:
-        return "no runs"
-    if doubts(arm, comparison.baseline):
-        return "not active"
-    if doubts(comparison.baseline, comparison.baseline):
-        return "unsound baseline"
-    return "other budget" if comparison.budget(arm) else "counts"
-
-
-def against_baseline(arm: Arm, comparison: Comparison, metric: str = "AP") -> Difference:
-    """The arm's last evaluation against the baseline's, by seed."""
-    return difference(arm.final(check_metric(metric)), comparison.baseline.final(metric))
 
 
 def summary(comparison: Comparison, metric: str = "AP") -> pd.DataFrame:
@@ -114,62 +67,6 @@ def summary(comparison: Comparison, metric: str = "AP") -> pd.DataFrame:
     ]
     frame = pd.DataFrame(rows, columns=list(dict.fromkeys(columns)))
     return _floats(frame).astype(dict.fromkeys(("seeds", "failed", "unfinished"), int))
-
-
-def readable(frame: pd.DataFrame, metric: str = "AP") -> pd.DataFrame:
-    """``summary`` as a person reads it: ``0.548 ± 0.012``, ``+0.038 [+0.020, +0.056]``, and what
-    that means in words.
-    """
-    rows = []
-    for record in frame.to_dict("records"):
-        row = {str(name): value for name, value in record.items()}
-        runs = f"{row['seeds']}" + "".join(
-            f", {row[name]} {name}" for name in ("failed", "unfinished") if row[name]
-        )
-        scores = {
-            _TITLES.get(score, score): _with_sd(row[score], row[f"{score}_sd"])
-            for score in dict.fromkeys((*SCORES, metric))
-        }
-        gap = "" if math.isnan(row["difference"]) else signed(row["difference"])
-        if not math.isnan(row["low"]):
-            gap += f" [{signed(row['low'])}, {signed(row['high'])}]"
-        rows.append(
-            {"arm": row["arm"], "seeds": runs}
-            | scores
-            | {f"Δ {_TITLES.get(metric, metric)} (95 %)": gap, "in words": _in_words(row)}
-        )
-    return pd.DataFrame(rows)
-
-
-_TITLES = {"best_f1": "best F1"}
-
-
-def _with_sd(mean: float, sd: float) -> str:
-    return "" if math.isnan(mean) else f"{mean:.3f}" if math.isnan(sd) else f"{mean:.3f} ± {sd:.3f}"
-
-
-def signed(value: float) -> str:
-    """``+0.012``; a digit more where the sign would be lost, and ``±0.000`` where that is nothing
-    either.
-    """
-    return next((text for text in (f"{value:+.3f}", f"{value:+.4f}") if float(text)), "±0.000")
-
-
-def _in_words(row: dict[str, Json]) -> str:
-    if row["standing"] != "counts":
-        return str(
-            {
-                "not active": "left out: factor not active",
-                "unsound baseline": "left out: unsound baseline",
-                "other budget": "another budget",
-            }.get(row["standing"], row["standing"])
-        )
-    if math.isnan(row["low"]):
-        return "too few seeds for an interval"
-    kind = " (unpaired)" if row["test"] == "Welch" else ""
-    if row["low"] <= 0 <= row["high"]:
-        return f"not significant{kind}"
-    return f"{'higher' if row['difference'] > 0 else 'lower'}{kind}"
 
 
 def per_run(comparison: Comparison, metric: str = "AP") -> pd.DataFrame:

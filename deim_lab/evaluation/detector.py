@@ -1,0 +1,127 @@
+"""A detector scored on a data set: its detections, COCO's numbers and F1 over thresholds."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from deim_lab.config import Config
+from deim_lab.data import loader
+from deim_lab.data.coco import CocoDataset
+from deim_lab.detections import check_finite, postprocess, to_coco
+from deim_lab.evaluation.backends import Json, resolve_backend
+from deim_lab.evaluation.scores import (
+    Scores,
+    read_detections,
+    read_json,
+    read_truth,
+    score_checked,
+)
+from deim_lab.evaluation.thresholds import F1Curve, f1_curve
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A detector scored on a data set.
+
+    Attributes:
+        metrics: the 12 numbers.
+        detections: COCO result rows, with the data set's own image and category ids.
+        scores: the arrays behind the numbers (``scores.per_class()``).
+        f1: F1 over thresholds.
+        backend: which evaluator scored.
+        images: how many were scored.
+        seconds: in all; ``inference_seconds`` of it up to the last detection.
+    """
+
+    metrics: dict[str, float]
+    detections: list[dict[str, Json]]
+    scores: Scores
+    f1: F1Curve
+    backend: str
+    images: int
+    seconds: float
+    inference_seconds: float
+
+
+def evaluate(
+    model: nn.Module,
+    dataset: CocoDataset,
+    config: Config,
+    *,
+    device: torch.device | str | None = None,
+    limit: int | None = None,
+) -> Evaluation:
+    """Score ``model`` (usually the EMA's) on ``dataset`` in float32 (on CUDA, torch lets
+    convolutions use TF32); its train/eval mode is as before afterwards.
+
+    Args:
+        model: a detector whose class indices are ``dataset.categories``.
+        config: its ``data`` says input and batch size, ``eval`` the ``top_k`` and the backend.
+        device: where the model is; None: that of its first parameter.
+        limit: the first so many images only.
+
+    Raises:
+        NonFiniteError: logits or boxes that are inf or NaN, naming the images.
+    """
+    started = time.perf_counter()
+    place = torch.device(device) if device is not None else next(model.parameters()).device
+    rows: list[dict[str, Json]] = []
+    image_ids: list[int] = []
+    with _eval_mode(model), torch.no_grad():
+        for batch in loader.eval_batches(
+            dataset, config, limit=limit, pin_memory=place.type == "cuda"
+        ):
+            prediction = model(batch.images.to(place, non_blocking=True))
+            check_finite(prediction, batch.image_ids)
+            detections = postprocess(prediction, batch.sizes_wh.to(place), top_k=config.eval.top_k)
+            rows += to_coco(detections, batch.image_ids, dataset.categories.as_list())
+            image_ids += batch.image_ids
+    inference_seconds = time.perf_counter() - started
+    truth = read_truth(_with_categories(read_json(dataset.annotations_path), dataset), image_ids)
+    checked = read_detections(rows, truth)
+    backend = resolve_backend(config.eval.backend)
+    scores = score_checked(truth, checked, backend)
+    return Evaluation(
+        metrics=scores.metrics(),
+        detections=rows,
+        scores=scores,
+        f1=f1_curve(truth, checked, backend),
+        backend=backend,
+        images=len(image_ids),
+        seconds=time.perf_counter() - started,
+        inference_seconds=inference_seconds,
+    )
+
+
+@contextlib.contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode for a while; then each module's own mode again (a frozen norm stays in eval mode
+    while the rest trains).
+    """
+    before = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
+
+
+def _with_categories(truth: dict[str, Json], dataset: CocoDataset) -> dict[str, Json]:
+    """The file with the classes added that the detector knows and this half of the data set doesn't
+    list (they have no boxes).
+    """
+    listed = {item["id"] for item in truth["categories"]}
+    return {
+        **truth,
+        "categories": [
+            *truth["categories"],
+            *(item for item in dataset.categories.as_list() if item["id"] not in listed),
+        ],
+    }

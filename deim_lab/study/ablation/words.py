@@ -1,0 +1,70 @@
+"""The table of a comparison as a person reads it: numbers with their spread, and words."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from deim_lab.study.ablation.standings import SCORES
+
+Json = Any
+
+_TITLES = {"best_f1": "best F1"}
+
+
+def readable(frame: pd.DataFrame, metric: str = "AP") -> pd.DataFrame:
+    """``summary`` as a person reads it: ``0.548 ± 0.012``, ``+0.038 [+0.020, +0.056]``, and what
+    that means in words.
+    """
+    rows = []
+    for record in frame.to_dict("records"):
+        row = {str(name): value for name, value in record.items()}
+        runs = f"{row['seeds']}" + "".join(
+            f", {row[name]} {name}" for name in ("failed", "unfinished") if row[name]
+        )
+        scores = {
+            _TITLES.get(score, score): _with_sd(row[score], row[f"{score}_sd"])
+            for score in dict.fromkeys((*SCORES, metric))
+        }
+        gap = "" if math.isnan(row["difference"]) else signed(row["difference"])
+        if not math.isnan(row["low"]):
+            gap += f" [{signed(row['low'])}, {signed(row['high'])}]"
+        rows.append(
+            {"arm": row["arm"], "seeds": runs}
+            | scores
+            | {f"Δ {_TITLES.get(metric, metric)} (95 %)": gap, "in words": _in_words(row)}
+        )
+    return pd.DataFrame(rows)
+
+
+def _with_sd(mean: float, sd: float) -> str:
+    if math.isnan(mean):
+        return ""
+    return f"{mean:.3f}" if math.isnan(sd) else f"{mean:.3f} ± {sd:.3f}"
+
+
+def signed(value: float) -> str:
+    """``+0.012``; a digit more where the sign would be lost, and ``±0.000`` where that is nothing
+    either.
+    """
+    return next((text for text in (f"{value:+.3f}", f"{value:+.4f}") if float(text)), "±0.000")
+
+
+def _in_words(row: dict[str, Json]) -> str:
+    if row["standing"] != "counts":
+        return str(
+            {
+                "not active": "left out: factor not active",
+                "unsound baseline": "left out: unsound baseline",
+                "other budget": "another budget",
+            }.get(row["standing"], row["standing"])
+        )
+    if math.isnan(row["low"]):
+        return "too few seeds for an interval"
+    kind = " (unpaired)" if row["test"] == "Welch" else ""
+    if row["low"] <= 0 <= row["high"]:
+        return f"not significant{kind}"
+    direction = "higher" if row["difference"] > 0 else "lower"
+    return f"{direction}{kind}"
