@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from deim_lab.config import Config
 from deim_lab.config.presets import preset
 from deim_lab.data.loader import Batch
 from deim_lab.detector.detector import build_detector
@@ -160,14 +161,14 @@ def batch_of(dtype: torch.dtype) -> Batch:
     return Batch(images, targets, mosaic_share=0.0, mixed=False, epoch=0, index=0)
 
 
-def state_of(model: nn.Module, folder: Path) -> State:
+def state_of(model: nn.Module, folder: Path, config: Config = CONFIG) -> State:
     """A run that is about to take the one step at which the learning rate is that of the config.
 
     The steps before and after it have a lower one (``FULL_RATE_STEP``).
     """
     classes = SimpleNamespace(categories=range(80))
     return State(
-        config=CONFIG,
+        config=config,
         seed=0,
         compute=Compute(torch.device("cpu"), "fp32"),
         run=SimpleNamespace(folder=folder),
@@ -176,8 +177,8 @@ def state_of(model: nn.Module, folder: Path) -> State:
         schedule=SCHEDULE,
         model=model,
         parallel=model,
-        ema=Ema(model, decay=CONFIG.ema.decay, warmup_updates=CONFIG.ema.warmup_updates),
-        optimizer=build_optimizer(model, CONFIG.optim),
+        ema=Ema(model, decay=config.ema.decay, warmup_updates=config.ema.warmup_updates),
+        optimizer=build_optimizer(model, config.optim),
         scaler=torch.amp.GradScaler("cpu", enabled=False),
         emit=lambda event: None,
         step=FULL_RATE_STEP - 1,
@@ -300,6 +301,45 @@ def test_batch_norm_statistics(double: Step) -> None:
             atol=1e-9,
             err_msg=name,
         )
+
+
+@pytest.mark.parametrize("kind", ["hungarian", "groups(2)"])
+def test_two_batches_of_four_are_one_of_eight(kind: str, tmp_path: Path) -> None:
+    """Where sums are divided by targets. The union and DDF count each batch by itself."""
+    config = preset(
+        "smoke",
+        {
+            "match.kind": kind,
+            "model.num_denoising": 0,
+            "loss.go_union": False,
+            "loss.weight_ddf": 0.0,
+        },
+    )
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(8, 3, 96, 96, generator=generator, dtype=torch.float64)
+    boxes = [
+        0.2 + 0.5 * torch.rand(n, 4, generator=generator).double() for n in (1, 2, 0, 4, 6, 3, 0, 1)
+    ]
+    labels = [torch.randint(5, (len(item),), generator=generator) for item in boxes]
+    norms: list[float] = []
+    ends: list[dict[str, Tensor]] = []
+    for size in (8, 4):
+        torch.manual_seed(0)
+        model = build_detector(config, num_classes=5).double()
+        for module in model.modules():
+            module.training = not isinstance(module, nn.BatchNorm2d)  # statistics frozen
+        state = state_of(model, tmp_path, config)
+        parts = [slice(start, start + size) for start in range(0, 8, size)]
+        batches = [
+            Batch(images[part], Targets.from_lists(boxes[part], labels[part]), 0.0, False, 0, index)
+            for index, part in enumerate(parts)
+        ]
+        result = loop._step(state, batches, Stopwatch(state.compute, on=False))
+        norms.append(float(result.grad_norm))
+        ends.append(model.state_dict())
+    assert norms[0] == pytest.approx(norms[1], rel=1e-9)
+    for name, weight in ends[0].items():
+        torch.testing.assert_close(weight, ends[1][name], rtol=0, atol=1e-9, msg=name)
 
 
 @pytest.mark.parametrize(
