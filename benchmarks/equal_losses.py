@@ -11,7 +11,8 @@ thread each, at the same time. The short run goes through warm-up, Dense O2O, pl
 the clean tail, with Mosaic, MixUp, denoising, gradient clipping, EMA, accumulation and evaluation.
 Compared are the numbers in the log of every step, epoch and evaluation (the losses, each loss term,
 learning rate, gradient norm, AP) and all tensors of model and EMA in the last checkpoint.
-A key that only one log has is reported, but is no difference.
+A key that only one log has is reported, but is no difference. The same holds for the keys that a
+fix changed on purpose (CHANGED_ON_PURPOSE).
 
 Only the command line, `metrics.jsonl` and `last.pt` are used, never the package itself. So the two
 checkouts can have different files inside.
@@ -68,6 +69,8 @@ SETTINGS = {
     "ema.warmup_updates": 10,
 }
 COMPARED_KINDS = ("step", "train", "val")
+# Logged numbers that a fix changed on purpose: printed when they differ, but no difference.
+CHANGED_ON_PURPOSE = {"matched_iou": "the mean IoU itself in place of a mean of bin centres"}
 UNREPEATABLE = ("time", "seconds", "peak_memory_mib")  # clock and memory differ from run to run
 REQUIRED = {"step": ("loss", "lr", "grad_norm", "losses/total"), "val": ("AP",)}
 
@@ -99,6 +102,7 @@ class Comparison:
     losses: list[float] = field(default_factory=list)  # of the checkout before, each step
     difference: str | None = None
     unshared_keys: list[str] = field(default_factory=list)
+    changed_on_purpose: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
 
@@ -254,6 +258,7 @@ def compare(preset: str, before: Training, after: Training, steps: int) -> Compa
             owner = "before" if name in before.events[key] else "after"
             unshared_keys[f"{key[0]}: {name} (only {owner})"] = None
     result.unshared_keys = sorted(unshared_keys)
+    result.changed_on_purpose = changed_on_purpose(before, after)
     result.difference = result.difference or first_difference(before, after)
     return result
 
@@ -285,6 +290,8 @@ def first_difference(before: Training, after: Training) -> str | None:
     for key, event in before.events.items():
         other = after.events.get(key, {})
         for name, value in event.items():
+            if name in CHANGED_ON_PURPOSE:
+                continue
             if name in other and not equal(value, other[name]):
                 kind, _, step = key
                 values = f"{value!r} before, {other[name]!r} after"
@@ -295,6 +302,19 @@ def first_difference(before: Training, after: Training) -> str | None:
             values = f"sha256 {hashes[0]} before, {hashes[1]} after"
             return f"first difference in last.pt, tensor {name}: {values}"
     return None
+
+
+def changed_on_purpose(before: Training, after: Training) -> list[str]:
+    """One line per key of ``CHANGED_ON_PURPOSE`` that differs, with its first difference."""
+    lines = []
+    for name, reason in CHANGED_ON_PURPOSE.items():
+        for key, event in before.events.items():
+            other = after.events.get(key, {})
+            if name in event and name in other and not equal(event[name], other[name]):
+                values = f"{event[name]!r} before, {other[name]!r} after, first at step {key[2]}"
+                lines.append(f"{key[0]} {name}: {values} ({reason})")
+                break
+    return lines
 
 
 def run_preset(preset: str, checkouts: list[Path], folder: Path, steps: int) -> Comparison:
@@ -363,6 +383,8 @@ def main() -> int:
     for result in results:
         for name in result.unshared_keys:
             print(f"{result.preset}: not compared: {name}")
+        for line in result.changed_on_purpose:
+            print(f"{result.preset}: changed on purpose: {line}")
         if result.difference is not None:
             print(f"{result.preset}: {result.difference}")
     return int(any(result.difference is not None for result in results))

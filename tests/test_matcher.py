@@ -158,6 +158,22 @@ def test_a_small_and_a_turned_box_cost_finitely() -> None:
     assert hungarian.costs(logits, boxes, targets).isfinite().all()
 
 
+def matches_of(rows: list[tuple[int, int, int, int]]) -> Matches:
+    """Rows of (level, image, query, target)."""
+    level, image, query, target = torch.tensor(rows, dtype=torch.int64).reshape(-1, 4).T
+    return Matches(image, query, target, level)
+
+
+@pytest.mark.parametrize("later", [2, 0], ids=["lower target first", "higher target first"])
+def test_of_equally_frequent_targets_the_union_keeps_the_lowest(later: int) -> None:
+    """Whichever level matched it, and whatever other queries and images do."""
+    earlier = 2 - later
+    twice = [(0, 1, 3, earlier), (1, 1, 3, later), (2, 1, 3, 1), (3, 1, 3, earlier)]
+    found = union(matches_of([*twice, (4, 1, 3, later), (0, 1, 4, 2), (0, 0, 3, 2)]))
+    pairs = list(zip(found.image.tolist(), found.query.tolist(), found.target.tolist()))
+    assert pairs == [(0, 3, 2), (1, 3, 0), (1, 4, 2)]
+
+
 @pytest.mark.parametrize("case", CASES["go_union"], ids=lambda case: str(case["case"]))
 def test_union_parity(case: dict) -> None:
     offsets = np.concatenate([[0], np.cumsum(case["counts"])])
@@ -167,8 +183,9 @@ def test_union_parity(case: dict) -> None:
         for image, (queries, columns) in enumerate(layer)
         for query, column in zip(queries, columns)
     ]
-    level, image, query, target = torch.tensor(rows, dtype=torch.int64).reshape(-1, 4).T
-    found = union(Matches(image, query, target, level))
+    matches = matches_of(rows)
+    image, query, target = matches.image, matches.query, matches.target
+    found = union(matches)
     mine = {(int(b), int(q)): int(t) for b, q, t in zip(found.image, found.query, found.target)}
     expected = {
         (image, query): column + offsets[image]

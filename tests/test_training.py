@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,7 +25,8 @@ from deim_lab.data import synthetic
 from deim_lab.errors import ConfigError, DataError, NonFiniteError, WeightsError
 from deim_lab.losses import criterion
 from deim_lab.runs import Run
-from deim_lab.training import checkpoint
+from deim_lab.training import checkpoint, record
+from deim_lab.training.tally import Tally
 
 FAST = {
     "data.batch_size": 4,
@@ -327,6 +329,32 @@ def test_a_run_records_the_proof_of_its_factors(small_set: Path, tmp_path: Path)
     assert val["epoch"].tolist() == [0, 1, 2, 3]
     assert {"AP", "AP50", "AR100", "best_f1", "best_f1_threshold", "backend"} <= set(val.columns)
     assert (run.folder / "checkpoints" / "best.pt").exists()
+
+
+def test_the_logged_matched_iou_is_the_mean_itself() -> None:
+    """A histogram of 20 bins would say .525."""
+    events: list[dict[str, Any]] = []
+    tally = Tally()
+    for values in ([0.501, 0.501], [0.501]):
+        tally.add_matched_iou(torch.tensor(values))
+    state: Any = SimpleNamespace(
+        tally=Tally(tally.state_dict()),  # as a checkpoint inside the epoch carries it
+        schedule=SimpleNamespace(phase=lambda epoch: "dense"),
+        optimizer=SimpleNamespace(param_groups=[{"lr": 0.1}]),
+        compute=SimpleNamespace(is_main=False, peak_memory_mib=lambda: 1.0),
+        config=SimpleNamespace(train=SimpleNamespace(epochs=1)),
+        emit=events.append,
+        epoch=0,
+        step=2,
+    )
+    record.epoch(state)
+    assert events[0]["matched_iou"] == pytest.approx(0.501, rel=1e-6)
+    assert Tally().matched_iou is None, "no pairs, no mean"
+
+
+def test_a_tally_of_an_older_checkpoint_continues() -> None:
+    older = {"steps": 1, "iou_histogram": [0.0] * 10 + [4.0] + [0.0] * 9}
+    assert Tally(older).matched_iou == pytest.approx(0.525)
 
 
 def test_factors_switched_off_are_off(small_set: Path, tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
-"""One whole optimisation step of DEIM-D-FINE-N against the official one: losses, gradients, AdamW
-deltas, batch norm.
+"""One whole optimisation step of DEIM-D-FINE-N, taken by the training loop, against the official
+one: losses, gradients, clipping, AdamW deltas, batch norm; and the EMA after it.
 """
 
 from __future__ import annotations
@@ -9,19 +9,28 @@ import json
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from deim_lab.config import Config
 from deim_lab.config.presets import preset
+from deim_lab.data.loader import Batch
 from deim_lab.detector.detector import build_detector
 from deim_lab.losses import criterion
 from deim_lab.losses.criterion import LossTable
 from deim_lab.matching import assign
+from deim_lab.schedule import Schedule
 from deim_lab.structures import DetectorOutput, Targets
+from deim_lab.training import loop
+from deim_lab.training.compute import Compute
+from deim_lab.training.ema import Ema
 from deim_lab.training.optimizer import build_optimizer
+from deim_lab.training.state import State
+from deim_lab.training.tally import Stopwatch
 from numeric import EDGES, depth_of, float32_tolerance
 
 pytestmark = pytest.mark.numeric
@@ -36,6 +45,17 @@ CONFIG = preset(
         "model.num_queries": CASE["num_queries"],
         "data.input_size": CASE["input_size"],
     },
+)
+# The rate rises up to this step and falls right after it.
+FULL_RATE_STEP = 10
+SCHEDULE = Schedule(
+    epochs=30,
+    steps_per_epoch=1,
+    dense_start=0,
+    dense_end=FULL_RATE_STEP,
+    clean_start=20,
+    lr_warmup_steps=FULL_RATE_STEP,
+    lr_final_ratio=0.5,
 )
 LEVELS = {
     "encoder": "enc_aux_outputs.0.",
@@ -61,7 +81,7 @@ class Step:
     before clipping.
     """
 
-    model: nn.Module
+    state: State
     output: DetectorOutput
     table: LossTable
     before: dict[str, Tensor]
@@ -104,36 +124,75 @@ def picture(batch: int, size: int) -> Tensor:
     return torch.from_numpy((0.5 + 0.25 * waves).astype(np.float32))
 
 
-def take_step(dtype: torch.dtype) -> Step:
+def take_step(dtype: torch.dtype, folder: Path) -> Step:
+    """The reference step, taken by the training loop itself."""
     model = build_detector(CONFIG, num_classes=80)
     fill(model)
     model = model.to(dtype).train()
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    gradients: dict[str, Tensor | None] = dict.fromkeys(before)
+    state = state_of(model, folder)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parameter.register_post_accumulate_grad_hook(
+                lambda leaf, name=name: gradients.update({name: leaf.grad.clone()})
+            )
+    outputs: list[DetectorOutput] = []
+    model.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    tables: list[LossTable] = []
+    compute = criterion.compute
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            criterion,
+            "compute",
+            lambda *args, **options: tables.append(compute(*args, **options)) or tables[-1],
+        )
+        result = loop._step(state, [batch_of(dtype)], Stopwatch(state.compute, on=False))
+    (output,), (table,) = outputs, tables
+    return Step(state, output, table, before, gradients, float(result.grad_norm))
+
+
+def batch_of(dtype: torch.dtype) -> Batch:
     targets = Targets.from_lists(
         [torch.tensor(item["boxes"], dtype=dtype).reshape(-1, 4) for item in CASE["targets"]],
         [torch.tensor(item["labels"], dtype=torch.int64) for item in CASE["targets"]],
     )
-    optimizer = build_optimizer(model, CONFIG.optim)
-    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    output = model(picture(CASE["batch"], CASE["input_size"]).to(dtype), targets)
-    matches = assign(output, targets, CONFIG.match)
-    table = criterion.compute(output, targets, matches, loss=CONFIG.loss, match=CONFIG.match)
-    table.total.backward()
-    gradients = {
-        name: None if p.grad is None else p.grad.clone() for name, p in model.named_parameters()
-    }
-    norm = nn.utils.clip_grad_norm_(model.parameters(), CONFIG.optim.clip_norm)
-    optimizer.step()
-    return Step(model, output, table, before, gradients, float(norm))
+    images = picture(CASE["batch"], CASE["input_size"]).to(dtype)
+    return Batch(images, targets, mosaic_share=0.0, mixed=False, epoch=0, index=0)
+
+
+def state_of(model: nn.Module, folder: Path, config: Config = CONFIG) -> State:
+    """A run that is about to take the one step at which the learning rate is that of the config.
+
+    The steps before and after it have a lower one (``FULL_RATE_STEP``).
+    """
+    classes = SimpleNamespace(categories=range(80))
+    return State(
+        config=config,
+        seed=0,
+        compute=Compute(torch.device("cpu"), "fp32"),
+        run=SimpleNamespace(folder=folder),
+        train_set=classes,
+        val_set=classes,
+        schedule=SCHEDULE,
+        model=model,
+        parallel=model,
+        ema=Ema(model, decay=config.ema.decay, warmup_updates=config.ema.warmup_updates),
+        optimizer=build_optimizer(model, config.optim),
+        scaler=torch.amp.GradScaler("cpu", enabled=False),
+        emit=lambda event: None,
+        step=FULL_RATE_STEP - 1,
+    )
 
 
 @pytest.fixture(scope="module")
-def double() -> Step:
-    return take_step(torch.float64)
+def double(tmp_path_factory: pytest.TempPathFactory) -> Step:
+    return take_step(torch.float64, tmp_path_factory.mktemp("double"))
 
 
 @pytest.fixture(scope="module")
-def single() -> Step:
-    return take_step(torch.float32)
+def single(tmp_path_factory: pytest.TempPathFactory) -> Step:
+    return take_step(torch.float32, tmp_path_factory.mktemp("single"))
 
 
 def test_outputs_of_every_level(double: Step) -> None:
@@ -159,7 +218,7 @@ def test_losses(double: Step) -> None:
 
 
 def test_losses_in_single_precision(single: Step) -> None:
-    depth, found = depth_of(single.model), losses_of(single)
+    depth, found = depth_of(single.state.model), losses_of(single)
     assert found.keys() == CASE["losses_fp64"].keys()
     for name, expected in CASE["losses_fp64"].items():
         condition = EDGES if "fgl" in name else 1.0
@@ -182,10 +241,10 @@ def test_gradients(double: Step) -> None:
 
 
 def test_adamw_deltas(double: Step) -> None:
-    after = dict(double.model.named_parameters())
+    after = dict(double.state.model.named_parameters())
     rates = {
         name: group["lr"]
-        for group in build_optimizer(double.model, CONFIG.optim).param_groups
+        for group in build_optimizer(double.state.model, CONFIG.optim).param_groups
         for name in group["names"]
     }
     checked = 0
@@ -199,8 +258,38 @@ def test_adamw_deltas(double: Step) -> None:
     assert checked > 200
 
 
+def test_the_optimizer_gets_clipped_gradients(double: Step) -> None:
+    """AdamW's first delta hardly depends on the gradient's length, its first moment does."""
+    beta = CONFIG.optim.betas[0]
+    assert CONFIG.optim.clip_norm is not None
+    assert double.norm > 2 * CONFIG.optim.clip_norm
+    for name, parameter in double.state.model.named_parameters():
+        gradient = double.gradients[name]
+        if gradient is not None:
+            clipped = gradient * CONFIG.optim.clip_norm / (double.norm + 1e-6)
+            moment = double.state.optimizer.state[parameter]["exp_avg"]
+            torch.testing.assert_close(moment, (1 - beta) * clipped, rtol=1e-9, atol=1e-15)
+
+
+def test_one_step_is_counted_and_leaves_no_gradient(double: Step) -> None:
+    assert (double.state.step, double.state.batch) == (FULL_RATE_STEP, 1)
+    assert all(parameter.grad is None for parameter in double.state.model.parameters())
+    neighbours = [SCHEDULE.lr_factor(FULL_RATE_STEP + shift) for shift in (-1, 0, 1)]
+    assert neighbours[0] < 1 == neighbours[1] > neighbours[2], "a shifted rate must show"
+
+
+def test_the_ema_follows_the_step(double: Step) -> None:
+    ema = double.state.ema
+    averaged = dict(ema.module.named_parameters())
+    decay = ema.decay_at(1)
+    assert ema.updates == 1
+    for name, parameter in double.state.model.named_parameters():
+        expected = decay * double.before[name] + (1 - decay) * parameter.detach()
+        torch.testing.assert_close(averaged[name].detach(), expected, rtol=1e-9, atol=1e-12)
+
+
 def test_batch_norm_statistics(double: Step) -> None:
-    buffers = {name: value.double() for name, value in double.model.state_dict().items()}
+    buffers = {name: value.double() for name, value in double.state.model.state_dict().items()}
     for name, expected in CASE["bn_after_fp64"].items():
         assert float(buffers[name].mean()) == pytest.approx(expected["mean"], rel=1e-6, abs=1e-9), (
             name
@@ -212,6 +301,45 @@ def test_batch_norm_statistics(double: Step) -> None:
             atol=1e-9,
             err_msg=name,
         )
+
+
+@pytest.mark.parametrize("kind", ["hungarian", "groups(2)"])
+def test_two_batches_of_four_are_one_of_eight(kind: str, tmp_path: Path) -> None:
+    """Where sums are divided by targets. The union and DDF count each batch by itself."""
+    config = preset(
+        "smoke",
+        {
+            "match.kind": kind,
+            "model.num_denoising": 0,
+            "loss.go_union": False,
+            "loss.weight_ddf": 0.0,
+        },
+    )
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(8, 3, 96, 96, generator=generator, dtype=torch.float64)
+    boxes = [
+        0.2 + 0.5 * torch.rand(n, 4, generator=generator).double() for n in (1, 2, 0, 4, 6, 3, 0, 1)
+    ]
+    labels = [torch.randint(5, (len(item),), generator=generator) for item in boxes]
+    norms: list[float] = []
+    ends: list[dict[str, Tensor]] = []
+    for size in (8, 4):
+        torch.manual_seed(0)
+        model = build_detector(config, num_classes=5).double()
+        for module in model.modules():
+            module.training = not isinstance(module, nn.BatchNorm2d)  # statistics frozen
+        state = state_of(model, tmp_path, config)
+        parts = [slice(start, start + size) for start in range(0, 8, size)]
+        batches = [
+            Batch(images[part], Targets.from_lists(boxes[part], labels[part]), 0.0, False, 0, index)
+            for index, part in enumerate(parts)
+        ]
+        result = loop._step(state, batches, Stopwatch(state.compute, on=False))
+        norms.append(float(result.grad_norm))
+        ends.append(model.state_dict())
+    assert norms[0] == pytest.approx(norms[1], rel=1e-9)
+    for name, weight in ends[0].items():
+        torch.testing.assert_close(weight, ends[1][name], rtol=0, atol=1e-9, msg=name)
 
 
 @pytest.mark.parametrize(

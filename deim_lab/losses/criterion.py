@@ -136,8 +136,8 @@ def compute(
         loss: terms and weights.
         match: by which ``matches`` were made; its kind says what the sums are divided by.
         num_targets: this rank's normaliser in place of ``len(targets)`` (gradient accumulation: the
-            mean over the batches of a step). Where pairs are counted, each batch is divided by its
-            own.
+            mean over the batches of a step). Pairs (of the union, of SimOTA) and the shares of DDF
+            are each batch's own: those of the whole step are known only after its last forward.
     """
     device = output.matching.logits.device
     with torch.autocast(device.type, enabled=False):

@@ -122,18 +122,13 @@ def step(state: State, result: StepResult, watch: Stopwatch, *, logged: bool) ->
 
 def epoch(state: State) -> None:
     """Log the means of the epoch's steps."""
-    histogram = state.tally.iou_histogram
-    pairs = sum(histogram)
-    centres = [(index + 0.5) / len(histogram) for index in range(len(histogram))]
     _record(
         state,
         "train",
         phase=str(state.schedule.phase(state.epoch)),
         lr_last=state.optimizer.param_groups[-1]["lr"],
-        matched_iou_histogram=histogram,
-        matched_iou=sum(c * n for c, n in zip(centres, histogram, strict=True)) / pairs
-        if pairs
-        else None,
+        matched_iou_histogram=state.tally.iou_histogram,
+        matched_iou=state.tally.matched_iou,
         peak_memory_mib=state.compute.peak_memory_mib(),
         **state.tally.means(),
     )

@@ -28,7 +28,10 @@ class Tally:
         self.steps: int = state.get("steps", 0)
         self.sums: defaultdict[str, float] = defaultdict(float, state.get("sums", {}))
         self.counts: defaultdict[str, int] = defaultdict(int, state.get("counts", {}))
-        self._histogram = torch.tensor(state.get("iou_histogram", [0.0] * IOU_BINS))
+        histogram: list[float] = state.get("iou_histogram", [0.0] * IOU_BINS)
+        self._histogram = torch.tensor(histogram)
+        # A checkpoint of 0.1 has no sum: the part of the epoch before it counts by bin centres.
+        self._iou_sum = torch.tensor(float(state.get("iou_sum", _sum_of_centres(histogram))))
 
     def add(self, **values: float) -> None:
         """Add one observation of each named value."""
@@ -41,16 +44,25 @@ class Tally:
         self.add(**{f"{prefix}/{name}": value for name, value in values.items()})
 
     def add_matched_iou(self, matched_iou: Tensor) -> None:
-        """Count matched pairs by IoU (``[M]``, in [0, 1])."""
-        counts = torch.histc(matched_iou.detach().float(), bins=IOU_BINS, min=0.0, max=1.0)
-        self._histogram = (
-            self._histogram.to(counts.device) + counts
-        )  # stays on the device until someone asks
+        """Count matched pairs by IoU (``[M]``, in [0, 1]), and sum their IoU.
+
+        Both stay on the device until someone asks.
+        """
+        values = matched_iou.detach().float()
+        counts = torch.histc(values, bins=IOU_BINS, min=0.0, max=1.0)
+        self._histogram = self._histogram.to(counts.device) + counts
+        self._iou_sum = self._iou_sum.to(counts.device) + values.sum()
 
     @property
     def iou_histogram(self) -> list[float]:
         """Matched pairs in each of ``IOU_BINS`` equal bins of IoU."""
         return [float(value) for value in self._histogram.tolist()]
+
+    @property
+    def matched_iou(self) -> float | None:
+        """Mean IoU of the matched pairs; None: there were none."""
+        pairs = sum(self.iou_histogram)
+        return float(self._iou_sum) / pairs if pairs else None
 
     def means(self) -> dict[str, float]:
         return {name: total / self.counts[name] for name, total in self.sums.items()}
@@ -61,7 +73,13 @@ class Tally:
             "sums": dict(self.sums),
             "counts": dict(self.counts),
             "iou_histogram": self.iou_histogram,
+            "iou_sum": float(self._iou_sum),
         }
+
+
+def _sum_of_centres(histogram: list[float]) -> float:
+    """What the IoU of the pairs in a histogram adds up to, to half a bin."""
+    return sum((index + 0.5) / IOU_BINS * pairs for index, pairs in enumerate(histogram))
 
 
 class Stopwatch:
