@@ -585,7 +585,6 @@ def _save_last(state: _State) -> None:
                 "best_ap": state.best_ap,
                 "best_epoch": state.best_epoch,
                 "restarted": state.restarted,
-                "rng": torch.get_rng_state(),
             },
             keep_previous=folder / checkpoint.PREVIOUS,
         )
@@ -604,7 +603,6 @@ def _restore(state: _State, saved: dict[str, Any]) -> None:
         saved["best_epoch"],
         saved["restarted"],
     )
-    torch.set_rng_state(saved["rng"])
 
 
 def _check_finite(state: _State, batch: Batch, losses: dict[str, float]) -> None:
