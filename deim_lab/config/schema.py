@@ -496,7 +496,7 @@ class Config:
 
 
 # Where a run happens, not what it computes: outside the fingerprint. (Of weights the content
-# counts, not the name: pretrained.start_of.)
+# counts, not the name: weights.start.)
 NOT_IDENTITY = (
     "train.device",
     "train.threads",

@@ -37,8 +37,7 @@ from deim_lab.training.compute import Compute, resolve as resolve_compute
 from deim_lab.training.ema import Ema
 from deim_lab.training.optimizer import build_optimizer, restore_optimizer, set_learning_rate
 from deim_lab.training.tally import Stopwatch, Tally
-from deim_lab.weights.backbone import load_backbone_weights, read_backbone_weights, start_of
-from deim_lab.weights.own import load_weights
+from deim_lab.weights.start import Start, read_start
 
 Event = dict[str, Any]
 
@@ -107,12 +106,7 @@ def train(
         NonFiniteError: a loss became inf or NaN; names the images and the term, and leaves a file
             to replay it.
     """
-    if weights is not None and config.model.backbone_weights is not None:
-        raise ConfigError(
-            f"model.backbone_weights {config.model.backbone_weights!r} would have no effect: "
-            f"weights {str(weights)!r} fill the "
-            "backbone too; give one of them"
-        )
+    start = read_start(config, weights)
     compute = resolve_compute(device or config.train.device, config.train.precision)
     if config.train.threads is not None and compute.device.type == "cpu":
         torch.set_num_threads(config.train.threads)
@@ -126,13 +120,13 @@ def train(
         Path(runs_dir),
         resume,
         compute,
-        weights,
+        start,
     )
     if finished:
         _log.info("%s is done: nothing to train (resume='never' trains it again)", run.folder)
         return run
     try:
-        state = _prepare(config, seed, compute, run, train_set, val_set, weights, on_event)
+        state = _prepare(config, seed, compute, run, train_set, val_set, start, on_event)
         _announce(state)
         while state.epoch < config.train.epochs:
             _epoch(state)
@@ -352,7 +346,7 @@ def _prepare(
     run: Run,
     train_set: CocoDataset,
     val_set: CocoDataset,
-    weights: str | Path | None,
+    start: Start,
     on_event: Callable[[Event], None] | None,
 ) -> _State:
     """Model, optimiser, EMA and schedule; then, where the run was cut, everything as it was."""
@@ -364,10 +358,7 @@ def _prepare(
         )
     torch.manual_seed(seed)
     model = build_detector(config, num_classes=len(train_set.categories))
-    if weights is not None:
-        load_weights(model, weights, categories=train_set.categories.as_list())
-    elif (pretrained := read_backbone_weights(config.model)) is not None:
-        load_backbone_weights(model, pretrained)
+    start.fill(model, train_set.categories.as_list())
     model.to(compute.device)
     parallel: nn.Module = model
     if compute.world_size > 1:
@@ -469,7 +460,7 @@ def _run_of(
     runs_dir: Path,
     resume: str,
     compute: Compute,
-    weights: str | Path | None,
+    start: Start,
 ) -> tuple[Run, bool]:
     """The run folder to train in, and whether it is finished already. All processes agree on the
     one that the main process chose.
@@ -477,8 +468,7 @@ def _run_of(
     chosen: list[Any] = [None, False]
     if compute.is_main:
         run: Run | None = None
-        start = start_of(config, weights)
-        fingerprint = configs.fingerprint(config, *start)
+        fingerprint = configs.fingerprint(config, *start.identity)
         identity: dict[str, Any] = {
             "fingerprint": fingerprint,
             "seed": seed,
@@ -509,26 +499,13 @@ def _run_of(
                 overrides=configs.diff(base, config),
                 device=str(compute.device),
                 fingerprint=fingerprint,
-                weights=_weights_record(config, weights, start),
+                weights=start.record(),
             )
         elif run.status != "done":
             run.reopen(device=str(compute.device))
         chosen = [str(run.folder), run.status == "done"]
     chosen = compute.agreed(chosen)
     return (run if compute.is_main else Run.open(chosen[0])), bool(chosen[1])  # type: ignore[return-value]
-
-
-def _weights_record(
-    config: Config, weights: str | Path | None, start: list[Any]
-) -> dict[str, Any] | None:
-    """``run.json``'s entry on what the run starts from."""
-    if weights is not None:
-        return {"path": str(weights), "sha256": start[0]}
-    return (
-        {"path": config.model.backbone_weights, "sha256": start[0]["backbone"], "part": "backbone"}
-        if start
-        else None
-    )
 
 
 def _restart_from_best(state: _State) -> None:
