@@ -30,7 +30,7 @@ _NEW_PATHS = {
     "detector.classes": "weights.classes",
     "detector.hub": "weights.hub",
     "detector.weights": "weights.own",
-    "detector.pretrained": "weights.backbone",
+    "detector.pretrained": "weights.backbone weights.start",
     "detector.predict": "inference.predict detections",
     "detector.video": "inference.video",
     "detector.onnx_file": "inference.onnx_file",

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from deim_lab.config import Config, LossConfig, MatchConfig
 from deim_lab.config.presets import preset
 from deim_lab.detector.detector import Detector, build_detector
-from deim_lab.detector.queries import isolate_groups
+from deim_lab.detector.queries import attend_in_groups
 from deim_lab.errors import ConfigError
 from deim_lab.losses import criterion
 from deim_lab.losses.criterion import LossTable
@@ -117,6 +117,75 @@ def test_groups_do_not_see_one_another(models: tuple[Detector, Detector]) -> Non
         mine = output.matching.logits[-1, :, group * Q : (group + 1) * Q].square().sum()
         (gradient,) = torch.autograd.grad(mine, weight, retain_graph=True)
         assert gradient.abs().sum(-1).gt(0).tolist() == [row == group - 1 for row in range(K - 1)]
+
+
+def isolate_groups(
+    mask: Tensor | None, num_queries: int, groups: int, *, device: torch.device
+) -> Tensor:
+    """What attention in groups means, as one mask: True where a query (row) may *not* attend.
+
+    Args:
+        mask: ``[N + Q, N + Q]`` of the denoising queries and the first group, or ``None``
+            (``N = 0``, all attend). It stays as it is: denoising queries see the first group alone,
+            as they would without groups.
+
+    Returns:
+        ``[N + k·Q, N + k·Q]``: a further group sees only itself, and nobody sees it.
+    """
+    first = num_queries if mask is None else mask.shape[0]
+    block = torch.cat(
+        [
+            torch.zeros(first, dtype=torch.int64, device=device),
+            torch.arange(1, groups, device=device).repeat_interleave(num_queries),
+        ]
+    )
+    result = block[:, None] != block
+    if mask is not None:
+        result[:first, :first] = mask
+    return result
+
+
+@pytest.mark.parametrize("denoising", [0, 6])
+def test_folded_groups_attend_as_the_mask_says(denoising: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    attention = nn.MultiheadAttention(16, 4, batch_first=True).double()
+    placed, content = torch.randn(
+        2, 2, denoising + K * 5, 16, generator=generator, dtype=torch.float64
+    ).requires_grad_()
+    mask = None
+    if denoising:
+        mask = torch.rand(denoising + 5, denoising + 5, generator=generator) < 0.3
+        mask[torch.arange(denoising + 5), torch.arange(denoising + 5)] = False
+    whole = isolate_groups(mask, 5, K, device=torch.device("cpu"))
+    folded = attend_in_groups(attention, placed, content, mask, 5)
+    masked = attention(placed, placed, content, attn_mask=whole, need_weights=False)[0]
+    torch.testing.assert_close(folded, masked, rtol=0, atol=1e-12)
+    for here, there in zip(
+        *(
+            torch.autograd.grad(result.square().sum(), (placed, content), retain_graph=True)
+            for result in (folded, masked)
+        ),
+        strict=True,
+    ):
+        torch.testing.assert_close(here, there, rtol=0, atol=1e-12)
+
+
+def test_no_mask_over_all_groups_is_made(models: tuple[Detector, Detector]) -> None:
+    sides: list[int] = []
+
+    def note(module: nn.Module, args: object, kwargs: dict[str, Tensor | None]) -> None:
+        mask = kwargs.get("attn_mask")
+        sides.append(0 if mask is None else len(mask))
+
+    for layer in models[1].decoder.decoder.layers:  # type: ignore[union-attr]
+        layer.self_attn.register_forward_pre_hook(note, with_kwargs=True)
+    output = trained(models[1])
+    assert output.denoising is not None
+    assert max(sides) == output.denoising.logits.shape[2] + Q
+    with torch.no_grad():
+        sides.clear()
+        models[1].eval().every_level(images())
+    assert set(sides) == {0}
 
 
 def test_the_mask_of_groups() -> None:

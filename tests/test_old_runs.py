@@ -121,6 +121,10 @@ def test_the_same_command_resumes_an_old_cut_run(
     )
     assert resumed.folder == cut.folder
     assert resumed.status == "done"
+    new = checkpoint.read(resumed.folder / "checkpoints" / "last.pt")
+    # every step seeds the generator anew, so its state is not kept any more
+    assert saved.keys() - new.keys() == {"rng"}
+    assert new.keys() <= saved.keys()
     assert first == list(range(CUT_STEPS + 1, STEPS + 1))
 
     def build_as_then(model: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:

@@ -24,7 +24,9 @@ from deim_lab.detector.backbones import build_backbone
 from deim_lab.detector.detector import build_detector
 from deim_lab.errors import ConfigError, WeightsError
 from deim_lab.training.loop import train
-from deim_lab.weights.backbone import load_backbone_weights, read_backbone_weights, start_of
+from deim_lab.weights import backbone as backbone_weights
+from deim_lab.weights.backbone import load_backbone_weights, read_backbone_weights
+from deim_lab.weights.start import start_of
 
 pytestmark = pytest.mark.numeric
 
@@ -501,7 +503,17 @@ def test_content_is_the_identity_and_not_the_path(tmp_path: Path) -> None:
     )  # a whole detector's weights bring a backbone
 
 
-def test_training_starts_from_them(pictures: Path, tmp_path: Path) -> None:
+def test_training_starts_from_them(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    for name in ("read_state", "fingerprint_of"):
+        real = getattr(backbone_weights, name)
+        monkeypatch.setattr(
+            backbone_weights,
+            name,
+            lambda path, name=name, real=real: (calls.append(name), real(path))[1],
+        )
     chosen = override(preset("smoke", QUICK), {"optim.backbone_lr": 0.0})
     source = shaken(build_backbone(chosen.model))
     torch.save(source.state_dict(), tmp_path / "w.pth")
@@ -510,6 +522,7 @@ def test_training_starts_from_them(pictures: Path, tmp_path: Path) -> None:
         {"model.backbone_weights": str(tmp_path / "w.pth"), "optim.backbone_norm": "backbone"},
     )
     run = train(with_weights, pictures, runs_dir=tmp_path / "runs")
+    assert sorted(calls) == ["fingerprint_of", "read_state"], "read and hashed once a run"
     record = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))["weights"]
     assert record == {
         "path": str(tmp_path / "w.pth"),

@@ -364,7 +364,7 @@ def test_weights_of_a_backbone_make_arms_and_a_second_call_knows_them(
             else [{"backbone": Path(config.model.backbone_weights).read_text(encoding="utf-8")}]
         )
 
-    monkeypatch.setattr("deim_lab.weights.backbone.start_of", start)
+    monkeypatch.setattr("deim_lab.weights.start.start_of", start)
     monkeypatch.chdir(tmp_path)
     for name, content in (("a.pth", "1"), ("b.pth", "2"), ("again.pth", "1")):
         Path(name).write_text(content, encoding="utf-8")

@@ -65,7 +65,7 @@ class Config:
 
 
 # Where a run happens, not what it computes: outside the fingerprint. (Of weights the content
-# counts, not the name: weights.backbone.start_of.)
+# counts, not the name: weights.start.)
 NOT_IDENTITY = (
     "train.device",
     "train.threads",

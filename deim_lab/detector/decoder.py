@@ -20,7 +20,7 @@ from deim_lab.detector.denoising import DenoisingQueries, make_queries
 from deim_lab.detector.layers import ACTIVATIONS, ConvNorm, Mlp, TableCache
 from deim_lab.detector.queries import (
     Selection,
-    isolate_groups,
+    attend_in_groups,
     make_anchors,
     repeat_in_groups,
     select_queries,
@@ -236,7 +236,8 @@ class QueryDecoder(nn.Module):
         ``[B, Q, 4]``.
 
         Args:
-            mask: ``[Q, Q]``, True where a query (row) may not attend.
+            mask: of the denoising queries and the first group, True where a query (row) may not
+                attend; further groups see themselves alone (``queries.attend_in_groups``).
             every_level: keep all levels, else only the last one's logits and boxes.
         """
         raise NotImplementedError
@@ -264,7 +265,6 @@ class QueryDecoder(nn.Module):
         mask = None if noisy is None else noisy.attention_mask
         if groups > 1:
             content, boxes_logit = repeat_in_groups(content, boxes_logit, self.group_embed.weight)
-            mask = isolate_groups(mask, self.spec.num_queries, groups, device=content.device)
         if noisy is not None:
             content = torch.cat(
                 [self.denoising_class_embed(noisy.class_ids).to(content.dtype), content], dim=1
@@ -348,7 +348,7 @@ class DecoderLayer(nn.Module):
             self.norm2 = norm(dim)
         self.build_feed_forward(spec)
         self.norm3 = norm(dim)
-        self.gated = spec.gateway
+        self.gated, self.num_queries = spec.gateway, spec.num_queries
 
     def build_feed_forward(self, spec: DecoderSpec) -> None:
         self.linear1 = nn.Linear(spec.dim, spec.ffn_dim)
@@ -372,9 +372,8 @@ class DecoderLayer(nn.Module):
         (``attention``) → content ``[B, Q, dim]``.
         """
         placed = content + position
-        content = self.norm1(
-            content + self.self_attn(placed, placed, content, attn_mask=mask, need_weights=False)[0]
-        )
+        seen = attend_in_groups(self.self_attn, placed, content, mask, self.num_queries)
+        content = self.norm1(content + seen)
         read = self.cross_attn(content + position, reference_cxcywh, values)
         content = self.gateway(content, read) if self.gated else self.norm2(content + read)
         content = content + self.feed_forward(content)

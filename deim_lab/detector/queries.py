@@ -115,31 +115,41 @@ def repeat_in_groups(
     return grouped.flatten(1, 2), boxes_logit.repeat(1, len(offsets), 1)
 
 
-def isolate_groups(
-    mask: Tensor | None, num_queries: int, groups: int, *, device: torch.device
+def attend_in_groups(
+    attention: nn.MultiheadAttention,
+    placed: Tensor,
+    content: Tensor,
+    mask: Tensor | None,
+    num_queries: int,
 ) -> Tensor:
-    """Attention mask of ``N`` denoising queries and ``groups`` groups: True where a query (row) may
-    *not* attend.
+    """Self-attention inside each group of ``num_queries`` queries: the groups are folded into the
+    batch, so time and memory grow with their number, not with its square.
 
     Args:
-        mask: ``[N + Q, N + Q]`` of the denoising queries and the first group, or ``None``
-            (``N = 0``, all attend). It stays as it is: denoising queries see the first group alone,
+        placed: ``[B, N + k·Q, dim]`` queries and keys, ``N`` denoising ones first.
+        content: the values, of the same shape.
+        mask: ``[N + Q, N + Q]`` of the denoising queries and the first group, True where a query
+            (row) may not attend; None where ``N = 0``. Denoising queries see the first group alone,
             as they would without groups.
-
-    Returns:
-        ``[N + k·Q, N + k·Q]``: a further group sees only itself, and nobody sees it.
     """
-    first = num_queries if mask is None else mask.shape[0]
-    block = torch.cat(
-        [
-            torch.zeros(first, dtype=torch.int64, device=device),
-            torch.arange(1, groups, device=device).repeat_interleave(num_queries),
-        ]
+    first = num_queries if mask is None else len(mask)
+    if content.shape[1] == first:
+        return attention(placed, placed, content, attn_mask=mask, need_weights=False)[0]
+    if mask is None:
+        first = 0
+
+    def folded(x: Tensor) -> Tensor:
+        return x[:, first:].reshape(-1, num_queries, x.shape[-1])
+
+    further, of_further = folded(placed), folded(content)
+    seen = attention(further, further, of_further, need_weights=False)[0]
+    seen = seen.reshape(len(content), -1, content.shape[-1])
+    if mask is None:
+        return seen
+    near, of_near = placed[:, :first], content[:, :first]
+    return torch.cat(
+        [attention(near, near, of_near, attn_mask=mask, need_weights=False)[0], seen], dim=1
     )
-    result = block[:, None] != block
-    if mask is not None:
-        result[:first, :first] = mask
-    return result
 
 
 def _take(x: Tensor, index: Tensor) -> Tensor:

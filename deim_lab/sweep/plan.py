@@ -232,7 +232,7 @@ def _fingerprint(grid: Grid, arm: str) -> str:
     config, weights = grid.config(arm), grid.parameters.get("weights")
     if weights is None and config.model.backbone_weights is None:
         return configs.fingerprint(config)
-    from deim_lab.weights.backbone import start_of
+    from deim_lab.weights.start import start_of
 
     return configs.fingerprint(config, *start_of(config, weights))
 

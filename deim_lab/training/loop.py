@@ -24,7 +24,7 @@ from deim_lab import config as configs, evaluation, matching, schedule
 from deim_lab.config import Config
 from deim_lab.data import coco, loader
 from deim_lab.data.coco import CocoDataset
-from deim_lab.detector.detector import Detector, build_detector
+from deim_lab.detector.detector import build_detector
 from deim_lab.errors import ConfigError
 from deim_lab.losses import criterion
 from deim_lab.runs import Run
@@ -38,8 +38,7 @@ from deim_lab.training.optimizer import build_optimizer, set_learning_rate
 from deim_lab.training.record import StepResult
 from deim_lab.training.state import Event, State
 from deim_lab.training.tally import Stopwatch, Tally
-from deim_lab.weights.backbone import load_backbone_weights, read_backbone_weights, start_of
-from deim_lab.weights.own import load_weights
+from deim_lab.weights.start import Start, read_start
 
 _log = logging.getLogger(__name__)
 
@@ -78,18 +77,18 @@ def train(
         NonFiniteError: a loss became inf or NaN; names the images and the term, and leaves a file
             to replay it.
     """
-    _check_start(config, weights)
+    start = read_start(config, weights)
     compute = resolve_compute(device or config.train.device, config.train.precision)
     source = coco.resolve(data, cache_dir=Path(runs_dir) / "data")
     train_set, val_set = coco.open_source(source, cache=config.data.cache)
     run, finished = _open_run(
-        config, seed, compute, train_set, val_set, weights, Path(runs_dir), resume
+        config, seed, compute, train_set, val_set, start, Path(runs_dir), resume
     )
     if finished:
         _log.info("%s is done: nothing to train (resume='never' trains it again)", run.folder)
         return run
     try:
-        state = _prepare(config, seed, compute, run, train_set, val_set, weights, on_event)
+        state = _prepare(config, seed, compute, run, train_set, val_set, start, on_event)
         record.announce(state)
         while state.epoch < config.train.epochs:
             _epoch(state)
@@ -234,14 +233,13 @@ def _open_run(
     compute: Compute,
     train_set: CocoDataset,
     val_set: CocoDataset,
-    weights: str | Path | None,
+    start: Start,
     runs_dir: Path,
     resume: str,
 ) -> tuple[Run, bool]:
     """The run folder of this experiment (new or continued), and whether its run is finished."""
-    start = start_of(config, weights)
     identity = {
-        "fingerprint": configs.fingerprint(config, *start),
+        "fingerprint": configs.fingerprint(config, *start.identity),
         "seed": seed,
         "data_fingerprint": coco.joint_fingerprint(train_set, val_set),
     }
@@ -252,7 +250,7 @@ def _open_run(
         resume=resume,
         compute=compute,
         data_name=train_set.name,
-        weights=_start_record(config, weights, start),
+        weights=start.record(),
     )
 
 
@@ -263,7 +261,7 @@ def _prepare(
     run: Run,
     train_set: CocoDataset,
     val_set: CocoDataset,
-    weights: str | Path | None,
+    start: Start,
     on_event: Callable[[Event], None] | None,
 ) -> State:
     """Model, optimiser, EMA and schedule; then, where the run was cut, everything as it was."""
@@ -277,7 +275,7 @@ def _prepare(
         )
     torch.manual_seed(seed)
     model = build_detector(config, num_classes=len(train_set.categories))
-    _fill_start(model, config, weights, train_set)
+    start.fill(model, train_set.categories.as_list())
     model.to(compute.device)
     bare, parallel = _wrap(model, compute)
     state = State(
@@ -308,37 +306,3 @@ def _wrap(model: nn.Module, compute: Compute) -> tuple[nn.Module, nn.Module]:
     model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     devices = [compute.device.index]
     return model, nn.parallel.DistributedDataParallel(model, device_ids=devices)
-
-
-# What a run starts from: the weights of a whole detector, of a backbone, or none.
-
-
-def _check_start(config: Config, weights: str | Path | None) -> None:
-    if weights is not None and config.model.backbone_weights is not None:
-        raise ConfigError(
-            f"model.backbone_weights {config.model.backbone_weights!r} would have no effect: "
-            f"weights {str(weights)!r} fill the "
-            "backbone too; give one of them"
-        )
-
-
-def _start_record(
-    config: Config, weights: str | Path | None, start: Sequence[Any]
-) -> dict[str, Any] | None:
-    """``run.json``'s entry on what the run starts from."""
-    if weights is not None:
-        return {"path": str(weights), "sha256": start[0]}
-    if start:
-        path = config.model.backbone_weights
-        return {"path": path, "sha256": start[0]["backbone"], "part": "backbone"}
-    return None
-
-
-def _fill_start(
-    model: Detector, config: Config, weights: str | Path | None, train_set: CocoDataset
-) -> None:
-    """Copy what the run starts from into ``model``."""
-    if weights is not None:
-        load_weights(model, weights, categories=train_set.categories.as_list())
-    elif (backbone := read_backbone_weights(config.model)) is not None:
-        load_backbone_weights(model, backbone)

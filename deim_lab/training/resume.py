@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from deim_lab import config as configs, runs
 from deim_lab.config import Config
 from deim_lab.config.presets import PRESETS
@@ -101,7 +99,6 @@ def save_last(state: State) -> None:
             "best_ap": state.best_ap,
             "best_epoch": state.best_epoch,
             "restarted": state.restarted,
-            "rng": torch.get_rng_state(),
         }
         checkpoint.save(
             folder / checkpoint.LAST,
@@ -144,7 +141,6 @@ def restore(state: State) -> None:
     state.tally = Tally(saved["tally"])
     state.best_ap, state.best_epoch = saved["best_ap"], saved["best_epoch"]
     state.restarted = saved["restarted"]
-    torch.set_rng_state(saved["rng"])
     if state.compute.is_main:
         state.run.log("event", epoch=state.epoch, step=state.step, event="resumed")
 

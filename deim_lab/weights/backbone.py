@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deim_lab.config import Config, ModelConfig
+from deim_lab.config import ModelConfig
 from deim_lab.detector import hgnetv2, lite0, resnet_vd
 from deim_lab.detector.detector import Detector
 from deim_lab.detector.features import FeatureBackbone, is_adapted
@@ -147,19 +147,6 @@ def load_backbone_weights(model: Detector, weights: BackboneWeights) -> None:
             len(left_out),
             some(left_out),
         )
-
-
-def start_of(config: Config, weights: str | Path | None) -> list[Json]:
-    """What a run starts from, as its identity holds it: by content, never by path. Empty: from
-    nothing.
-
-    Weights of a whole detector hold a backbone; training refuses ``model.backbone_weights`` beside
-    them.
-    """
-    if weights is not None:
-        return [fingerprint_of(weights)]
-    backbone = read_backbone_weights(config.model)
-    return [] if backbone is None else [{"backbone": backbone.sha256}]
 
 
 def _of_file(path: Path, backbone: str, source: str) -> BackboneWeights:
