@@ -600,21 +600,12 @@ class TestResolve:
         assert source.name == "mine"
         assert source.train == source.val
 
-    def test_nothing_given_is_the_embedded_set(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        from deim_lab.data import synthetic
-
-        make = synthetic.make
-        monkeypatch.setattr(
-            synthetic,
-            "make",
-            lambda folder: make(folder, train_images=3, val_images=2, size_px=(64, 64)),
-        )
+    def test_nothing_given_is_the_embedded_set(self, tmp_path: Path) -> None:
         for data in (None, "embedded"):
             source = resolve(data, cache_dir=tmp_path)
             assert source.name == "embedded"
-            assert source.train[0] == tmp_path / "embedded" / "images" / "train"
+            assert source == resolve(data), "one set, wherever it is opened"
+        assert list(tmp_path.iterdir()) == [], "nothing is drawn or copied"
 
     def test_says_what_is_missing(self, folder: Path) -> None:
         with pytest.raises(DataError, match=r"data folder .* does not exist .*did you mean"):

@@ -70,7 +70,7 @@ def main(
             f"or leave the notebook out"
         )
     root = Path(runs_dir)
-    coco.resolve(DATA, cache_dir=root / "data")  # made once, before two processes ask for it
+    coco.resolve(DATA)  # an absent set is named before two processes start
     folders = _train_side_by_side(root, preset_name, dict(overrides or {}), seed, progress=progress)
     arms = [_measured(name, folder) for name, folder in folders.items()]
     out = root / "demo"
