@@ -254,6 +254,9 @@ class TestBadJson:
                 r"image at position 0: width 40\.5 is not a whole number",
             ),
             (changed("images", 0, 3), r"image at position 0 is 3, expected an object"),
+            (changed("images", 0, "id", 2**63), r"id 9223372036854775808 needs more than 64 bits"),
+            (changed("images", 0, "width", 2**63), r"width 9223372036854775808 needs more than 64"),
+            (changed("annotations", 2, "bbox", [1, 2, 3, 10**400]), r"bbox .* in finite pixels"),
             (changed("annotations", 2, "id", 100), r"annotation 100 stands twice"),
             (
                 changed("annotations", 2, "image_id", 8),
