@@ -254,6 +254,9 @@ class TestBadJson:
                 r"image at position 0: width 40\.5 is not a whole number",
             ),
             (changed("images", 0, 3), r"image at position 0 is 3, expected an object"),
+            (changed("images", 0, "id", 2**63), r"id 9223372036854775808 needs more than 64 bits"),
+            (changed("images", 0, "width", 2**63), r"width 9223372036854775808 needs more than 64"),
+            (changed("annotations", 2, "bbox", [1, 2, 3, 10**400]), r"bbox .* in finite pixels"),
             (changed("annotations", 2, "id", 100), r"annotation 100 stands twice"),
             (
                 changed("annotations", 2, "image_id", 8),
@@ -600,21 +603,12 @@ class TestResolve:
         assert source.name == "mine"
         assert source.train == source.val
 
-    def test_nothing_given_is_the_embedded_set(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        from deim_lab.data import synthetic
-
-        make = synthetic.make
-        monkeypatch.setattr(
-            synthetic,
-            "make",
-            lambda folder: make(folder, train_images=3, val_images=2, size_px=(64, 64)),
-        )
+    def test_nothing_given_is_the_embedded_set(self, tmp_path: Path) -> None:
         for data in (None, "embedded"):
             source = resolve(data, cache_dir=tmp_path)
             assert source.name == "embedded"
-            assert source.train[0] == tmp_path / "embedded" / "images" / "train"
+            assert source == resolve(data), "one set, wherever it is opened"
+        assert list(tmp_path.iterdir()) == [], "nothing is drawn or copied"
 
     def test_says_what_is_missing(self, folder: Path) -> None:
         with pytest.raises(DataError, match=r"data folder .* does not exist .*did you mean"):

@@ -1,10 +1,12 @@
-"""The embedded data set: seeded, whole or absent, boxes that fit what is drawn, classes that only
-shape tells apart.
+"""Drawn data sets and the shipped one: seeded, whole or absent, boxes that fit what is drawn,
+classes that only shape tells apart, one identity of the shipped set.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +14,15 @@ import pytest
 from PIL import Image
 
 from deim_lab.data import drawing, synthetic
-from deim_lab.data.coco import CocoDataset, open_source, resolve
+from deim_lab.data.coco import CocoDataset, joint_fingerprint, open_source, resolve
+from deim_lab.data.layouts import EMBEDDED_FOLDER
 from deim_lab.errors import DataError
 from deim_lab.host import files
 
+ROOT = Path(__file__).parents[1]
+# Of the shipped set. A change of either is another data set: older runs are not compared with it.
+BYTES = "8632200eb48da633d03a73e1c20b9fa0b18c4d555d12db879d9a322c0389de77"
+FINGERPRINT = "db63ab0cf751f87deb6eef67728679a26fc1dde87db0621615bfadd258748d17"
 SMALL = {"train_images": 6, "val_images": 3, "size_px": (64, 96)}
 
 
@@ -141,6 +148,40 @@ class TestFolder:
     def test_values_out_of_range(self, tmp_path: Path, name: str, value: object) -> None:
         with pytest.raises(DataError, match=name):
             synthetic.make(tmp_path / "set", **{**SMALL, name: value})
+
+
+class TestEmbedded:
+    """The set that is shipped: one identity on every machine."""
+
+    def test_its_bytes_are_the_same_everywhere(self) -> None:
+        digest = hashlib.sha256()
+        for name, data in contents(EMBEDDED_FOLDER).items():
+            digest.update(f"{name}\t{len(data)}\n".encode() + data)
+        assert digest.hexdigest() == BYTES
+        train, val = open_source(resolve("embedded"))
+        assert (len(train), len(val)) == (300, 100)
+        assert train.notices == val.notices == []
+        assert joint_fingerprint(train, val) == FINGERPRINT
+
+    def test_it_shows_what_is_drawn_today(self) -> None:
+        """The pixels to what JPEG loses, the boxes to the hundredth."""
+        train, _ = open_source(resolve("embedded"))
+        for position in (0, 150, 299):
+            picture, things = drawing.scene(np.random.default_rng([0, 0, position]), (160, 160))
+            drawn = np.asarray(picture).astype(int)
+            shipped = train[position].image.permute(1, 2, 0).numpy()
+            assert np.abs(shipped - drawn).mean() < 4
+            boxes_xyxy, labels = train.targets(position)
+            assert labels.tolist() == [thing.label for thing in things]
+            expected = np.array([thing.box_xyxy for thing in things]).reshape(-1, 4)
+            assert np.abs(boxes_xyxy.numpy() - expected).max(initial=0) < 0.02
+
+    def test_the_wheel_takes_every_file(self) -> None:
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+        patterns = project["tool"]["setuptools"]["package-data"]["deim_lab"]
+        package = EMBEDDED_FOLDER.parents[1]
+        taken = {path for pattern in patterns for path in package.glob(pattern)}
+        assert {path for path in EMBEDDED_FOLDER.rglob("*") if path.is_file()} <= taken
 
 
 class TestScene:

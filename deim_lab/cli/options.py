@@ -69,7 +69,7 @@ def shared_options() -> Shared:
         metavar="FOLDER",
         help="data set in COCO layout: images/{train,val}, annotations/instances_{train,val}.json, "
         "or "
-        "COCO 2017's own; 'embedded': the one that the lab draws itself",
+        "COCO 2017's own; 'embedded': the small set that is shipped with the lab",
     )
     for name in EXPLICIT:
         kind = (

@@ -137,7 +137,7 @@ def run(args: argparse.Namespace) -> int:
     )
     limits = {"max_runs": args.max_runs or plan.MOST_RUNS, "yes": args.yes}
     if args.dry_run:
-        prepared = loop.prepare(grid, args.runs, draw=False, **limits)
+        prepared = loop.prepare(grid, args.runs, **limits)
         ids = loop.gpus_for(grid, args.gpus) if args.executor == "local" else ()
         options.out("\n".join(plan.describe(prepared, workers=args.workers or max(1, len(ids)))))
         return 0

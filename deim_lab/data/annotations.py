@@ -8,12 +8,13 @@ Nothing here opens a picture. What depends on pictures (sizes, clipping, EXIF) i
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +22,8 @@ from deim_lab.errors import DataError, first_few, nearest
 from deim_lab.host import files
 
 Json = Any
+
+_log = logging.getLogger(__name__)
 
 _NAMED = 12  # ids that a message lists
 
@@ -112,6 +115,7 @@ class Annotations:
         image_index: ``[A]`` int64 position of each annotation's image.
         category_ids: ``[A]`` int64.
         boxes_xywh: ``[A, 4]`` float64 pixels, finite, otherwise as they stand.
+        areas: ``[A]`` float64 px² as stated; NaN where no finite number is.
         crowd: ``[A]`` bool.
         categories: of this file.
     """
@@ -125,6 +129,7 @@ class Annotations:
     image_index: np.ndarray
     category_ids: np.ndarray
     boxes_xywh: np.ndarray
+    areas: np.ndarray
     crowd: np.ndarray
     categories: Categories
 
@@ -175,42 +180,48 @@ class Annotations:
 
 
 def read(path: str | Path) -> Annotations:
-    """Read a COCO ``instances`` json. Raises ``DataError`` for anything that can be known to be
+    """Read and check a COCO ``instances`` file to train on (see ``parse_coco``)."""
+    content, sha256 = _load(Path(path))
+    return parse_coco(content, name=str(path), sha256=sha256)
+
+
+def parse_coco(content: Json, *, name: str, sha256: str = "", strict: bool = True) -> Annotations:
+    """Check the content of a COCO file. Raises ``DataError`` for anything that can be known to be
     wrong without the pictures.
 
     Needed keys: ``images`` (``id``, ``file_name``), ``annotations`` (``id``, ``image_id``,
     ``category_id``, ``bbox``) and ``categories`` (``id``, ``name``). ``iscrowd`` defaults to 0;
-    ``area``, ``segmentation`` and the rest aren't looked at.
+    ``segmentation`` and the rest aren't looked at.
+
+    Args:
+        name: of the file, for messages.
+        strict: as training needs it. Otherwise as a ground truth is scored: names, sizes and the
+            annotations' own ids aren't looked at, and annotations of an image or a category that
+            isn't listed are left out, with a counted warning.
     """
-    path = Path(path)
-    content, sha256 = _load(path)
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(content.get(key), list):
-            found = (
-                f"is a {type(content[key]).__name__}, not a list"
-                if key in content
-                else f"is missing{nearest(key, content)}"
-            )
-            raise DataError(
-                f"{path}: key {key!r} {found}; a COCO file has the lists images, annotations and "
-                f"categories"
-            )
-    image_ids, file_names, sizes_wh = _images(path, content["images"])
-    rows = _rows(
-        path, content["annotations"], {image_id: index for index, image_id in enumerate(image_ids)}
-    )
-    categories = Categories.from_coco(content["categories"], source=str(path))
+    check_lists(content, name)
+    if strict:
+        image_ids, file_names, sizes_wh = _images(name, content["images"])
+        categories = Categories.from_coco(content["categories"], source=name)
+        rows = _training_rows(name, content["annotations"], set(image_ids))
+    else:
+        image_ids = _ids(content["images"], f"{name}: image")
+        file_names, sizes_wh = [""] * len(image_ids), [(0, 0)] * len(image_ids)
+        categories = _scored_categories(content["categories"], name)
+        rows = _scored_rows(name, content["annotations"], set(image_ids), set(categories.ids))
+    place = {image_id: index for index, image_id in enumerate(image_ids)}
     return Annotations(
-        path=path,
+        path=Path(name),
         sha256=sha256,
         image_ids=np.asarray(image_ids, dtype=np.int64),
         file_names=tuple(file_names),
         sizes_wh=np.asarray(sizes_wh, dtype=np.int64).reshape(-1, 2),
-        ids=np.asarray([row[0] for row in rows], dtype=np.int64),
-        image_index=np.asarray([row[1] for row in rows], dtype=np.int64),
-        category_ids=np.asarray([row[2] for row in rows], dtype=np.int64),
-        boxes_xywh=np.asarray([row[3] for row in rows], dtype=np.float64).reshape(-1, 4),
-        crowd=np.asarray([row[4] for row in rows], dtype=bool),
+        ids=np.asarray([row.id for row in rows], dtype=np.int64),
+        image_index=np.asarray([place[row.image_id] for row in rows], dtype=np.int64),
+        category_ids=np.asarray([row.category_id for row in rows], dtype=np.int64),
+        boxes_xywh=np.asarray([row.box_xywh for row in rows], dtype=np.float64).reshape(-1, 4),
+        areas=np.asarray([row.area for row in rows], dtype=np.float64),
+        crowd=np.asarray([row.crowd for row in rows], dtype=bool),
         categories=categories,
     )
 
@@ -228,7 +239,44 @@ def _load(path: Path) -> tuple[dict[str, Json], str]:
     return content, hashlib.sha256(raw).hexdigest()
 
 
-def _images(path: Path, items: list[Json]) -> tuple[list[int], list[str], list[tuple[int, int]]]:
+def check_lists(content: Json, name: str) -> None:
+    """Raise ``DataError`` unless ``content`` has the three lists of a COCO file."""
+    for key in ("images", "annotations", "categories"):
+        fault = _fault_of_list(content, key)
+        if fault:
+            raise DataError(
+                f"{name} has no list {key!r}: {fault}; a COCO file has the lists images, "
+                f"annotations and categories"
+            )
+
+
+def _fault_of_list(content: Json, key: str) -> str:
+    if not isinstance(content, Mapping):
+        return f"it is a {type(content).__name__}"
+    if key not in content:
+        return f"key {key!r} is missing{nearest(key, content)}"
+    if not isinstance(content[key], (list, tuple)):
+        return f"key {key!r} is a {type(content[key]).__name__}, not a list"
+    return ""
+
+
+def _ids(items: Iterable[Json], where: str) -> list[int]:
+    """The ids of a list, each once."""
+    ids: dict[int, None] = {}
+    for position, item in enumerate(items):
+        place = f"{where} at position {position}"
+        ids[_integer(_get(item, "id", place), "id", place)] = None
+    return list(ids)
+
+
+def _scored_categories(items: Sequence[Json], name: str) -> Categories:
+    """Classes by ascending id, with or without a name. Of one id that stands twice, the later."""
+    _ids(items, f"{name}: category")
+    names = {int(item["id"]): str(item.get("name")) for item in items}
+    return Categories(tuple(sorted(names)), tuple(names[key] for key in sorted(names)))
+
+
+def _images(path: str, items: list[Json]) -> tuple[list[int], list[str], list[tuple[int, int]]]:
     seen: dict[int, str] = {}
     sizes_wh: list[tuple[int, int]] = []
     if not items:
@@ -249,15 +297,23 @@ def _images(path: Path, items: list[Json]) -> tuple[list[int], list[str], list[t
     return list(seen), list(seen.values()), sizes_wh
 
 
-def _rows(
-    path: Path, items: list[Json], image_index: Mapping[int, int]
-) -> list[tuple[int, int, int, list[float], bool]]:
-    """(annotation id, image position, category id, box xywh, crowd) of each annotation."""
-    rows, seen = [], set()
+class _Row(NamedTuple):
+    id: int
+    image_id: int
+    category_id: int
+    box_xywh: list[float]
+    area: float
+    crowd: bool
+
+
+def _training_rows(name: str, items: Sequence[Json], image_ids: Container[int]) -> list[_Row]:
+    """Annotations with ids of their own, each of a listed image."""
+    rows: list[_Row] = []
+    seen: set[int] = set()
     for position, item in enumerate(items):
-        where = f"{path}: annotation at position {position}"
+        where = f"{name}: annotation at position {position}"
         annotation_id = _integer(_get(item, "id", where), "id", where)
-        where = f"{path}: annotation {annotation_id}"
+        where = f"{name}: annotation {annotation_id}"
         if annotation_id in seen:
             raise DataError(
                 f"{where} stands twice; give every annotation its own id (the evaluator would "
@@ -265,29 +321,63 @@ def _rows(
             )
         seen.add(annotation_id)
         image_id = _integer(_get(item, "image_id", where), "image_id", where)
-        if image_id not in image_index:
+        if image_id not in image_ids:
             raise DataError(
                 f"{where} is of image {image_id}, which the list of images doesn't have; remove it "
                 f"or add the image"
             )
-        box = _get(item, "bbox", where)
-        if not (
-            isinstance(box, list) and len(box) == 4 and all(_is_number(value) for value in box)
-        ):
-            raise DataError(
-                f"{where} of image {image_id}: bbox {box!r} is not [x, y, width, height] in finite "
-                f"pixels"
-            )
-        rows.append(
-            (
-                annotation_id,
-                image_index[image_id],
-                _integer(_get(item, "category_id", where), "category_id", where),
-                box,
-                bool(item.get("iscrowd", 0)),
-            )
+        rows.append(_row(item, annotation_id, where, f"{where} of image {image_id}"))
+    return rows
+
+
+def _scored_rows(
+    name: str, items: Sequence[Json], image_ids: Container[int], category_ids: Container[int]
+) -> list[_Row]:
+    """Annotations of listed images and categories, numbered from 1; the others are counted."""
+    rows: list[_Row] = []
+    for position, item in enumerate(items):
+        where = f"{name}: annotation at position {position}"
+        if isinstance(item, Mapping) and "id" in item:
+            where = f"{name}: annotation {item['id']}"
+        row = _row(item, len(rows) + 1, where, where)
+        if row.image_id in image_ids and row.category_id in category_ids:
+            rows.append(row)
+    if len(rows) < len(items):
+        _log.warning(
+            "%s: %d annotations are of an image or a category that it doesn't list; they are not "
+            "scored",
+            name,
+            len(items) - len(rows),
         )
     return rows
+
+
+def _row(item: Json, annotation_id: int, where: str, where_of_box: str) -> _Row:
+    image_id = _integer(_get(item, "image_id", where), "image_id", where)
+    box: Any = _get(item, "bbox", where)
+    if not _is_box(box):
+        raise DataError(
+            f"{where_of_box}: bbox {box!r} is not [x, y, width, height] in finite pixels"
+        )
+    category_id = _integer(_get(item, "category_id", where), "category_id", where)
+    area = item.get("area")
+    return _Row(
+        annotation_id,
+        image_id,
+        category_id,
+        [float(value) for value in box],
+        float(area) if _is_number(area) else math.nan,
+        bool(item.get("iscrowd", 0)),
+    )
+
+
+def _is_box(value: Json) -> bool:
+    return (
+        not isinstance(value, (str, bytes, Mapping))
+        and hasattr(value, "__len__")
+        and len(value) == 4
+        and all(_is_number(number) for number in value)
+    )
 
 
 def _get(item: Json, key: str, where: str) -> Json:
@@ -302,8 +392,16 @@ def _get(item: Json, key: str, where: str) -> Json:
 
 
 def _integer(value: Json, key: str, where: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
         raise DataError(f"{where}: {key} {value!r} ({type(value).__name__}) is not an integer")
+    return _in_64_bits(int(value), key, where)
+
+
+def _in_64_bits(value: int, key: str, where: str) -> int:
+    if not -(2**63) <= value < 2**63:
+        raise DataError(
+            f"{where}: {key} {value} needs more than 64 bits; expected a smaller number"
+        )
     return value
 
 
@@ -312,8 +410,12 @@ def _side(item: Mapping[str, Json], key: str, where: str) -> int:
     value = item.get(key) or 0
     if not _is_number(value) or value < 0 or value != int(value):
         raise DataError(f"{where}: {key} {value!r} is not a whole number of pixels")
-    return int(value)
+    return _in_64_bits(int(value), key, where)
 
 
 def _is_number(value: Json) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether a value is a finite number, of Python or of NumPy."""
+    try:
+        return not isinstance(value, (str, bool)) and math.isfinite(value)
+    except (TypeError, OverflowError):
+        return False

@@ -10,6 +10,8 @@ from typing import Any
 from deim_lab.errors import DataError, nearest
 
 EMBEDDED = "embedded"
+# Drawn once by ``synthetic.make`` and shipped: the same bytes and fingerprint on every machine.
+EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 # (images of a split, its annotations): the layout of this lab, then COCO 2017's own, unpacked
 # either way.
 _LAYOUTS = (
@@ -28,30 +30,23 @@ class DataSource:
     name: str
 
 
-def resolve(data: str | Path | Mapping[str, Any] | None, *, cache_dir: str | Path) -> DataSource:
+def resolve(
+    data: str | Path | Mapping[str, Any] | None, *, cache_dir: str | Path | None = None
+) -> DataSource:
     """Find a data set's files; nothing but their existence is looked at.
 
     Args:
-        data: ``None`` or ``"embedded"``: the set that the lab draws itself, made in ``cache_dir``
-            on first use. A folder: the lab's layout (``images/{train,val}``,
-            ``annotations/instances_{train,val}.json``) or COCO 2017's own (``train2017``, …). A
-            mapping: ``{"train": {"images": folder, "annotations": json}, "val": {…}}``, optionally
-            with ``"name"``.
-        cache_dir: where the embedded set is kept.
+        data: ``None`` or ``"embedded"``: the set that is shipped with the package. A folder: the
+            lab's layout (``images/{train,val}``, ``annotations/instances_{train,val}.json``) or
+            COCO 2017's own (``train2017``, …). A mapping: ``{"train": {"images": folder,
+            "annotations": json}, "val": {…}}``, optionally with ``"name"``.
+        cache_dir: without effect since the embedded set is shipped; accepted until 0.3.0.
 
     Raises:
         DataError: saying what was looked for, and the nearest name that exists.
     """
     if data is None or data == EMBEDDED:
-        from deim_lab.data import synthetic  # draws; not needed for a set of one's own
-
-        return resolve(
-            {
-                **_in_layout(synthetic.make(Path(cache_dir) / EMBEDDED), _LAYOUTS[0]),
-                "name": EMBEDDED,
-            },
-            cache_dir=cache_dir,
-        )
+        return _from_mapping({**_in_layout(EMBEDDED_FOLDER, _LAYOUTS[0]), "name": EMBEDDED})
     if isinstance(data, Mapping):
         return _from_mapping(data)
     folder = Path(data)

@@ -1,5 +1,8 @@
-"""The embedded data set: drawn by code, seeded, on disk in COCO layout, so that everything works
-before any data is at hand.
+"""Draw a data set: seeded, in COCO layout, of any number of images and any size.
+
+The embedded data set is one drawing with the default values. It is shipped (``data/embedded``,
+4.1 MB), because other versions of the JPEG library write other bytes, and the bytes are a part of
+its identity. ``layouts.resolve`` opens the shipped files and draws nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +23,9 @@ from deim_lab.host import files
 log = logging.getLogger(__name__)
 
 _MARKER = "spec.json"
-_VERSION = 1  # raise when the drawing changes: older folders are then drawn anew
+_VERSION = (
+    1  # raise when the drawing changes: older folders are then drawn anew, the shipped set stays
+)
 
 
 def make(
@@ -76,7 +81,7 @@ def _checked_spec(
         ("seed", seed, 0),
     ):
         if value < least:
-            raise DataError(f"embedded data set: {name} {value!r} is below {least}")
+            raise DataError(f"drawn data set: {name} {value!r} is below {least}")
     return {
         "version": _VERSION,
         "train_images": train_images,

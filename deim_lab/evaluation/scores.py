@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from deim_lab.data.annotations import parse_coco
 from deim_lab.errors import DataError
 from deim_lab.evaluation.backends import Json, accumulated, resolve_backend
 from deim_lab.host import files
@@ -161,60 +162,39 @@ def read_truth(source: Source, image_ids: Iterable[int] | None) -> dict[str, Jso
     (pycocotools takes a match with id 0 for none), ``iscrowd`` and ``area`` filled in. Annotations
     of images or categories that the file doesn't list count nowhere.
     """
-    content, name = read_json(source), _name(source, "ground truth")
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(content, Mapping) or not isinstance(content.get(key), (list, tuple)):
-            raise DataError(
-                f"{name} has no list {key!r}: a COCO file has the lists images, annotations and "
-                f"categories"
-            )
-    known = {_id(item, "id", f"{name}: image {row}") for row, item in enumerate(content["images"])}
+    name = _name(source, "ground truth")
+    truth = parse_coco(read_json(source), name=name, strict=False)
+    known = set(truth.image_ids.tolist())
     chosen = known if image_ids is None else set(image_ids)
     if chosen - known:
         raise DataError(f"{name} has no image {sorted(chosen - known)[0]}, which was to be scored")
-    categories = {
-        _id(item, "id", f"{name}: category {row}"): item.get("name")
-        for row, item in enumerate(content["categories"])
-    }
-    annotations: list[dict[str, Json]] = []
-    unlisted = 0
-    for row, item in enumerate(content["annotations"]):
-        where = f"{name}: annotation {item.get('id', f'at position {row}')}"
-        image_id, category_id, box = (
-            _id(item, "image_id", where),
-            _id(item, "category_id", where),
-            _box(item, where),
-        )
-        unlisted += image_id not in known or category_id not in categories
-        if image_id in chosen and category_id in categories:
-            area = item.get("area")
-            annotations.append(
+    scored: list[dict[str, Json]] = []
+    for image_id, category_id, box, area, crowd in zip(
+        truth.image_ids[truth.image_index].tolist(),
+        truth.category_ids.tolist(),
+        truth.boxes_xywh.tolist(),
+        truth.areas.tolist(),
+        truth.crowd.tolist(),
+        strict=True,
+    ):
+        if image_id in chosen:
+            scored.append(
                 {
-                    "id": len(annotations) + 1,
+                    "id": len(scored) + 1,
                     "image_id": image_id,
                     "category_id": category_id,
                     "bbox": box,
-                    "area": float(area) if _is_finite(area) else box[2] * box[3],
-                    "iscrowd": int(bool(item.get("iscrowd", 0))),
+                    "area": box[2] * box[3] if math.isnan(area) else area,
+                    "iscrowd": int(crowd),
                 }
             )
-    if unlisted:
-        _log.warning(
-            "%s: %d annotations are of an image or a category that it doesn't list; they are not "
-            "scored",
-            name,
-            unlisted,
-        )
     return {
         "images": [
             {"id": image_id, "width": 0, "height": 0, "file_name": ""}
             for image_id in sorted(chosen)
         ],
-        "categories": [
-            {"id": category_id, "name": str(label)}
-            for category_id, label in sorted(categories.items())
-        ],
-        "annotations": annotations,
+        "categories": truth.categories.as_list(),
+        "annotations": scored,
     }
 
 

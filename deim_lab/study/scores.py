@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from deim_lab import evaluation
+from deim_lab.data.annotations import check_lists
 from deim_lab.errors import ConfigError, DataError, nearest
 from deim_lab.evaluation import METRICS, F1Curve
 from deim_lab.host.files import read_json
@@ -267,12 +268,7 @@ def _truth(path: Path) -> dict[str, Json]:
             f"images, annotations and "
             "categories) comes first, then the result files"
         )
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(content, Mapping) or not isinstance(content.get(key), list):
-            raise DataError(
-                f"{path} has no list {key!r}: the ground truth is a COCO file with the lists "
-                f"images, annotations and categories"
-            )
+    check_lists(content, str(path))
     if not content["annotations"]:
         raise DataError(
             f"{path} has no annotation: nothing can be found in its {len(content['images'])} "

@@ -131,13 +131,10 @@ def prepare(
     *,
     max_runs: int = MOST_RUNS,
     yes: bool = False,
-    draw: bool = True,
     **chosen: Json,
 ) -> Plan:
     """Check a grid and say how each of its runs stands: all that ``run`` does before the first one
-    starts.
-
-    ``draw=False`` doesn't make the embedded data set where it is absent; for the rest see ``run``.
+    starts. The arguments are those of ``run``.
     """
     from deim_lab.sweep import index  # light, as are the checks before the plan
 
@@ -160,7 +157,7 @@ def prepare(
         index.check_same(
             resolved, {arm: configs.fingerprint(config) for arm, config in light.items()}, known
         )
-    plan = plans.make(resolved, runs_dir, draw=draw, rows=index.rows_of(known))
+    plan = plans.make(resolved, runs_dir, rows=index.rows_of(known))
     index.check_same(
         resolved,
         {item.spec.arm: item.spec.fingerprint for item in plan.runs},

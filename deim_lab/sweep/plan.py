@@ -21,7 +21,7 @@ from deim_lab.errors import ConfigError
 from deim_lab.host import gpus
 from deim_lab.sweep import cost, parameters, worker
 from deim_lab.sweep.cost import Cost
-from deim_lab.sweep.grid import EMBEDDED, OWN_PARAMETERS, START, Grid
+from deim_lab.sweep.grid import OWN_PARAMETERS, START, Grid
 from deim_lab.sweep.spec import RunSpec, identity
 
 if TYPE_CHECKING:
@@ -94,14 +94,11 @@ def make(
     grid: Grid,
     runs_dir: str | Path,
     *,
-    draw: bool = True,
     rows: Mapping[tuple[str, int], Json] | None = None,
 ) -> Plan:
     """The runs of a checked grid, and how each stands in ``runs_dir``.
 
     Args:
-        draw: make the embedded data set where it is asked for and absent; without it, no run on it
-            can be done either.
         rows: ``(arm, seed)`` → the row of the sweep's index, from an earlier call.
 
     Raises:
@@ -113,7 +110,7 @@ def make(
     root = Path(runs_dir).absolute()
     known = runs.all_runs(root) if root.is_dir() else []
     by_identity = runs.by_identity(known)
-    data_fingerprint = _data_fingerprint(grid.data, root, draw)
+    data_fingerprint = _data_fingerprint(grid.data)
     specs = _specs(grid, root, data_fingerprint)
     history, kind = cost.history(known), _device_kind(grid)
     planned = []
@@ -237,17 +234,11 @@ def _fingerprint(grid: Grid, arm: str) -> str:
     return configs.fingerprint(config, *start_of(config, weights))
 
 
-def _data_fingerprint(data: Json, root: Path, draw: bool) -> str:
-    """Of both halves, as training computes it; "" for an embedded set that isn't drawn yet and
-    won't be.
-    """
-    if data == EMBEDDED and not draw and not (root / "data" / EMBEDDED).is_dir():
-        return ""
+def _data_fingerprint(data: Json) -> str:
+    """Of both halves, as training computes it."""
     from deim_lab.data import coco
 
-    if data == EMBEDDED:
-        root.mkdir(parents=True, exist_ok=True)
-    return coco.joint_fingerprint(*coco.open_source(coco.resolve(data, cache_dir=root / "data")))
+    return coco.joint_fingerprint(*coco.open_source(coco.resolve(data)))
 
 
 def _state(spec: RunSpec, run: Run | None, row: Json) -> State:
