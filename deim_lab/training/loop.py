@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from deim_lab import config as configs, evaluation, runs, schedule
-from deim_lab.config import Config
+from deim_lab.config import Config, checks
 from deim_lab.config.presets import PRESETS
 from deim_lab.data import coco, loader
 from deim_lab.data.coco import CocoDataset
@@ -107,12 +107,7 @@ def train(
         NonFiniteError: a loss became inf or NaN; names the images and the term, and leaves a file
             to replay it.
     """
-    if weights is not None and config.model.backbone_weights is not None:
-        raise ConfigError(
-            f"model.backbone_weights {config.model.backbone_weights!r} would have no effect: "
-            f"weights {str(weights)!r} fill the "
-            "backbone too; give one of them"
-        )
+    checks.one_start(config.model, weights)
     compute = resolve_compute(device or config.train.device, config.train.precision)
     if config.train.threads is not None and compute.device.type == "cpu":
         torch.set_num_threads(config.train.threads)
