@@ -1,13 +1,13 @@
-"""Configuration and presets: one tree of defaults, strict overrides, lossless JSON, a fingerprint
-of what is computed.
-"""
+"""Configuration: one tree of defaults, strict overrides, lossless JSON, a fingerprint."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
+import deim_lab
 from deim_lab import config as configs
 from deim_lab.config.presets import PRESETS, preset
 from deim_lab.errors import ConfigError
@@ -154,6 +154,13 @@ def test_a_stored_config_opens_with_a_knob_that_has_no_effect() -> None:
     stored = configs.to_dict(preset("deimv2_hgnetv2_atto"))
     stored["model"]["encoder_ffn_dim"] = 256
     assert configs.from_dict(stored).model.encoder_ffn_dim == 256
+
+
+def test_weights_of_a_backbone_next_to_those_of_a_detector_are_refused(tmp_path: Path) -> None:
+    config = preset("smoke", {"model.backbone_weights": "timm"})
+    with pytest.raises(ConfigError, match=r"'timm' would have no effect: weights 'own\.pt'"):
+        deim_lab.train(config, runs_dir=tmp_path, weights="own.pt")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_unknown_preset_names_the_nearest() -> None:

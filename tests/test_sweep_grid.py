@@ -231,6 +231,14 @@ def test_paths_are_made_absolute_once(monkeypatch: pytest.MonkeyPatch, tmp_path:
             },
             "resolve to the same config",
         ),
+        ({"parameters": {"weights": 3}}, "parameters.weights is 3 (int)"),
+        (
+            {
+                "parameters": {"weights": "own.pt"},
+                "arms": {"a": {}, "b": {"model.backbone_weights": "timm"}},
+            },
+            "arm 'b': model.backbone_weights 'timm' would have no effect: weights 'own.pt'",
+        ),
         ({"baseline": "basline"}, "baseline 'basline' is no arm (did you mean 'baseline'?)"),
         ({"seeds": []}, "seeds is empty"),
         ({"seeds": [0, 0]}, "seed 0 stands twice"),

@@ -4,6 +4,7 @@ the user's card says.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -13,7 +14,9 @@ from typing import Any
 
 import pytest
 
+import deim_lab
 from deim_lab import runs, sweep
+from deim_lab.config import fingerprint, preset
 
 pytestmark = pytest.mark.slow
 
@@ -77,6 +80,28 @@ def test_notebook_03_by_a_sweep(tmp_path: Path) -> None:
     assert [(item.state, item.cost.basis) for item in longer.runs] == [
         ("new", sweep.cost.SAME_BUT_LENGTH)
     ] * 2
+
+
+def test_notebook_03_starts_from_weights_by_a_sweep(tmp_path: Path) -> None:
+    config = preset("smoke", SMALLEST)
+    start = tmp_path / "detector.pth"
+    deim_lab.export_official(deim_lab.build_detector(config, 3), start, eval_size=(64, 64))
+    grid = {
+        "notebook": str(NOTEBOOK),
+        "preset": "smoke",
+        "base": SMALLEST,
+        "parameters": {"device": "cpu", "examples": 1, "weights": str(start)},
+        "arms": {"MAL": {}},
+    }
+    planned = sweep.prepare(grid, tmp_path, name="tuned").runs[0].spec.fingerprint
+    assert planned == fingerprint(config, hashlib.sha256(start.read_bytes()).hexdigest())
+    assert planned != fingerprint(config), "a run from scratch is another experiment"
+    (row,) = sweep.run(grid, tmp_path, name="tuned").rows
+    assert row["error"] is None
+    run = runs.Run.open(tmp_path / row["run"])
+    assert (run.status, run.identity["fingerprint"]) == ("done", planned)
+    assert run.info["weights"]["path"] == str(start)
+    assert [item.state for item in sweep.prepare(grid, tmp_path, name="tuned").runs] == ["done"]
 
 
 def test_notebook_03_by_papermill_alone(tmp_path: Path) -> None:

@@ -75,6 +75,15 @@ def of_the_model(model: ModelConfig, given: Iterable[str]) -> None:
             )
 
 
+def one_start(model: ModelConfig, weights: object) -> None:
+    """Refuse weights of a backbone where weights of a whole detector are given too."""
+    if weights is not None and model.backbone_weights is not None:
+        raise ConfigError(
+            f"model.backbone_weights {model.backbone_weights!r} would have no effect: weights "
+            f"{str(weights)!r} fill the backbone too; give one of them"
+        )
+
+
 def anchors(model: ModelConfig, augment: AugmentConfig, data: DataConfig) -> None:
     """Refuse more queries than the smallest image of training has anchors."""
     height, width = _smallest(data.input_size, multiscale=augment.multiscale_repeat is not None)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from deim_lab import config as configs
-from deim_lab.config import Config
+from deim_lab.config import Config, checks
 from deim_lab.config.presets import preset as preset_config
 from deim_lab.errors import ConfigError, nearest
 from deim_lab.host import shipped
@@ -88,7 +88,9 @@ class Grid:
     def config(self, arm: str) -> Config:
         """The whole config of an arm. Raises ``ConfigError`` naming the arm."""
         try:
-            return preset_config(self.preset, self.overrides(arm))
+            config = preset_config(self.preset, self.overrides(arm))
+            checks.one_start(config.model, self.parameters.get("weights"))
+            return config
         except ConfigError as error:
             raise ConfigError(f"{self.source}, arm {arm!r}: {error}") from error
 
@@ -308,6 +310,11 @@ def _parameters(values: Mapping[str, Json], said: str) -> dict[str, Json]:
     if isinstance(values.get("device"), str):
         configs.check_device(values["device"])
     weights = values.get("weights")  # a file, a run folder, or the name of something on the hub
+    if weights is not None and not isinstance(weights, str):
+        raise ConfigError(
+            f"{said}: parameters.weights is {weights!r} ({type(weights).__name__}). Expected the "
+            f"path of a run folder, a weights file or a hub folder"
+        )
     return (
         {**values, "weights": _absolute(weights)}
         if isinstance(weights, str) and Path(weights).exists()

@@ -146,9 +146,8 @@ def prepare(
     plans.check(resolved, max_runs=max_runs, yes=yes)
     folder = Path(runs_dir).absolute() / "sweeps" / resolved.name
     known = index.read(folder)
-    if (
-        "weights" not in resolved.parameters
-    ):  # whose fingerprint needs torch, as does that of weights of a backbone
+    # The fingerprint of weights needs torch, whether of a detector or of a backbone.
+    if resolved.parameters.get("weights") is None:
         light = {
             arm: config
             for arm in resolved.arms

@@ -12,9 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from deim_lab.config import Config
+from deim_lab.config import Config, checks
 from deim_lab.detector.detector import Detector
-from deim_lab.errors import ConfigError
 from deim_lab.weights.backbone import (
     BackboneWeights,
     load_backbone_weights,
@@ -71,13 +70,9 @@ def read_start(config: Config, weights: str | Path | None = None) -> Start:
         ConfigError: both name weights of a backbone, or as ``read_backbone_weights``.
         WeightsError: as ``read_backbone_weights``.
     """
+    checks.one_start(config.model, weights)
     if weights is None:
         return Start(backbone=read_backbone_weights(config.model))
-    if config.model.backbone_weights is not None:
-        raise ConfigError(
-            f"model.backbone_weights {config.model.backbone_weights!r} would have no effect: "
-            f"weights {str(weights)!r} fill the backbone too; give one of them"
-        )
     return Start(detector=weights)
 
 
