@@ -52,9 +52,6 @@ FILES_TO_SPLIT: frozenset[str] = frozenset(
 )
 FUNCTIONS_TO_SPLIT: frozenset[str] = frozenset(
     {
-        "deim_lab.cli.latency.add",
-        "deim_lab.cli.latency.run",
-        "deim_lab.cli.sweep.add",
         "deim_lab.data.synthetic.make",
         "deim_lab.detector.denoising.make_queries",
         "deim_lab.figures.ablation.differences",
@@ -72,14 +69,13 @@ FUNCTIONS_TO_SPLIT: frozenset[str] = frozenset(
         "deim_lab.schedule.build",
         "deim_lab.study.ablation.activity.doubts",
         "deim_lab.study.matching.positives",
-        "deim_lab.sweep.loop.run",
         "deim_lab.training.loop.train",
         "deim_lab.training.loop._step",
         "deim_lab.weights.fill.fill",
         "deim_lab.weights.hub._check_architecture",
     }
 )
-NESTED_CONDITIONALS_LEFT = 47
+NESTED_CONDITIONALS_LEFT = 31
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
