@@ -1,17 +1,8 @@
-"""Shares and stages of a run, galleries and predictions, read back from what was drawn; and
-notebook 03 cut and run again.
-"""
+"""Shares and stages of a run, galleries and predictions, read back from what was drawn."""
 
 from __future__ import annotations
 
-import json
-import os
-import re
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +15,6 @@ from matplotlib.patches import Rectangle
 from deim_lab import figures
 from deim_lab.figures import detections, style, training
 
-ROOT = Path(__file__).parents[1]
 NAMES = ["disc", "ring", "star"]
 
 
@@ -241,81 +231,3 @@ def test_photographs_are_shown_as_jpeg() -> None:
 def test_what_can_not_be_drawn_is_refused(call: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
-
-
-# --- notebook 03
-# --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def kernel(own_kernel: Callable[..., Any], tmp_path: Path) -> Iterator[None]:
-    with own_kernel(tmp_path / "jupyter"):
-        yield
-
-
-@pytest.mark.slow
-def test_notebook_03_by_the_command_of_papermill_and_again(kernel: None, tmp_path: Path) -> None:
-    """Own data and an override with a dotted key, in another folder; the second execution finds the
-    run and shows the same scores.
-    """
-    pytest.importorskip("papermill")
-    from deim_lab import runs
-    from deim_lab.data import synthetic
-
-    data = tmp_path / "set"
-    synthetic.make(data, train_images=24, val_images=6, size_px=(64, 64))
-    overrides = {
-        "loss.gamma": 2.0,
-        "data.input_size": 64,
-        "train.epochs": 2,
-        "model.num_queries": 20,
-    }
-    said = []
-    for number in range(2):
-        target = tmp_path / f"out{number}.ipynb"
-        subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "papermill",
-                str(ROOT / "notebooks" / "03_train.ipynb"),
-                str(target),
-                "-p",
-                "preset",
-                "smoke",
-                "-p",
-                "data",
-                str(data),
-                "-p",
-                "device",
-                "cpu",
-                "-p",
-                "runs_dir",
-                str(tmp_path / "runs"),
-                "-k",
-                "python3",
-                "-y",
-                f"overrides: {json.dumps(overrides)}",
-            ],
-            check=True,
-            capture_output=True,
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-        )
-        said.append(
-            "".join(
-                "".join(output.get("text", ""))
-                for cell in json.loads(target.read_text(encoding="utf-8"))["cells"]
-                for output in cell.get("outputs", [])
-            )
-        )
-    (run,) = runs.all_runs(tmp_path / "runs")
-    assert run.status == "done"
-    assert run.config.loss.gamma == 2.0
-    assert run.info["resumed"] == []
-    made = {path.name for path in (run.folder / "figures").iterdir()}
-    assert {"curves.png", "workings.csv", "matched_iou.svg", "detections.pdf"} <= made
-    score = r"AP [\d.]+, AP50 [\d.]+ at the end"
-    assert re.findall(score, said[0]) == re.findall(score, said[1]) != []
-    lines = said[0].splitlines()
-    assert len(lines) < 40

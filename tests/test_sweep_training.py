@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +19,7 @@ import pytest
 import deim_lab
 from deim_lab import runs, sweep
 from deim_lab.config import fingerprint, preset
+from deim_lab.data import synthetic
 
 pytestmark = pytest.mark.slow
 
@@ -104,31 +107,47 @@ def test_notebook_03_starts_from_weights_by_a_sweep(tmp_path: Path) -> None:
     assert [item.state for item in sweep.prepare(grid, tmp_path, name="tuned").runs] == ["done"]
 
 
-def test_notebook_03_by_papermill_alone(tmp_path: Path) -> None:
-    """``papermill notebooks/03_train.ipynb out.ipynb -p preset … -y "overrides: {…}"``."""
-    overrides = json.dumps({**SMALLEST, "loss.gamma": 2.0})[1:-1].replace('"', "")
-    command = [
-        sys.executable,
-        "-m",
-        "papermill",
-        str(NOTEBOOK.relative_to(ROOT)),
-        str(tmp_path / "out.ipynb"),
-        "-p",
-        "preset",
-        "smoke",
-        "-p",
-        "runs_dir",
-        str(tmp_path / "runs"),
-        "-p",
-        "examples",
-        "1",
-        "-y",
-        f"overrides: {{{overrides}}}",
-    ]
-    answer = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8")
-    assert answer.returncode == 0, answer.stderr[-3000:]
-    assert "unknown parameter" not in answer.stderr
-    (run,) = runs.all_runs(tmp_path / "runs", status="done")
+def test_notebook_03_by_the_command_of_papermill_and_again(tmp_path: Path) -> None:
+    """``papermill notebooks/03_train.ipynb out.ipynb -p preset … -y "overrides: {…}"``, with own
+    data: first in another folder, then in the repository's.
+
+    The second execution finds the run and shows the same scores.
+    """
+    data = synthetic.make(tmp_path / "set", train_images=24, val_images=6, size_px=(64, 64))
+    settings = {**SMALLEST, "train.epochs": 2, "data.batch_size": 8, "loss.gamma": 2.0}
+    overrides = json.dumps(settings).replace('"', "")
+    reports = []
+    for notebook, folder in ((NOTEBOOK, tmp_path), (NOTEBOOK.relative_to(ROOT), ROOT)):
+        target = tmp_path / f"out{len(reports)}.ipynb"
+        values = {
+            "preset": "smoke",
+            "data": str(data),
+            "device": "cpu",
+            "runs_dir": str(tmp_path / "runs"),
+            "examples": "1",
+        }
+        given = [word for name, value in values.items() for word in ("-p", name, value)]
+        command = ["-m", "papermill", str(notebook), str(target), "-k", "python3", *given]
+        answer = subprocess.run(
+            [sys.executable, *command, "-y", f"overrides: {overrides}"],
+            capture_output=True,
+            encoding="utf-8",
+            cwd=folder,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
+        assert answer.returncode == 0, answer.stderr[-3000:]
+        assert "unknown parameter" not in answer.stderr
+        assert target.stat().st_size < 1_000_000
+        cells = json.loads(target.read_text(encoding="utf-8"))["cells"]
+        outputs = [output for cell in cells for output in cell.get("outputs", [])]
+        reports.append("".join("".join(output.get("text", "")) for output in outputs))
+    (run,) = runs.all_runs(tmp_path / "runs")
+    assert run.status == "done"
     assert run.config.loss.gamma == 2.0
-    assert run.config.train.epochs == 1
-    assert (tmp_path / "out.ipynb").stat().st_size < 1_000_000
+    assert run.config.train.epochs == 2
+    assert run.info["resumed"] == []
+    made = {path.name for path in (run.folder / "figures").iterdir()}
+    assert {"curves.png", "workings.csv", "matched_iou.svg", "detections.pdf"} <= made
+    score = r"AP [\d.]+, AP50 [\d.]+ at the end"
+    assert re.findall(score, reports[0]) == re.findall(score, reports[1]) != []
+    assert len(reports[0].splitlines()) < 40

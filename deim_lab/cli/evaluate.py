@@ -84,7 +84,8 @@ def run(args: argparse.Namespace) -> None:
             free_path(folder / f"{Path(args.weights).stem}_on_{dataset.name}.json"), summary
         )
     for name, value in result.metrics.items():
-        options.out(f"{name:<6} {'undefined' if value < 0 else f'{value:.4f}'}")
+        shown = "undefined" if value < 0 else f"{value:.4f}"
+        options.out(f"{name:<6} {shown}")
     options.out(f"F1     {result.f1.f1:.4f} at score {result.f1.threshold:.3f}")
     options.out(
         f"{result.images} images of {dataset.annotations_path}, scored by {result.backend} in "

@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,16 @@ from deim_lab.config.presets import preset
 from deim_lab.errors import ConfigError, WeightsError
 
 if TYPE_CHECKING:
+    import torch
+
     from deim_lab.detector.detector import Detector
+    from deim_lab.inference.latency import Latency
+
+
+_HEADER = (
+    f"  {'form':<9} {'precision':<9} {'batch':>5}  {'model ms (5-95 %)':>28}  "
+    f"{'with post-processing':>28}  {'images/s':>8}"
+)
 
 
 def add(verbs: Any, shared: options.Shared) -> None:
@@ -26,6 +36,20 @@ def add(verbs: Any, shared: options.Shared) -> None:
         help="parameters, FLOPs and time of a forward pass",
         allow_abbrev=False,
     )
+    _add_models(parser)
+    _add_timing(parser)
+    parser.add_argument(
+        "--out",
+        metavar="JSON",
+        type=Path,
+        default=Path("latency.json"),
+        help="(default: latency.json)",
+    )
+    parser.set_defaults(run=run, refuse=parser.error)
+
+
+def _add_models(parser: argparse.ArgumentParser) -> None:
+    """Which models are timed."""
     parser.add_argument(
         "--preset",
         nargs="+",
@@ -47,6 +71,10 @@ def add(verbs: Any, shared: options.Shared) -> None:
         metavar=("H", "W"),
         help="input size in pixels (default: each config's)",
     )
+
+
+def _add_timing(parser: argparse.ArgumentParser) -> None:
+    """In what forms they are timed, and how long."""
     parser.add_argument(
         "--batch",
         type=options.positive,
@@ -85,95 +113,112 @@ def add(verbs: Any, shared: options.Shared) -> None:
         metavar="S",
         help="at most this long a line, but 5 passes (default: 10)",
     )
-    parser.add_argument(
-        "--out",
-        metavar="JSON",
-        type=Path,
-        default=Path("latency.json"),
-        help="(default: latency.json)",
-    )
-    parser.set_defaults(run=run, refuse=parser.error)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What is timed of each model, and how long."""
+
+    forms: tuple[str, ...]
+    precisions: tuple[str, ...]
+    batches: tuple[int, ...]
+    device: torch.device
+    repeats: int
+    max_seconds: float
 
 
 def run(args: argparse.Namespace) -> int:
     """The exit code: 1 where a form could not be timed."""
     if not args.preset and not args.weights:
         args.refuse("nothing to time: --preset NAME or --weights RUN_OR_WEIGHTS")
-    overrides = configs.parse_assignments(args.assignments) | (
-        {} if args.size is None else {"data.input_size": args.size}
-    )
-    chosen = {
-        name: preset(name, overrides) for name in args.preset
-    }  # a wrong name is said before anything is timed
+    size = {} if args.size is None else {"data.input_size": args.size}
+    overrides = configs.parse_assignments(args.assignments) | size
+    # A wrong name is said before anything is timed.
+    chosen = {name: preset(name, overrides) for name in args.preset}
     from deim_lab.host.files import write_json
+    from deim_lab.inference import latency
+
+    timing = _timing(args)
+    machine = latency.machine(timing.device)
+    options.out(_machine_line(machine))
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    models: list[dict[str, Any]] = []
+    times: list[dict[str, Any]] = []
+    code = 0
+    for name, config, model in _models(args, chosen, overrides):
+        models.append(_model_row(name, config, model, latency))
+        options.out(_model_line(models[-1]))
+        options.out(_HEADER)
+        for form, precision, batch, pair in _measured(name, config, model, timing):
+            if pair is None:
+                code = 1
+                continue
+            times += [{"model": name, "form": form} | latency.row(item) for item in pair]
+            options.out(_time_line(form, precision, batch, pair))
+        # After each model: a later one may fail.
+        write_json(args.out, {"machine": machine, "models": models, "times": times})
+    options.out(str(args.out))
+    return code
+
+
+def _timing(args: argparse.Namespace) -> Timing:
+    """The options as a ``Timing``. Raises ``ConfigError`` for an unknown form or precision."""
     from deim_lab.inference import latency
 
     device = options.device(args)
     precisions = args.precision or latency.precisions(device)
-    forms = [*args.form, *(["compiled"] if args.compile and "compiled" not in args.form else [])]
+    forms = [*args.form]
+    if args.compile and "compiled" not in forms:
+        forms.append("compiled")
     _check(forms, precisions, latency, device)
-    told = latency.machine(device)
-    code = 0
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    models: list[dict[str, Any]] = []
-    times: list[dict[str, Any]] = []
-    options.out(
-        f"{told['device']}, torch {told['torch']}"
-        + (f", {told['threads']} threads" if told["threads"] else "")
-        + f", {told['date']}"
+    return Timing(
+        forms=tuple(forms),
+        precisions=tuple(precisions),
+        batches=tuple(args.batch),
+        device=device,
+        repeats=args.repeats,
+        max_seconds=args.max_seconds,
     )
-    for name, config, model in _models(args, chosen, overrides):
-        size = config.data.input_size
-        models.append(_model_row(name, config, model, latency))
-        options.out(_model_line(models[-1]))
-        options.out(
-            f"  {'form':<9} {'precision':<9} {'batch':>5}  {'model ms (5-95 %)':>28}  "
-            f"{'with post-processing':>28}  {'images/s':>8}"
-        )
-        for form in forms:
-            shaped = latency.in_form(model, form)
-            for precision, batch in itertools.product(precisions, args.batch):
-                try:
-                    pair = [
-                        latency.measure(
-                            shaped,
-                            batch=batch,
-                            size=size,
-                            precision=precision,
-                            device=device,
-                            repeats=args.repeats,
-                            max_seconds=args.max_seconds,
-                            with_postprocess=post,
-                            top_k=config.eval.top_k,
-                        )
-                        for post in (False, True)
-                    ]
-                except (
-                    Exception
-                ) as error:  # torch.compile fails in many ways, e.g. without a C++ compiler
-                    if form != "compiled":
-                        raise
-                    reason = next(iter(str(error).strip().splitlines()), "")
-                    code = 1
-                    options.say(
-                        f"{name} can't be compiled here ({precision}, batch {batch}): "
-                        f"{type(error).__name__}: {reason}"
+
+
+def _measured(
+    name: str, config: configs.Config, model: Detector, timing: Timing
+) -> Iterator[tuple[str, str, int, list[Latency] | None]]:
+    """Form, precision, batch, and the times without and with post-processing.
+
+    None for the times of a model that can't be compiled here, which is reported.
+    """
+    from deim_lab.inference import latency
+
+    for form in timing.forms:
+        shaped = latency.in_form(model, form)
+        for precision, batch in itertools.product(timing.precisions, timing.batches):
+            pair = None
+            try:
+                pair = [
+                    latency.measure(
+                        shaped,
+                        batch=batch,
+                        size=config.data.input_size,
+                        precision=precision,
+                        device=timing.device,
+                        repeats=timing.repeats,
+                        max_seconds=timing.max_seconds,
+                        with_postprocess=post,
+                        top_k=config.eval.top_k,
                     )
-                    continue
-                times += [{"model": name, "form": form} | latency.row(item) for item in pair]
-                spread = "  ".join(
-                    f"{item.median_ms:>10.2f} ({item.low_ms:.2f}-{item.high_ms:.2f})".rjust(28)
-                    for item in pair
+                    for post in (False, True)
+                ]
+            except Exception as error:
+                # torch.compile fails in many ways, e.g. without a C++ compiler.
+                if form != "compiled":
+                    raise
+                reason = next(iter(str(error).strip().splitlines()), "")
+                options.say(
+                    f"{name} can't be compiled here ({precision}, batch {batch}): "
+                    f"{type(error).__name__}: {reason}"
                 )
-                options.out(
-                    f"  {form:<9} {precision:<9} {batch:>5}  {spread}  "
-                    f"{pair[0].images_per_second:>8.1f}"
-                )
-        write_json(
-            args.out, {"machine": told, "models": models, "times": times}
-        )  # after each model: a later one may fail
-    options.out(str(args.out))
-    return code
+            yield form, precision, batch, pair
 
 
 def _check(forms: Sequence[str], precisions: Sequence[str], latency: Any, device: Any) -> None:
@@ -230,6 +275,18 @@ def _model_row(name: str, config: configs.Config, model: Detector, latency: Any)
         "gmacs": deploy.gmacs,
         "spared_gflops": deploy.spared_gflops,
     }
+
+
+def _machine_line(machine: dict[str, Any]) -> str:
+    threads = f", {machine['threads']} threads" if machine["threads"] else ""
+    return f"{machine['device']}, torch {machine['torch']}{threads}, {machine['date']}"
+
+
+def _time_line(form: str, precision: str, batch: int, pair: Sequence[Latency]) -> str:
+    spread = "  ".join(
+        f"{item.median_ms:>10.2f} ({item.low_ms:.2f}-{item.high_ms:.2f})".rjust(28) for item in pair
+    )
+    return f"  {form:<9} {precision:<9} {batch:>5}  {spread}  {pair[0].images_per_second:>8.1f}"
 
 
 def _model_line(row: dict[str, Any]) -> str:

@@ -215,17 +215,15 @@ def share(text: str) -> float:
     return _number(text, float, 0, 1)
 
 
-def _number(text: str, kind: Any, low: float, high: float | None) -> Any:
+def _number(text: str, kind: type[int] | type[float], low: float, high: float | None) -> Any:
     try:
         value = kind(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no {'whole number' if kind is int else 'number'}"
-        ) from error
+        name = "whole number" if kind is int else "number"
+        raise argparse.ArgumentTypeError(f"{text!r} is no {name}") from error
     if not (low <= value and (high is None or value <= high)):
-        raise argparse.ArgumentTypeError(
-            f"{text} is outside [{low}, {'…' if high is None else high}]"
-        )
+        end = "…" if high is None else high
+        raise argparse.ArgumentTypeError(f"{text} is outside [{low}, {end}]")
     return value
 
 

@@ -29,18 +29,30 @@ def add(verbs: Any, shared: options.Shared) -> None:
         metavar="GRID",
         help=f"a ready grid ({', '.join(shipped.files('grids'))}), or a grid file, YAML or JSON",
     )
-    parser.add_argument(
-        "--workers",
-        type=options.positive,
-        metavar="N",
-        help="runs at a time (default: one a GPU, else one)",
-    )
+    _add_choice(parser)
+    _add_start(parser)
+    _add_cluster(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_choice(parser: argparse.ArgumentParser) -> None:
+    """What is run instead of what the grid says."""
     parser.add_argument("--preset", metavar="NAME", help="recipe, instead of the grid's")
     parser.add_argument(
         "--seeds", type=_seeds, metavar="0,1,2", help="seeds, instead of the grid's"
     )
     parser.add_argument(
         "--name", help="of the sweep's folder in <runs>/sweeps (default: the grid file's name)"
+    )
+
+
+def _add_start(parser: argparse.ArgumentParser) -> None:
+    """Which of the runs start, how many at once, and where."""
+    parser.add_argument(
+        "--workers",
+        type=options.positive,
+        metavar="N",
+        help="runs at a time (default: one a GPU, else one)",
     )
     parser.add_argument(
         "--dry-run",
@@ -74,6 +86,10 @@ def add(verbs: Any, shared: options.Shared) -> None:
         default="local",
         help="where the runs happen (default: local, processes of this machine)",
     )
+
+
+def _add_cluster(parser: argparse.ArgumentParser) -> None:
+    """What Ray and Slurm need to know; ``_check_options`` refuses it without them."""
     parser.add_argument(
         "--address",
         metavar="HOST:PORT",
@@ -118,7 +134,6 @@ def add(verbs: Any, shared: options.Shared) -> None:
         choices=["local"],
         help="with slurm: its jobs as processes of this machine, to try things without Slurm",
     )
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -119,10 +119,9 @@ def summary(costs: Sequence[Cost], *, workers: int) -> str:
     together = max(max(known), sum(known) / workers)
     bases = list(dict.fromkeys(item.basis for item in costs if item.basis))
     blank = len(costs) - len(known)
-    unknown = f" and {blank} run{'s' if blank > 1 else ''} of unknown time" if blank else ""
+    unknown = f" and {_counted(blank, 'run')} of unknown time" if blank else ""
     return (
-        f"about {in_words(together)}{unknown} with {workers} worker{'s' if workers > 1 else ''}, "
-        f"going by "
+        f"about {in_words(together)}{unknown} with {_counted(workers, 'worker')}, going by "
         f"finished runs of {' or '.join(bases)}"
     )
 
@@ -146,13 +145,15 @@ def in_words(seconds: float) -> str:
     if whole < 90:
         return f"{whole} s"
     minutes = round(seconds / 60)
-    return (
-        f"{minutes} min"
-        if minutes < 90
-        else f"{minutes // 60} h {minutes % 60} min"
-        if minutes < 48 * 60
-        else f"{minutes / 1440:.1f} days"
-    )
+    if minutes < 90:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes / 1440:.1f} days"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number > 1)}"
 
 
 def _of_an_epoch(config: Config) -> str:

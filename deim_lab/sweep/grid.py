@@ -187,12 +187,10 @@ def _check_arms(grid: Grid) -> None:
 def _why_same(grid: Grid, one: str, other: str) -> str:
     """What of two arms differs without a difference; "" where nothing does."""
     keys = list(configs.diff(grid.config(one), grid.config(other)))
-    return (
-        f" ({', '.join(keys)} {'makes' if len(keys) == 1 else 'make'} no difference to what a run "
-        f"computes here)"
-        if keys
-        else ""
-    )
+    if not keys:
+        return ""
+    make = "makes" if len(keys) == 1 else "make"
+    return f" ({', '.join(keys)} {make} no difference to what a run computes here)"
 
 
 def _check_kinds(values: Mapping[str, Json], said: str) -> None:

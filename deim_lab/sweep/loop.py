@@ -17,12 +17,13 @@ from deim_lab.errors import ConfigError, DataError
 from deim_lab.host import gpus as gpu_ids
 from deim_lab.sweep import grid as grids, plan as plans
 from deim_lab.sweep.grid import Grid
-from deim_lab.sweep.plan import MOST_RUNS, Plan
+from deim_lab.sweep.plan import MOST_RUNS, Plan, Planned
 from deim_lab.sweep.progress import Progress
 from deim_lab.sweep.spec import Executor, RunRecord, RunSpec, identity
 
 if TYPE_CHECKING:
     from deim_lab.sweep.index import Index
+    from deim_lab.sweep.local import LocalExecutor
 
 Json = Any
 
@@ -96,31 +97,18 @@ def run(
     listed = None if gpus is None else gpu_ids.parse(gpus)
     plan = prepare(grid, runs_dir, max_runs=max_runs, yes=yes, **chosen)
     if executor is None:
-        ids = gpus_for(plan.grid, listed)
-        workers = workers or max(1, len(ids))
-        from deim_lab.sweep.local import LocalExecutor
-
-        executor = LocalExecutor(workers, ids)
+        executor = _on_this_machine(plan.grid, workers, listed)
     from deim_lab.sweep.index import Index
 
     index = Index(plan)
     with index.locked():
-        todo = [
-            item
-            for item in plan.runs
-            if item.state != "done" and (retry_failed or item.state != "failed")
-        ]
+        todo = plan.left(retry_failed=retry_failed)
         index.write_grid()
         index.write(finished=not todo)
         if len(todo) < len(plan.runs):
             _log.info("%d of %d runs are done already", len(plan.of("done")), len(plan.runs))
         if todo:
-            progress = Progress(
-                [item.spec for item in todo],
-                {item.spec.index: item.cost.seconds for item in todo},
-                workers=workers or int(getattr(executor, "workers", 1)),
-            )
-            _execute(executor, [item.spec for item in todo], index, progress)
+            _execute(executor, todo, index, workers)
     rows = tuple(dict(index.rows[item.spec.arm, item.spec.seed]) for item in plan.runs)
     return Sweep(plan.grid.name, plan.folder, plan.grid.baseline, rows)
 
@@ -188,10 +176,24 @@ def gpus_for(grid: Grid, gpus: str | Sequence[str] | None) -> tuple[str, ...]:
     return ids
 
 
+def _on_this_machine(grid: Grid, workers: int | None, gpus: Sequence[str] | None) -> LocalExecutor:
+    """Processes of this machine: ``workers`` of them, else one a GPU, else one."""
+    from deim_lab.sweep.local import LocalExecutor
+
+    ids = gpus_for(grid, gpus)
+    return LocalExecutor(workers or max(1, len(ids)), ids)
+
+
 def _execute(
-    executor: Executor, specs: Sequence[RunSpec], index: Index, progress: Progress
+    executor: Executor, todo: Sequence[Planned], index: Index, workers: int | None
 ) -> None:
     """Hand the runs to the executor and write down what comes back."""
+    specs = [item.spec for item in todo]
+    progress = Progress(
+        specs,
+        {item.spec.index: item.cost.seconds for item in todo},
+        workers=workers or int(getattr(executor, "workers", 1)),
+    )
     records = executor.execute(specs)
     finished = False
     try:

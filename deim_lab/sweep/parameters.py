@@ -57,20 +57,12 @@ def read(notebook: str | Path) -> dict[str, Json]:
         raise ConfigError(
             f"notebook {str(path)!r}: its parameters cell is no Python: {error}"
         ) from error
-    found: dict[str, Json] = {}
-    for statement in statements:
-        targets = (
-            statement.targets
-            if isinstance(statement, ast.Assign)
-            else [statement.target]
-            if isinstance(statement, ast.AnnAssign)
-            else []
-        )
-        value = getattr(statement, "value", None)
-        for target in targets:
-            if isinstance(target, ast.Name) and value is not None:
-                found[target.id] = _literal(value)
-    return found
+    return {
+        target.id: _literal(value)
+        for statement in statements
+        for target, value in _assigned(statement)
+        if isinstance(target, ast.Name)
+    }
 
 
 def check(notebook: str | Path, own: Mapping[str, Json], further: Mapping[str, Json]) -> None:
@@ -101,6 +93,15 @@ def check(notebook: str | Path, own: Mapping[str, Json], further: Mapping[str, J
                 f"{str(notebook)!r} is "
                 f"{known[name]!r} ({type(known[name]).__name__})"
             )
+
+
+def _assigned(statement: ast.stmt) -> list[tuple[ast.expr, ast.expr]]:
+    """Target and value of every assignment in a statement."""
+    if isinstance(statement, ast.Assign):
+        return [(target, statement.value) for target in statement.targets]
+    if isinstance(statement, ast.AnnAssign) and statement.value is not None:
+        return [(statement.target, statement.value)]
+    return []
 
 
 def _literal(node: ast.expr) -> Json:

@@ -74,6 +74,11 @@ class Plan:
         """The runs that stand so."""
         return [item for item in self.runs if item.state == state]
 
+    def left(self, *, retry_failed: bool) -> list[Planned]:
+        """The runs that are not done; without the failed ones, unless they are tried again."""
+        settled = ("done",) if retry_failed else ("done", "failed")
+        return [item for item in self.runs if item.state not in settled]
+
 
 def check(grid: Grid, *, max_runs: int = MOST_RUNS, yes: bool = False) -> None:
     """Raise ``ConfigError`` or ``DataError`` for whatever of a grid is wrong beyond its own text:
@@ -155,8 +160,7 @@ def describe(plan: Plan, *, workers: int) -> list[str]:
         lines.append(grid.about)
     lines += [
         f"notebook {grid.notebook}",
-        f"preset {grid.preset}, data "
-        f"{grid.data if isinstance(grid.data, str) else json.dumps(grid.data)}",
+        f"preset {grid.preset}, data {_text(grid.data)}",
     ]
     if grid.base:
         lines.append(
@@ -257,10 +261,10 @@ def _state(spec: RunSpec, run: Run | None, row: Json) -> State:
             return "done"  # a notebook that makes no run
         return "failed" if said == "failed" else "new"
     if run.status == "done":
-        unfinished = said in ("failed", "running") and not (run.folder / "notebook.ipynb").is_file()
-        return (
-            ("failed" if said == "failed" else "cut") if unfinished else "done"
-        )  # trained, but the notebook didn't come to its end
+        if said not in ("failed", "running") or (run.folder / "notebook.ipynb").is_file():
+            return "done"
+        # Trained, but the notebook didn't come to its end.
+        return "failed" if said == "failed" else "cut"
     return "failed" if run.status == "failed" else "cut"
 
 
@@ -280,18 +284,22 @@ def _arm_lines(grid: Grid) -> list[str]:
             f"{key} {json.dumps(before[key])} → {json.dumps(value)}"
             for key, value in configs.diff(base, grid.config(arm)).items()
         ]
-        lines.append(
-            f"{arm:<{wide}}  {'the baseline' if arm == grid.baseline else ', '.join(changes)}"
-        )
+        if arm == grid.baseline:
+            changes = ["the baseline"]
+        lines.append(f"{arm:<{wide}}  {', '.join(changes)}")
     return lines
 
 
-def _device_kind(grid: Grid) -> str | None:
+def _text(value: Json) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _device_kind(grid: Grid) -> str:
     """``cpu`` or ``cuda``: what the runs will take on this machine."""
     device = grid.parameters.get("device") or grid.config(grid.baseline).train.device
-    return (
-        str(device).partition(":")[0] if device != "auto" else "cuda" if gpus.visible() else "cpu"
-    )
+    if device != "auto":
+        return str(device).partition(":")[0]
+    return "cuda" if gpus.visible() else "cpu"
 
 
 def _slug(text: str) -> str:
