@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from deim_lab import figures, widgets
 from deim_lab.figures import density, losses
@@ -41,7 +42,8 @@ def rows() -> dict[str, np.ndarray]:
     }
 
 
-def anew(fig: figures.style.PaperFigure) -> object:
+def anew(fig: Figure) -> object:
+    assert isinstance(fig, figures.style.PaperFigure)
     return fig._repr_png_()
 
 
@@ -99,14 +101,14 @@ def main() -> int:
             first,
             {"mosaic_prob": steps, "mixup_prob": steps[::-1]},
             lambda turn: anew(density.expected(counted, steps[turn % 21], 0.5)),
-        ),  # type: ignore[arg-type]
+        ),
         compare(
             "mal_vs_vfl",
             second,
             {"gamma": np.linspace(0.5, 3, 26), "iou": steps, "alpha": steps[::-1]},
             lambda turn: anew(losses.overview(steps[turn % 21])),
         ),
-    ]  # type: ignore[arg-type]
+    ]
     return 0 if all(good) else 1
 
 

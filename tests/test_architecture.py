@@ -37,7 +37,6 @@ MOST_LINES_OF_A_FUNCTION = 60
 FILES_TO_SPLIT: frozenset[str] = frozenset(
     {
         "deim_lab.runs",
-        "deim_lab.study.matching",
     }
 )
 FUNCTIONS_TO_SPLIT: frozenset[str] = frozenset(
@@ -45,7 +44,6 @@ FUNCTIONS_TO_SPLIT: frozenset[str] = frozenset(
         "deim_lab.detector.denoising.make_queries",
         "deim_lab.inference.export.export_onnx",
         "deim_lab.inference.latency.measure",
-        "deim_lab.study.matching.positives",
         "deim_lab.weights.hub._check_architecture",
     }
 )

@@ -86,7 +86,7 @@ def test_the_view_is_what_the_criterion_matches(dataset: CocoDataset, kind: str)
 def test_the_assignment_is_the_cheapest_sum_of_the_shown_costs(dataset: CocoDataset) -> None:
     view = matching.inspect(model_of(), *matching.fixed_batch(dataset, range(3), CONFIG))
     parts, assigned = view.costs_of(1, "pre")
-    total = sum(parts.values())
+    total = sum(parts.values(), torch.zeros(()))
     chosen = sum(float(total[target, query]) for query, target in assigned)
     for _ in range(50):
         other = torch.randperm(total.shape[1])[: total.shape[0]]

@@ -27,7 +27,7 @@ WIDTH, HEIGHT = 320, 200
 def truth(images: int = 12, boxes: int = 4) -> dict[str, Json]:
     """Images with boxes of many sizes, inside them; category ids with a gap."""
     draw = np.random.default_rng(0)
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for image in range(1, images + 1):
         for _ in range(boxes):
             w, h = draw.uniform(10, 120), draw.uniform(10, 90)

@@ -5,6 +5,8 @@ read.
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -98,7 +100,7 @@ def test_signs_no_negative_zero_and_kinds_of_values() -> None:
             "d": [0.4, -0.0001, -0.3],
             "n": [1, 2, 3],
             "b": [True, False, True],
-            "f": np.float32([0.1, 2, 3]),
+            "f": np.asarray([0.1, 2, 3], dtype=np.float32),
         }
     )
     lines = to_markdown(table, decimals=1, signed=("d",)).splitlines()
@@ -145,3 +147,15 @@ def test_arguments_that_fit_no_column_are_named(frame: pd.DataFrame, options: di
         to_latex(frame, rule_at="modell")
     with pytest.raises(ConfigError, match="this frame has 2"):
         to_markdown(pd.DataFrame([[1]], columns=pd.MultiIndex.from_tuples([("a", "b")])))
+
+
+def test_the_rooms_of_the_study_are_loaded_on_first_use() -> None:
+    code = (
+        "import sys; from deim_lab import study; "
+        "print(study.tables.to_markdown.__name__, 'torch' in sys.modules); "
+        "print([name for name in study.__all__ if not getattr(study, name)])"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True
+    )
+    assert answer.stdout.splitlines() == ["to_markdown False", "[]"]

@@ -1,0 +1,43 @@
+"""Batches that are always the same for a seed: the training pipeline on chosen images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from deim_lab.augment.mosaic import SceneSource
+from deim_lab.augment.pipeline import Pipeline, generator_of
+from deim_lab.config import AugmentConfig, Config
+from deim_lab.schedule import Phase
+from deim_lab.structures import Targets
+
+
+def fixed_batch(
+    source: SceneSource, indices: Sequence[int], config: Config
+) -> tuple[Tensor, Targets]:
+    """``source[indices]`` as inference sees them: resized, nothing else."""
+    return compose(source, indices, replace(config.augment, flip_prob=0.0), config.data.input_size)
+
+
+def compose(
+    source: SceneSource,
+    indices: Sequence[int],
+    augment: AugmentConfig,
+    input_size: tuple[int, int],
+    *,
+    phase: Phase = Phase.CLEAN,
+    seed: int = 0,
+) -> tuple[Tensor, Targets]:
+    """``source[indices]`` as a batch of the training pipeline: images ``[B, 3, H, W]`` and targets,
+    always the same for a seed.
+    """
+    batch = Pipeline(augment=augment, input_size=input_size).batch(
+        source,
+        indices,
+        phase,
+        [generator_of(seed, "microscope", index) for index in indices],
+        generator_of(seed, "microscope", "batch", *indices),
+    )
+    return batch.images, batch.targets
