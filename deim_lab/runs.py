@@ -468,10 +468,12 @@ def _statuses(status: str | Collection[str] | None) -> Collection[str]:
 
 
 def flat_config(run: Run) -> dict[str, Json]:
-    """As ``config.flatten``, but of the bare JSON, so that a run of another version of the lab can
-    be tabulated too.
+    """As ``config.flatten``, but of the bare JSON, so that a run of another version can be read.
+
+    A knob that the run's version did not have stands at its default, because the run was trained
+    with what is the default now; its fingerprint is based on the same rule.
     """
-    return {
+    return configs.flatten(Config()) | {
         f"{section}.{name}": value
         for section, part in read_object(run.folder / _CONFIG).items()
         if isinstance(part, dict)

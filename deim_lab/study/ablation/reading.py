@@ -365,7 +365,7 @@ def _trial(folder: Path) -> tuple[Trial | None, str | None]:
 
 
 def _flat(run: Run) -> dict[str, Json]:
-    return configs.flatten(Config()) | runs.flat_config(run)
+    return runs.flat_config(run)
 
 
 def _one_data(arms: list[Arm], data: str | None, notes: list[str]) -> list[Arm]:
