@@ -15,7 +15,6 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from deim_lab import runs
 from deim_lab.config.presets import PLAIN_RECIPE, preset
 from deim_lab.errors import ConfigError, DataError
 from deim_lab.runs import Run, write_json
@@ -38,7 +37,9 @@ ARMS: dict[str, dict[str, Any]] = {
 @pytest.fixture(autouse=True)
 def no_git(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three git processes a run are most of the time that these tests would take."""
-    monkeypatch.setattr(runs, "_git_commit", lambda: {"commit": "c" * 40, "dirty": False})
+    monkeypatch.setattr(
+        "deim_lab.runs.record.git_commit", lambda: {"commit": "c" * 40, "dirty": False}
+    )
 
 
 def trained(

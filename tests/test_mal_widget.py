@@ -25,6 +25,7 @@ from deim_lab import config as configs, widgets
 from deim_lab.config import presets
 from deim_lab.data import coco
 from deim_lab.runs import Run
+from deim_lab.sweep.kernel import execute
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "02_mal_vs_vfl.ipynb"
 NUMBERS = re.compile(
@@ -235,16 +236,8 @@ def kernel(
 
 def executed(target: Path, **parameters: Json) -> tuple[str, int, list[str]]:
     """Printed text, number of pictures and kinds of outputs of notebook 02."""
-    papermill = pytest.importorskip("papermill")
-    papermill.execute_notebook(
-        str(NOTEBOOK),
-        str(target),
-        parameters=parameters,
-        cwd=str(target.parent),
-        kernel_name="python3",
-        progress_bar=False,
-        log_output=False,
-    )
+    pytest.importorskip("papermill")
+    execute(NOTEBOOK, target, parameters=parameters, cwd=target.parent)
     outputs = [
         output
         for cell in json.loads(target.read_text(encoding="utf-8"))["cells"]

@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from deim_lab.sweep import kernel
+
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 COMMON = ("preset", "overrides", "data", "seed", "device", "runs_dir")
@@ -78,7 +80,7 @@ def execute(name: str, runs_dir: Path, own_kernel: OwnKernel) -> None:
     """A notebook with the smoke preset, in a kernel of this very interpreter, as nothing
     watches.
     """
-    papermill = pytest.importorskip("papermill")
+    pytest.importorskip("papermill")
     with own_kernel(runs_dir.parent / f"{name}-jupyter"):
         parameters = {
             "preset": "smoke",
@@ -86,14 +88,11 @@ def execute(name: str, runs_dir: Path, own_kernel: OwnKernel) -> None:
             "device": "cpu",
             "runs_dir": str(runs_dir),
         }
-        papermill.execute_notebook(
-            str(NOTEBOOKS / f"{name}.ipynb"),
-            str(runs_dir / f"{name}.ipynb"),
+        kernel.execute(
+            NOTEBOOKS / f"{name}.ipynb",
+            runs_dir / f"{name}.ipynb",
             parameters=parameters,
-            cwd=str(runs_dir),
-            kernel_name="python3",
-            progress_bar=False,
-            log_output=False,
+            cwd=runs_dir,
         )
 
 

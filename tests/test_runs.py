@@ -238,6 +238,19 @@ def test_find_prefers_a_finished_run_and_tells_experiments_apart(tmp_path: Path)
     assert runs.find(tmp_path / "absent", **wanted) is None
 
 
+def test_a_knob_that_an_older_run_does_not_know_stands_at_its_default(tmp_path: Path) -> None:
+    """``table`` and ``flat_config``, which ``compare`` reads, follow one rule."""
+    older = finished(tmp_path)
+    path = older.folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    default = config["eval"].pop("top_k")
+    path.write_text(json.dumps(config), encoding="utf-8")
+    finished(tmp_path, {"eval.top_k": 7}, seed=1)
+    table = runs.table(tmp_path)
+    assert table.groupby("seed")["eval.top_k"].first().to_dict() == {0: default, 1: 7}
+    assert runs.flat_config(Run.open(older.folder))["eval.top_k"] == default
+
+
 def test_table_is_tidy_and_has_a_column_for_every_overridden_key(tmp_path: Path) -> None:
     first = finished(tmp_path, {"loss.gamma": 2.0, "data.input_size": [96, 128]}, ap=0.4)
     second = finished(tmp_path, {"augment.mosaic_prob": 0.0}, seed=1)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from deim_lab import cli
 from deim_lab.config import override
 from deim_lab.config.presets import preset
+from deim_lab.data import images
 from deim_lab.detector.detector import build_detector
 from deim_lab.errors import DataError, MissingExtraError
 from deim_lab.inference import latency, video
@@ -291,6 +292,27 @@ def test_a_webcam_ends_by_frames_or_by_ctrl_c_and_keeps_what_was_found(
         assert cv2.VideoCapture(str(out / "webcam_0.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == frames
 
 
+def test_a_picture_is_decoded_once_and_drawn_on(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = [tmp_path / f"{name}.png" for name in "abc"]
+    for path in pictures:
+        cv2.imwrite(str(path), np.full((50, 70, 3), 90, np.uint8))
+    decode = images.decode
+    decoded: list[Path] = []
+
+    def counted(path: Path) -> torch.Tensor:
+        decoded.append(path)
+        return decode(path)
+
+    monkeypatch.setattr(images, "decode", counted)
+    out = tmp_path / "out"
+    words = [*map(str, pictures), "--batch", "2", "--threshold", "0", "--device", "cpu"]
+    assert cli.main(["predict", str(weights), *words, "--out", str(out)]) == 0
+    assert decoded == pictures
+    assert all((cv2.imread(str(out / path.name)) != 90).any() for path in pictures)
+
+
 def test_a_video_that_fails_or_is_stopped_costs_none_of_the_others(
     weights: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -330,6 +352,9 @@ def test_a_video_that_fails_or_is_stopped_costs_none_of_the_others(
         ("predict {onnx} {clip} --set eval.top_k=5", "--set doesn't go with"),
         ("predict {tmp}/foreign.onnx {clip}", "can't be read as ONNX"),
         ("predict {pt} {tmp}/absent.mp4", "absent.mp4 does not exist"),
+        ("predict {pt} {tmp}/a.png --frames 3", "--frames 3 has no effect on pictures"),
+        ("predict {pt} {clip} --set train.epochs=3", "--set train.epochs has no effect on predict"),
+        ("predict {pt} {clip} --set loss.gamma=2", "--set loss.gamma has no effect on predict"),
         ("export {pt} --out {tmp}/model.trt", "ends in .onnx"),
         ("export {pt} --opset 9 --out {tmp}/m.onnx", "opset 9 is outside"),
         ("export {tmp}/absent.pt", "absent.pt"),

@@ -142,14 +142,13 @@ def _draw(comparison: Comparison, out: Path) -> list[Path]:
 
 def _execute(notebook: Path, out: Path, preset_name: str, seed: int, root: Path) -> Path:
     """Run the notebook on the embedded set; returns the executed copy."""
-    import papermill
+    from deim_lab.sweep import kernel
 
     target = out / notebook.name
-    papermill.execute_notebook(
-        str(notebook),
-        str(target),
-        progress_bar=False,
-        cwd=str(Path.cwd()),
+    kernel.execute(
+        notebook,
+        target,
+        cwd=Path.cwd(),
         parameters={"preset": preset_name, "data": DATA, "seed": seed, "runs_dir": str(root)},
     )
     return target

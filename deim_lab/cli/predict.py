@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deim_lab import config as configs
 from deim_lab.cli import options
 from deim_lab.errors import ConfigError, DataError
 from deim_lab.host.files import free_path, write_json, writing_whole
@@ -32,6 +33,11 @@ COLUMNS = (
     "width",
     "height",
 )
+
+# Kinds of picture files that are written as the kind that was read; all others become PNG.
+DRAWN_AS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+# Sections of the config that prediction does not read.
+_ONLY_TRAINING = ("augment", "ema", "loss", "match", "optim", "schedule", "train")
 
 
 def add(verbs: Any, shared: options.Shared) -> None:
@@ -108,6 +114,7 @@ def run(args: argparse.Namespace) -> None:
     # Before the weights: a wrong folder, a video that can't be opened are said at once.
     files = [item for item in expand(args.images) if isinstance(item, Path)] if args.images else []
     pictures = [item for item in files if not is_video(item)]
+    _refuse_without_effect(args, moving=len(pictures) < len(files) or args.webcam is not None)
     readers = [
         VideoReader(source)
         for source in [*filter(is_video, files), *([] if args.webcam is None else [args.webcam])]
@@ -156,6 +163,23 @@ def run(args: argparse.Namespace) -> None:
     options.out(str(args.out / "detections.json"))
 
 
+def _refuse_without_effect(args: argparse.Namespace, *, moving: bool) -> None:
+    """Raise ``ConfigError`` for an option that would change nothing; ``moving``: there are
+    videos or a webcam.
+    """
+    if args.frames is not None and not moving:
+        raise ConfigError(
+            f"--frames {args.frames} has no effect on pictures. It limits the frames of a video or "
+            "of --webcam. Leave --frames out, or name a video"
+        )
+    for key in configs.parse_assignments(args.assignments):
+        if key.partition(".")[0] in _ONLY_TRAINING:
+            raise ConfigError(
+                f"--set {key} has no effect on predict. Only training reads it. Expected a key of "
+                "data, eval or model. Leave it out, or give it to `deim-lab train`"
+            )
+
+
 def _is_onnx(args: argparse.Namespace) -> bool:
     return Path(args.weights).suffix.lower() == ".onnx"
 
@@ -187,28 +211,21 @@ def _pictures(predictor: Predictor, files: list[Path], folder: Path, result: _Re
         return
     from tqdm import tqdm
 
-    from deim_lab.data import images
     from deim_lab.detections import ImageDetections, coco_rows
     from deim_lab.inference.predict import draw
 
     names = [str(item["name"]) for item in predictor.categories]
-    found: ImageDetections | tuple[str, str]
-    for found in tqdm(predictor.stream(files), total=len(files), unit="image", file=sys.stderr):
+    stream = predictor.stream_with_pixels(files)
+    for found, pixels in tqdm(stream, total=len(files), unit="image", file=sys.stderr):
         if not isinstance(found, ImageDetections):
             result.errors[found[0]] = found[1]
             continue
         assert found.path is not None
         result.pictures += 1
         result.keep(coco_rows(found))
-        suffix = (
-            found.path.suffix
-            if found.path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-            else ".png"
-        )
+        suffix = found.path.suffix if found.path.suffix.lower() in DRAWN_AS else ".png"
         target = _free(folder / f"{found.path.stem}{suffix}", result)
-        draw(images.decode(found.path), found.detections.above(result.threshold), names).save(
-            target
-        )
+        draw(pixels, found.detections.above(result.threshold), names).save(target)
 
 
 def _video(

@@ -134,26 +134,9 @@ def export_onnx(
         DataError: a picture that can't be read.
     """
     path = Path(path)
-    for module in ("onnx", "onnxruntime"):
-        require(module, extra="export", purpose=_PURPOSE)
-    if not LOWEST_OPSET <= opset <= HIGHEST_OPSET:
-        raise ConfigError(f"opset {opset} is outside [{LOWEST_OPSET}, {HIGHEST_OPSET}]")
-    config = (
-        loaded.config
-        if size is None
-        else configs.override(loaded.config, {"data.input_size": list(size)})
-    )
-    if path.suffix != SUFFIX:
-        raise ExportError(f"{path}: expected a name that ends in {SUFFIX}")
+    _check(path, opset)
+    info = _info(loaded, raw=raw, size=size, half=half)
     model = (copy.deepcopy(loaded.model) if loaded.model.deployed else loaded.model.deploy()).cpu()
-    info = OnnxInfo(
-        config.preset,
-        loaded.categories,
-        config.data.input_size,
-        "raw" if raw else "detections",
-        "fp16" if half else "fp32",
-        config.eval.top_k,
-    )
     path.parent.mkdir(parents=True, exist_ok=True)
     with files.writing_whole(path, suffix=SUFFIX) as temporary:
         _write(model, temporary, info, opset)
@@ -210,6 +193,33 @@ def compare(
             "first"
         )
     return Comparison(BATCHES, count, cut, worst_box, worst_score)
+
+
+def _check(path: Path, opset: int) -> None:
+    """Raise where a file of this name and opset can't be written here."""
+    for module in ("onnx", "onnxruntime"):
+        require(module, extra="export", purpose=_PURPOSE)
+    if not LOWEST_OPSET <= opset <= HIGHEST_OPSET:
+        raise ConfigError(f"opset {opset} is outside [{LOWEST_OPSET}, {HIGHEST_OPSET}]")
+    if path.suffix != SUFFIX:
+        raise ExportError(f"{path}: expected a name that ends in {SUFFIX}")
+
+
+def _info(
+    loaded: LoadedDetector, *, raw: bool, size: tuple[int, int] | None, half: bool
+) -> OnnxInfo:
+    """What the metadata of the exported file will say."""
+    config = loaded.config
+    if size is not None:
+        config = configs.override(config, {"data.input_size": list(size)})
+    return OnnxInfo(
+        config.preset,
+        loaded.categories,
+        config.data.input_size,
+        "raw" if raw else "detections",
+        "fp16" if half else "fp32",
+        config.eval.top_k,
+    )
 
 
 def _both(

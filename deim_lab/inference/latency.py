@@ -112,16 +112,8 @@ def measure(
     Raises:
         ConfigError: a number below 1, or a precision that is unknown or that the device hasn't.
     """
-    for name, value in (("batch", batch), ("repeats", repeats)):
-        if value < 1:
-            raise ConfigError(f"{name} {value} is below 1")
     device = torch.device(device)
-    if precision not in precisions(device):
-        raise ConfigError(
-            f"precision {precision!r} is not to be had on "
-            f"{_name(device)}{nearest(precision, PRECISIONS)}; "
-            f"it has {', '.join(precisions(device))}"
-        )
+    _check(device, precision, batch=batch, repeats=repeats)
     model = model.to(device).eval()
     images = torch.rand(batch, 3, *size, generator=torch.Generator().manual_seed(0)).to(device)
     sizes_wh = torch.tensor([[size[1], size[0]]] * batch, device=device)
@@ -212,6 +204,18 @@ def _timed(
         if max_seconds is not None and len(seconds) >= FEWEST and sum(seconds) >= max_seconds:
             break
     return seconds
+
+
+def _check(device: torch.device, precision: str, **counts: int) -> None:
+    for name, value in counts.items():
+        if value < 1:
+            raise ConfigError(f"{name} {value} is below 1")
+    if precision not in precisions(device):
+        raise ConfigError(
+            f"precision {precision!r} is not to be had on "
+            f"{_name(device)}{nearest(precision, PRECISIONS)}; "
+            f"it has {', '.join(precisions(device))}"
+        )
 
 
 def _quantile(values: list[float], share: float) -> float:

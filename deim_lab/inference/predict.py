@@ -138,6 +138,14 @@ class Predictor:
         """As ``predict``, one by one in the given order: detections, or (path, error) for a file
         that can't be read.
         """
+        return (found for found, _ in self.stream_with_pixels(sources))
+
+    def stream_with_pixels(
+        self, sources: Source | Iterable[Source]
+    ) -> Iterator[tuple[ImageDetections, Tensor] | tuple[tuple[str, str], None]]:
+        """As ``stream``, each with the picture's pixels (uint8 RGB ``[3, H, W]``), to draw on; None
+        for a file that can't be read.
+        """
         numbered = enumerate(expand(sources), start=1)
         while batch := list(itertools.islice(numbered, self.batch_size)):
             failed: dict[int, tuple[str, str]] = {}
@@ -150,7 +158,10 @@ class Predictor:
             paths = {image_id: source for image_id, source in batch if isinstance(source, Path)}
             found = {item.image_id: item for item in self.detect(pixels, paths)}
             for image_id, _ in batch:
-                yield failed[image_id] if image_id in failed else found[image_id]
+                if image_id in failed:
+                    yield failed[image_id], None
+                else:
+                    yield found[image_id], pixels[image_id]
 
     def detect(
         self, pixels: Mapping[int, Tensor], paths: Mapping[int, Path] | None = None
@@ -266,9 +277,8 @@ def draw(image: Tensor | Image.Image, detections: Detections, names: Sequence[st
 
 def _pixels(source: Pixels) -> Tensor:
     """uint8 ``[3, H, W]`` of an array ``[H, W, 3]`` or a tensor ``[3, H, W]``."""
-    channels = (
-        source.shape[-1 if isinstance(source, np.ndarray) else 0] if source.ndim == 3 else None
-    )
+    axis = -1 if isinstance(source, np.ndarray) else 0
+    channels = source.shape[axis] if source.ndim == 3 else None
     if str(source.dtype).removeprefix("torch.") != "uint8" or channels != 3 or 0 in source.shape:
         raise DataError(
             f"pixels are {source.dtype} of shape {list(source.shape)}; expected uint8 RGB: an "

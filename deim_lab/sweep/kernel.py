@@ -13,7 +13,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -59,6 +59,46 @@ def private_channel() -> Iterator[Channel]:
         yield Channel(folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def execute(
+    notebook: str | Path,
+    target: str | Path,
+    *,
+    parameters: Mapping[str, Any],
+    cwd: str | Path,
+    **options: Any,
+) -> None:
+    """Execute a notebook into ``target``, in a kernel of this interpreter on a channel of its own.
+
+    At the end the kernel and every process that it started are gone. ``options`` as
+    ``papermill.execute_notebook`` takes them.
+    """
+    import papermill
+
+    started: list[int] = []
+    try:
+        with private_channel() as channel:
+            papermill.execute_notebook(
+                _as_template(notebook),
+                _as_template(target),
+                parameters=dict(parameters),
+                kernel_name="python3",
+                language="python",
+                progress_bar=False,
+                log_output=False,
+                cwd=str(cwd),
+                kernel_manager_class=manager_class(channel, started),
+                **options,
+            )
+    finally:
+        for pid in started:
+            kill_group(pid)
+
+
+def _as_template(path: str | Path) -> str:
+    """A path as papermill takes it: it fills in names between braces."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def manager_class(channel: Channel, started: list[int]) -> type[Any]:

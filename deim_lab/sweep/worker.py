@@ -114,27 +114,18 @@ def where() -> str:
 
 def _attempt(spec: RunSpec, attempt: int) -> tuple[Failure | None, bool]:
     """Execute once: how it failed (None: it didn't), and whether another attempt makes sense."""
-    import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    started: list[int] = []
     try:
-        with _quiet(), kernel.private_channel() as channel:
-            papermill.execute_notebook(
-                *(
-                    path.replace("{", "{{").replace("}", "}}")
-                    for path in (spec.notebook, spec.executed)
-                ),  # which it fills in
+        with _quiet():
+            kernel.execute(
+                spec.notebook,
+                spec.executed,
                 parameters=spec.parameters,
-                kernel_name="python3",
-                language="python",
-                progress_bar=False,
-                log_output=False,
-                cwd=str(Path(spec.notebook).parent),
+                cwd=Path(spec.notebook).parent,
                 start_timeout=START_SECONDS,
                 iopub_timeout=MESSAGE_SECONDS,
-                kernel_manager_class=kernel.manager_class(channel, started),
             )
     except PapermillExecutionError as error:
         lines = _COLOURS.sub("", "\n".join(error.traceback))
@@ -152,9 +143,6 @@ def _attempt(spec: RunSpec, attempt: int) -> tuple[Failure | None, bool]:
         ):  # jupyter_client has no type of its own for a kernel that doesn't come up
             raise
         return Failure("RuntimeError", str(error)), attempt < STARTS
-    finally:
-        for pid in started:
-            kernel.kill_group(pid)
     _slim(Path(spec.executed))
     return None, False
 

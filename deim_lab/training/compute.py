@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
+import math
 import os
-import resource
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -69,12 +69,11 @@ class Compute:
 
     def peak_memory_mib(self) -> float:
         """Peak memory: on CUDA the device's allocations since ``reset_peak_memory``, on the CPU the
-        resident set of the whole process.
+        resident set of the whole process; NaN where the system doesn't say.
         """
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 2**20
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak / (2**20 if sys.platform == "darwin" else 2**10)
+        return _peak_resident_mib()
 
 
 def resolve(device: str, precision: str) -> Compute:
@@ -114,3 +113,12 @@ def resolve(device: str, precision: str) -> Compute:
     if precision == "fp16" and resolved.type == "cpu":
         raise ConfigError("train.precision 'fp16' needs CUDA; on the CPU use 'fp32' or 'bf16'")
     return Compute(resolved, precision, rank, world_size)
+
+
+def _peak_resident_mib() -> float:
+    try:
+        import resource
+    except ImportError:  # Windows has no such module, and no other that is always installed
+        return math.nan
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

@@ -142,7 +142,7 @@ def by_config(members: Sequence[Run]) -> list[Arm]:
     """Arms of equal configuration, whatever device or loader; named by what sets them apart."""
     together: dict[str, tuple[dict[str, Json], list[Trial], list[Unfinished]]] = {}
     for run in members:
-        flat = _flat(run)
+        flat = runs.flat_config(run)
         _, trials, rest = together.setdefault(identity(flat), (flat, [], []))
         trial, why = (
             _trial(run.folder)
@@ -220,7 +220,7 @@ def _trial(folder: Path) -> tuple[Trial | None, str | None]:
     """A finished run read whole; or why it can't be used."""
     try:
         run = Run.open(folder)
-        events, flat = run.metrics(_EVENTS), _flat(run)
+        events, flat = run.metrics(_EVENTS), runs.flat_config(run)
     except DataError as error:
         return None, str(error)
     scores, epochs = (
@@ -236,10 +236,6 @@ def _trial(folder: Path) -> tuple[Trial | None, str | None]:
     return Trial(
         run.folder.name, int(run.info["seed"]), flat, scores, epochs, float(rates.max()), run.info
     ), None
-
-
-def _flat(run: Run) -> dict[str, Json]:
-    return configs.flatten(Config()) | runs.flat_config(run)
 
 
 def identity(flat: Mapping[str, Json]) -> str:

@@ -1,24 +1,16 @@
-"""A run folder: start, log, finish, read; and many runs as one tidy table. Its schema is in
-``runs/README.md``.
-
-Only the run folder crosses from training to tables and figures. JSON is written under a temporary
-name and renamed, the log only grows, and nothing of another run is overwritten; so whatever moment
-a process is killed at, what is on disk can be read.
-"""
+"""One run folder: start, log, finish, read. Its schema is in ``runs/README.md``."""
 
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import json
 import logging
 import os
 import platform
 import re
-import subprocess
 import time
 import traceback
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -26,7 +18,7 @@ import pandas as pd
 
 from deim_lab import config as configs
 from deim_lab.config import Config
-from deim_lab.errors import ConfigError, DataError, nearest
+from deim_lab.errors import ConfigError, DataError
 from deim_lab.host.files import (
     free_path,
     json_text,
@@ -35,6 +27,7 @@ from deim_lab.host.files import (
     read_object,
     write_json,
 )
+from deim_lab.runs import record
 
 Json = Any
 Status = Literal["running", "done", "failed"]
@@ -43,33 +36,7 @@ _log = logging.getLogger(__name__)
 
 STATUSES: tuple[Status, ...] = ("running", "done", "failed")
 SUBFOLDERS = ("eval", "predictions", "checkpoints", "figures")
-_CONFIG, _INFO, _LOG, _LOCK = "config.json", "run.json", "metrics.jsonl", ".lock"
-
-# Columns that a table always has, runs or not.
-BASE_COLUMNS = (
-    "run",
-    "status",
-    "preset",
-    "seed",
-    "data",
-    "fingerprint",
-    "kind",
-    "epoch",
-    "step",
-    "AP",
-    "AP50",
-    "AP75",
-    "APs",
-    "APm",
-    "APl",
-    "AR1",
-    "AR10",
-    "AR100",
-    "ARs",
-    "ARm",
-    "ARl",
-    "targets_per_image",
-)
+CONFIG, INFO, LOG, LOCK = "config.json", "run.json", "metrics.jsonl", ".lock"
 
 
 class Run:
@@ -121,7 +88,7 @@ class Run:
         differs = (
             _slug(what or _differs(overrides)).replace("_", "-") or "base"
         )  # "_" stands between the parts
-        name = f"{_now():%Y%m%d-%H%M%S}_{config.preset}_{differs}_s{seed}_{fingerprint}"
+        name = f"{record.now():%Y%m%d-%H%M%S}_{config.preset}_{differs}_s{seed}_{fingerprint}"
         run = cls(
             make_free_folder(Path(runs_dir) / name),
             {
@@ -133,19 +100,19 @@ class Run:
                 "data": dict(data),
                 "weights": dict(weights) if weights else None,
                 "device": device,
-                "started": _stamp(),
+                "started": record.stamp(),
                 "resumed": [],
                 "finished": None,
                 "seconds": 0.0,
                 "error": None,
-                "versions": _versions(),
-                "git": _git_commit(),
+                "versions": record.versions(),
+                "git": record.git_commit(),
                 "platform": platform.platform(),
             },
         )
         for subfolder in SUBFOLDERS:
             (run.folder / subfolder).mkdir()
-        write_json(run.folder / _CONFIG, configs.to_dict(config))
+        write_json(run.folder / CONFIG, configs.to_dict(config))
         run._write_info()
         run._open_log()
         return run
@@ -156,7 +123,7 @@ class Run:
         path = Path(folder)
         if not path.is_dir():
             raise DataError(f"run folder {path} does not exist{nearest_beside(path)}")
-        info = read_object(path / _INFO)
+        info = read_object(path / INFO)
         missing = [
             key
             for key in ("status", "preset", "seed", "fingerprint", "overrides", "data")
@@ -164,7 +131,7 @@ class Run:
         ]
         if missing:
             raise DataError(
-                f"{path / _INFO} lacks {', '.join(missing)}: it is not the record of a run"
+                f"{path / INFO} lacks {', '.join(missing)}: it is not the record of a run"
             )
         return cls(path, info)
 
@@ -185,7 +152,7 @@ class Run:
             "status": "running",
             "error": None,
             "finished": None,
-            "resumed": [*self.info["resumed"], _stamp()],
+            "resumed": [*self.info["resumed"], record.stamp()],
         }
         if device is not None:
             self.info["device"] = device
@@ -241,13 +208,13 @@ class Run:
     @property
     def config(self) -> Config:
         """The resolved whole, equal to the one that it was started with."""
-        return configs.from_dict(read_object(self.folder / _CONFIG))
+        return configs.from_dict(read_object(self.folder / CONFIG))
 
     def events(self) -> Iterator[dict[str, Json]]:
         """Every event in the order of the log. A torn last line is left out; another broken line
         raises ``DataError``.
         """
-        path = self.folder / _LOG
+        path = self.folder / LOG
         try:
             lines = path.read_bytes().split(b"\n")
         except FileNotFoundError as error:
@@ -270,7 +237,7 @@ class Run:
         Where a resumed run repeated an epoch or step, the later event stands. ``kinds``: those
         only; None: all.
         """
-        return _frame(self._rows(kinds), ("kind", "epoch", "step", "time"))
+        return frame_of(self.rows(kinds), ("kind", "epoch", "step", "time"))
 
     def save_detections(self, name: str, rows: Sequence[Mapping[str, Json]]) -> Path:
         """Write ``predictions/<name>.json`` (COCO result rows). A resumed run that repeats an epoch
@@ -282,7 +249,7 @@ class Run:
         """Write ``eval/<name>.json``, with a number behind the name where that is taken."""
         return write_json(free_path(self.folder / "eval" / f"{_slug(name)}.json"), values)
 
-    def _rows(self, kinds: Collection[str] | None) -> list[dict[str, Json]]:
+    def rows(self, kinds: Collection[str] | None) -> list[dict[str, Json]]:
         latest: dict[tuple[Json, ...], dict[str, Json]] = {}
         for number, event in enumerate(self.events()):
             if kinds is None or event["kind"] in kinds:
@@ -296,7 +263,7 @@ class Run:
 
     def _open_log(self) -> None:
         self._take_lock()
-        path = self.folder / _LOG
+        path = self.folder / LOG
         if path.exists():
             content = path.read_bytes()
             whole = content.rfind(b"\n") + 1
@@ -315,7 +282,7 @@ class Run:
             import fcntl
         except ImportError:  # a system without POSIX locks: two writers are the user's to avoid
             return
-        handle = (self.folder / _LOCK).open("w", encoding="utf-8")
+        handle = (self.folder / LOCK).open("w", encoding="utf-8")
         try:
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
@@ -333,7 +300,7 @@ class Run:
         now = time.monotonic()
         self.info |= {
             "status": status,
-            "finished": _stamp(),
+            "finished": record.stamp(),
             "seconds": round(self.info["seconds"] + now - self._since, 3),
         }
         self._since = now
@@ -344,101 +311,13 @@ class Run:
         self._events = self._lock = None
 
     def _write_info(self) -> None:
-        write_json(self.folder / _INFO, self.info)
+        write_json(self.folder / INFO, self.info)
 
     def __repr__(self) -> str:
         return f"Run({self.folder.name!r}, {self.status})"
 
 
-def find(
-    runs_dir: str | Path,
-    *,
-    fingerprint: str,
-    seed: int,
-    data_fingerprint: str,
-    statuses: Collection[str] = STATUSES,
-) -> Run | None:
-    """The run of this experiment: a finished one before one that was cut, the latest of several;
-    None where there is none.
-    """
-    wanted = {"fingerprint": fingerprint, "seed": seed, "data_fingerprint": data_fingerprint}
-    matching = (
-        [run for run in all_runs(runs_dir, status=statuses) if run.identity == wanted]
-        if Path(runs_dir).is_dir()
-        else []
-    )
-    return max(matching, key=_precedence, default=None)
-
-
-def by_identity(runs: Iterable[Run]) -> dict[tuple[str, int, str], Run]:
-    """``(fingerprint, seed, data fingerprint)`` → the run that ``find`` would give of it."""
-    return {tuple(run.identity.values()): run for run in sorted(runs, key=_precedence)}  # type: ignore[misc]
-
-
-def all_runs(runs_dir: str | Path, *, status: str | Collection[str] | None = None) -> list[Run]:
-    """The runs in a folder by time; ``status`` None: all. Damaged run folders are left out with a
-    warning that names them.
-    """
-    wanted = _statuses(status)
-    root = Path(runs_dir)
-    if not root.is_dir():
-        raise DataError(f"folder of runs {root} does not exist{nearest_beside(root)}")
-    found = []
-    for folder in sorted(
-        item
-        for item in root.iterdir()
-        if any((item / name).exists() for name in (_INFO, _CONFIG, _LOG))
-    ):
-        try:
-            run = Run.open(folder)
-        except DataError as error:
-            _log.warning("run %s is skipped: %s", folder.name, error)
-            continue
-        if run.status in wanted:
-            found.append(run)
-    return found
-
-
-def table(
-    runs_dir: str | Path,
-    *,
-    status: str | Collection[str] | None = ("done",),
-    kinds: Collection[str] = ("train", "val"),
-) -> pd.DataFrame:
-    """All runs of a folder as one tidy frame: a row for each run's each ``train`` or ``val`` event.
-
-    Columns: ``BASE_COLUMNS``, every value that was logged (dicts flattened with ``/``, lists as
-    they are), and every key that any of these runs overrode, with the value that each run had
-    (lists as tuples, to group by). ``status``: one, several, or None for all. Damaged run folders
-    are left out with a warning that names them.
-    """
-    readable: list[tuple[Run, list[dict[str, Json]], dict[str, Json]]] = []
-    for run in all_runs(runs_dir, status=status):
-        try:
-            readable.append((run, run._rows(kinds), flat_config(run)))
-        except DataError as error:
-            _log.warning("run %s is skipped: %s", run.folder.name, error)
-    overridden = dict.fromkeys(key for run, _, _ in readable for key in run.info["overrides"])
-    rows = []
-    for run, events, flat in readable:
-        info = {key: run.info[key] for key in ("status", "preset", "seed", "fingerprint")}
-        values = {
-            key: tuple(flat[key]) if isinstance(flat.get(key), list) else flat.get(key)
-            for key in overridden
-        }
-        rows += [
-            event | info | {"run": run.folder.name, "data": run.info["data"].get("name")} | values
-            for event in events
-        ]
-    return _frame(rows, (*BASE_COLUMNS, *overridden))
-
-
-def _precedence(run: Run) -> tuple[bool, str, str]:
-    """Grows from the runs of one experiment that are worth less to those worth more."""
-    return run.status == "done", run.info.get("started", ""), run.folder.name
-
-
-def _frame(rows: list[dict[str, Json]], first: Collection[str]) -> pd.DataFrame:
+def frame_of(rows: list[dict[str, Json]], first: Collection[str]) -> pd.DataFrame:
     """Rows as a frame that has the ``first`` columns in any case, then the others in order of
     appearance.
     """
@@ -457,28 +336,6 @@ def _slug(text: str) -> str:
     return re.sub(r"(?:[^A-Za-z0-9._+-]|-)+", "-", text)[:60].strip("-.+")
 
 
-def _statuses(status: str | Collection[str] | None) -> Collection[str]:
-    wanted = STATUSES if status is None else (status,) if isinstance(status, str) else status
-    for item in wanted:
-        if item not in STATUSES:
-            raise ConfigError(
-                f"unknown status {item!r}{nearest(item, STATUSES)}; known: {', '.join(STATUSES)}"
-            )
-    return wanted
-
-
-def flat_config(run: Run) -> dict[str, Json]:
-    """As ``config.flatten``, but of the bare JSON, so that a run of another version of the lab can
-    be tabulated too.
-    """
-    return {
-        f"{section}.{name}": value
-        for section, part in read_object(run.folder / _CONFIG).items()
-        if isinstance(part, dict)
-        for name, value in part.items()
-    }
-
-
 def _flatten(values: Mapping[str, Json], prefix: str = "") -> dict[str, Json]:
     flat: dict[str, Json] = {}
     for key, value in values.items():
@@ -488,52 +345,3 @@ def _flatten(values: Mapping[str, Json], prefix: str = "") -> dict[str, Json]:
             else {f"{prefix}{key}": value}
         )
     return flat
-
-
-def _now() -> datetime.datetime:
-    return datetime.datetime.now(datetime.UTC)
-
-
-def _stamp() -> str:
-    return _now().isoformat(timespec="milliseconds")
-
-
-def _versions() -> dict[str, str | None]:
-    def version(name: str) -> str | None:
-        try:
-            return importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            return None
-
-    names = {
-        "torch": "torch",
-        "torchvision": "torchvision",
-        "numpy": "numpy",
-        "deim_lab": "deim-lab",
-    }
-    return {
-        "python": platform.python_version(),
-        **{key: version(name) for key, name in names.items()},
-    }
-
-
-def _git_commit() -> dict[str, Json] | None:
-    """Commit of this source, and whether tracked files differ from it; None where it is no checkout
-    (or lies ignored in another's).
-    """
-    here = Path(__file__)
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(here.parent), *arguments]
-        return subprocess.run(
-            command, capture_output=True, encoding="utf-8", check=True, timeout=20
-        ).stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", here.name)
-        return {
-            "commit": git("rev-parse", "HEAD"),
-            "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
-        }
-    except (OSError, subprocess.SubprocessError):
-        return None
