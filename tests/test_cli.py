@@ -358,7 +358,7 @@ def test_classes_in_another_order_than_their_ids_are_scored_as_they_are(
 def test_classes_in_another_order_than_their_ids_are_predicted_by_name(
     by_name: bool, data: Path, runs_dir: Path, permuted: Path, tmp_path: Path
 ) -> None:
-    recipe = [part for item in SETTINGS for part in ("--set", item)]
+    recipe = [part for item in SETTINGS if "train." not in item for part in ("--set", item)]
     names = [
         "--preset",
         "smoke",

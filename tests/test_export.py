@@ -17,12 +17,13 @@ from torch import Tensor, nn
 
 from deim_lab.config import override
 from deim_lab.config.presets import preset
+from deim_lab.detections import Detections
 from deim_lab.detector.detector import Detector, build_detector
 from deim_lab.errors import ConfigError, ExportError, MissingExtraError, WeightsError
 from deim_lab.inference import export
 from deim_lab.inference.export import BATCHES, OPSET, compare, export_onnx
 from deim_lab.inference.onnx_file import FORMAT, OnnxDetector
-from deim_lab.inference.predict import Detections, Predictor, TorchEngine
+from deim_lab.inference.predict import Predictor, TorchEngine
 from deim_lab.weights.own import LoadedDetector
 from numeric import assert_same_rows, depth_of, float32_tolerance
 

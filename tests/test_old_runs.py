@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from deim_lab.detector.weights import LoadedDetector, load_detector
-from deim_lab.presets import preset
 from torch import Tensor, nn
 
 import deim_lab
-from deim_lab import compare, evaluate, runs
-from deim_lab.config import Config, OptimConfig
+from deim_lab import evaluation, runs
+from deim_lab.config import Config, OptimConfig, preset
 from deim_lab.data import coco
 from deim_lab.errors import ExportError
 from deim_lab.runs import Run
+from deim_lab.study import ablation
 from deim_lab.training import checkpoint
 from deim_lab.training.optimizer import build_optimizer, regroup
+from deim_lab.weights.own import LoadedDetector, load_detector
 
 REFERENCE = Path(__file__).parent / "reference" / "runs_e8048b7"
 DEIM, PLAIN = "5f44d574", "8606e762"  # fingerprints that e8048b7 gave
@@ -158,7 +158,7 @@ def test_an_old_run_scores_as_it_was_scored(old: Path) -> None:
     run, loaded = run_of(old / "finished", DEIM), detector_of(old)
     source = coco.resolve(old / "data", cache_dir=old)
     _, val_set = coco.open_source(source)
-    result = evaluate.evaluate(loaded.model, val_set, loaded.config)
+    result = evaluation.evaluate(loaded.model, val_set, loaded.config)
     recorded = max((e for e in run.events() if e["kind"] == "val"), key=lambda event: event["AP"])
     assert recorded["AP"] > 0.001
     for name, value in result.metrics.items():
@@ -168,12 +168,12 @@ def test_an_old_run_scores_as_it_was_scored(old: Path) -> None:
 
 
 def test_old_runs_are_compared(old: Path) -> None:
-    comparison = compare.read(old / "finished")
-    assert len(comparison.arms) == len(compare.summary(comparison)) == 2
+    comparison = ablation.read(old / "finished")
+    assert len(comparison.arms) == len(ablation.summary(comparison)) == 2
     recorded = [e["AP"] for e in run_of(old / "finished", DEIM).events() if e["kind"] == "val"]
-    per_run = compare.per_run(comparison)
+    per_run = ablation.per_run(comparison)
     assert float(per_run["AP"].max()) == pytest.approx(recorded[-1])
-    assert compare.verdicts(comparison)
+    assert ablation.verdicts(comparison)
 
 
 def test_an_old_run_is_written_in_the_official_layout(old: Path) -> None:
@@ -187,7 +187,7 @@ def test_an_old_run_is_written_in_the_official_layout(old: Path) -> None:
 def test_an_old_run_is_written_as_onnx(old: Path) -> None:
     for name in ("onnx", "onnxruntime", "onnxscript"):
         pytest.importorskip(name)
-    from deim_lab.detector.export import export_onnx
+    from deim_lab.inference.export import export_onnx
 
     pictures = sorted((old / "data" / "images" / "val").glob("*.png"))
     try:

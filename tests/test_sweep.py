@@ -38,8 +38,8 @@ PARAMETERS = (
 TRAIN = (
     """
 import json, os, pathlib, time
-from deim_lab import config as configs, presets, runs
-config = presets.preset(preset, overrides)
+from deim_lab import config as configs, runs
+config = configs.preset(preset, overrides)
 index = json.loads(next(pathlib.Path(runs_dir, 'sweeps').glob('*/index.json')).read_text())
 data_print = index['runs'][0]['data_fingerprint']
 identity = dict(fingerprint=configs.fingerprint(config), seed=seed, data_fingerprint=data_print)

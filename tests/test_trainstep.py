@@ -18,13 +18,12 @@ from torch import Tensor, nn
 
 from deim_lab.config import Config
 from deim_lab.config.presets import preset
-from deim_lab.data.loader import Batch
 from deim_lab.detector.detector import build_detector
 from deim_lab.losses import criterion
 from deim_lab.losses.criterion import LossTable
 from deim_lab.matching import assign
 from deim_lab.schedule import Schedule
-from deim_lab.structures import DetectorOutput, Targets
+from deim_lab.structures import Batch, DetectorOutput, Targets
 from deim_lab.training import loop
 from deim_lab.training.compute import Compute
 from deim_lab.training.ema import Ema
@@ -158,7 +157,7 @@ def batch_of(dtype: torch.dtype) -> Batch:
         [torch.tensor(item["labels"], dtype=torch.int64) for item in CASE["targets"]],
     )
     images = picture(CASE["batch"], CASE["input_size"]).to(dtype)
-    return Batch(images, targets, mosaic_share=0.0, mixed=False, epoch=0, index=0)
+    return Batch(images, targets, applied=((),) * len(images))
 
 
 def state_of(model: nn.Module, folder: Path, config: Config = CONFIG) -> State:
@@ -331,8 +330,8 @@ def test_two_batches_of_four_are_one_of_eight(kind: str, tmp_path: Path) -> None
         state = state_of(model, tmp_path, config)
         parts = [slice(start, start + size) for start in range(0, 8, size)]
         batches = [
-            Batch(images[part], Targets.from_lists(boxes[part], labels[part]), 0.0, False, 0, index)
-            for index, part in enumerate(parts)
+            Batch(images[part], Targets.from_lists(boxes[part], labels[part]), ((),) * size)
+            for part in parts
         ]
         result = loop._step(state, batches, Stopwatch(state.compute, on=False))
         norms.append(float(result.grad_norm))

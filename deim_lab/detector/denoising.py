@@ -101,32 +101,17 @@ def make_queries(
     """
     if num_denoising == 0 or len(targets) == 0:
         return None
-    counts = targets.counts
-    fullest = int(counts.max())
+    fullest = int(targets.counts.max())
     per_group = min(fullest, max_denoising // 2)
     groups = max(1, min(num_denoising // per_group, max_denoising // (2 * per_group)))
-    device = targets.labels.device
-    rank = (
-        torch.arange(len(targets), device=device) - (counts.cumsum(0) - counts)[targets.image_index]
-    )
-    kept = torch.arange(len(targets), device=device)
     if fullest > per_group:
         _warn_of_cap(fullest, per_group, max_denoising)
-        kept = kept[rank < per_group]
-        rank = rank[kept]
-
+    kept, rank = _first_of_each_image(targets, per_group)
     image = targets.image_index[kept]
-    clean_labels = torch.full(
-        (targets.batch_size, per_group), num_classes, dtype=torch.int64, device=device
-    )
-    clean_labels[image, rank] = targets.labels[kept]
-    clean_boxes = torch.zeros(
-        targets.batch_size, per_group, 4, dtype=targets.boxes_cxcywh.dtype, device=device
-    )
-    clean_boxes[image, rank] = targets.boxes_cxcywh[kept]
+    clean_labels, clean_boxes = _padded(targets, kept, rank, per_group, padding=num_classes)
     clean_labels = clean_labels.repeat(1, 2 * groups)
     clean_boxes = clean_boxes.repeat(1, 2 * groups, 1)
-    total = clean_labels.shape[1]
+    device, total = targets.labels.device, clean_labels.shape[1]
     slot = torch.arange(total, device=device)
     draws = draws or draw(
         targets.batch_size,
@@ -154,6 +139,28 @@ def make_queries(
         matches=matches,
         groups=groups,
     )
+
+
+def _first_of_each_image(targets: Targets, limit: int) -> tuple[Tensor, Tensor]:
+    """Up to ``limit`` targets of each image: which they are, and the place of each in its image."""
+    counts, device = targets.counts, targets.labels.device
+    every = torch.arange(len(targets), device=device)
+    rank = every - (counts.cumsum(0) - counts)[targets.image_index]
+    kept = every[rank < limit]
+    return kept, rank[kept]
+
+
+def _padded(
+    targets: Targets, kept: Tensor, rank: Tensor, per_group: int, *, padding: int
+) -> tuple[Tensor, Tensor]:
+    """Labels ``[B, per_group]`` and boxes ``[B, per_group, 4]`` of the kept, the rest padding."""
+    shape, device = (targets.batch_size, per_group), targets.labels.device
+    image = targets.image_index[kept]
+    labels = torch.full(shape, padding, dtype=torch.int64, device=device)
+    labels[image, rank] = targets.labels[kept]
+    boxes = torch.zeros(*shape, 4, dtype=targets.boxes_cxcywh.dtype, device=device)
+    boxes[image, rank] = targets.boxes_cxcywh[kept]
+    return labels, boxes
 
 
 def draw(

@@ -122,7 +122,7 @@ def from_wheel(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _part(name: str, is_conv: bool) -> str:
     """``.weight`` of a convolution and of its norm inside torchvision's block."""
-    return f".{0 if is_conv else 1}{name}"
+    return f".0{name}" if is_conv else f".1{name}"
 
 
 class _InvertedResidual(nn.Module):

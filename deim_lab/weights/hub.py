@@ -367,7 +367,19 @@ def _class_names(config: Mapping[str, Json]) -> tuple[str, ...] | None:
 
 def _check_architecture(found: HubCheckpoint, model: Detector) -> None:
     """Refuse what tensors alone don't show."""
-    config, spec = found.config, model.decoder.spec
+    differing = [
+        *_fixed_that_differ(found.config),
+        *_decoder_that_differs(found.config, model),
+        *_encoder_that_differs(found.config, model),
+    ]
+    if differing:
+        raise WeightsError(
+            f"{found.folder}: another architecture than this model's: {'; '.join(differing)}"
+        )
+
+
+def _fixed_that_differ(config: Mapping[str, Json]) -> list[str]:
+    """Settings with one value here."""
     backbone = config.get("backbone_config") or {}
     differing = [
         f"{key} is {config[key]!r}, expected {value!r}"
@@ -379,10 +391,15 @@ def _check_architecture(found: HubCheckpoint, model: Detector) -> None:
         for key, value in _FIXED_BACKBONE.items()
         if backbone.get(key, value) != value
     ]
+    return differing
+
+
+def _decoder_that_differs(config: Mapping[str, Json], model: Detector) -> list[str]:
+    """Activation, heads, layers and sampling points of the decoder."""
+    spec, differing = model.decoder.spec, []
     activation = config.get("decoder_activation_function", "relu")
-    if (
-        activation != "relu"
-    ):  # their box heads have ReLU whatever this says: neither D-FINE nor DEIM
+    # Their box heads have ReLU whatever this says: anything else is neither D-FINE nor DEIM.
+    if activation != "relu":
         differing.append(f"decoder_activation_function is {activation!r}, expected 'relu'")
     elif spec.act != "relu":
         differing.append(
@@ -394,11 +411,8 @@ def _check_architecture(found: HubCheckpoint, model: Detector) -> None:
     if heads != spec.num_heads:
         differing.append(f"decoder_attention_heads is {heads}, this model's {spec.num_heads}")
     layers = config.get("decoder_layers", 6)
-    last = (
-        config.get("eval_idx", -1) % layers + 1
-        if found.config["model_type"] == "d_fine"
-        else layers
-    )
+    is_dfine = config["model_type"] == "d_fine"
+    last = config.get("eval_idx", -1) % layers + 1 if is_dfine else layers
     if last != spec.eval_layers:
         differing.append(
             f"inference ends with layer {last} of {layers} there, with layer {spec.eval_layers} of "
@@ -407,25 +421,22 @@ def _check_architecture(found: HubCheckpoint, model: Detector) -> None:
         )
     points = config.get("decoder_n_points", 4)
     points = [points] * len(spec.points) if isinstance(points, int) else list(points)
-    same_family = (config["model_type"] == "d_fine") is (
-        model.decoder.up is not None
-    )  # another one is refused by its tensors
-    if (
-        same_family and len(points) == len(spec.points) and points != list(spec.points)
-    ):  # equal sums have equal tensors
+    # Another family, or another number of levels, is refused by its tensors.
+    comparable = is_dfine is (model.decoder.up is not None) and len(points) == len(spec.points)
+    if comparable and points != list(spec.points):  # equal sums have equal tensors
         differing.append(
             f"decoder_n_points is {points}, this model's model.decoder_points {list(spec.points)}"
         )
+    return differing
+
+
+def _encoder_that_differs(config: Mapping[str, Json], model: Detector) -> list[str]:
+    """Heads of the encoder's self-attention, where it has one."""
     encoders = [
         module for name, module in model.encoder.named_modules() if name.endswith("self_attn")
     ]
     mine = getattr(encoders[0], "num_heads", None) if encoders else None
-    if mine is not None and mine != config.get("encoder_attention_heads", 8):
-        differing.append(
-            f"encoder_attention_heads is {config.get('encoder_attention_heads', 8)}, this model's "
-            f"{mine}"
-        )
-    if differing:
-        raise WeightsError(
-            f"{found.folder}: another architecture than this model's: {'; '.join(differing)}"
-        )
+    theirs = config.get("encoder_attention_heads", 8)
+    if mine is None or mine == theirs:
+        return []
+    return [f"encoder_attention_heads is {theirs}, this model's {mine}"]
