@@ -108,33 +108,23 @@ def make_queries(
         _warn_of_cap(fullest, per_group, max_denoising)
     kept, rank = _first_of_each_image(targets, per_group)
     image = targets.image_index[kept]
-    clean_labels, clean_boxes = _padded(targets, kept, rank, per_group, padding=num_classes)
-    clean_labels = clean_labels.repeat(1, 2 * groups)
-    clean_boxes = clean_boxes.repeat(1, 2 * groups, 1)
-    device, total = targets.labels.device, clean_labels.shape[1]
+    labels, boxes = _padded(targets, kept, rank, per_group, padding=num_classes)
+    labels, boxes = labels.repeat(1, 2 * groups), boxes.repeat(1, 2 * groups, 1)
+    device, total = labels.device, labels.shape[1]
     slot = torch.arange(total, device=device)
-    draws = draws or draw(
-        targets.batch_size,
-        total,
-        num_classes,
-        device=device,
-        dtype=clean_boxes.dtype,
-        generator=generator,
-    )
-
+    if draws is None:
+        size, dtype = (targets.batch_size, total, num_classes), boxes.dtype
+        draws = draw(*size, device=device, dtype=dtype, generator=generator)
     first_of_group = torch.arange(groups, device=device) * (2 * per_group)
     matches = Matches(
         image=image.repeat(groups),
         query=(first_of_group[:, None] + rank).flatten(),
         target=kept.repeat(groups),
     )
+    flip_probability, negative = label_noise_ratio / 2, slot // per_group % 2 == 1
     return DenoisingQueries(
-        class_ids=_flip_labels(
-            clean_labels, draws, padding=num_classes, probability=label_noise_ratio / 2
-        ),
-        boxes_logit=_shake_boxes(
-            clean_boxes, draws, negative=slot // per_group % 2 == 1, scale=box_noise_scale
-        ),
+        class_ids=_flip_labels(labels, draws, padding=num_classes, probability=flip_probability),
+        boxes_logit=_shake_boxes(boxes, draws, negative=negative, scale=box_noise_scale),
         attention_mask=_attention_mask(slot // (2 * per_group), num_queries),
         matches=matches,
         groups=groups,
