@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from deim_lab.errors import DataError, nearest
+from deim_lab.host import files
 
 EMBEDDED = "embedded"
 # Drawn once by ``synthetic.make`` and shipped: the same bytes and fingerprint on every machine.
@@ -51,11 +52,7 @@ def resolve(
         return _from_mapping(data)
     folder = Path(data)
     if not folder.is_dir():
-        beside = (
-            [str(folder.parent / item.name) for item in folder.parent.iterdir()]
-            if folder.parent.is_dir()
-            else []
-        )
+        beside = map(str, files.beside(folder))
         raise DataError(
             f"data folder {str(folder)!r} does not exist{nearest(str(folder), [*beside, EMBEDDED])}"
         )
@@ -101,11 +98,7 @@ def _from_mapping(data: Mapping[str, Any]) -> DataSource:
         folder, json_file = Path(half["images"]), Path(half["annotations"])
         for path, kind in ((folder, "folder of images"), (json_file, "annotation file")):
             if not path.exists():
-                beside = (
-                    [str(path.parent / item.name) for item in path.parent.iterdir()]
-                    if path.parent.is_dir()
-                    else []
-                )
+                beside = map(str, files.beside(path))
                 raise DataError(
                     f"data: {kind} {str(path)!r} of {split!r} does not "
                     f"exist{nearest(str(path), beside)}"

@@ -21,6 +21,7 @@ from PIL import Image
 
 from deim_lab.data.annotations import Annotations
 from deim_lab.errors import DataError, nearest
+from deim_lab.host import files
 
 _EXIF_ORIENTATION = 0x0112
 _TURNED = (5, 6, 7, 8)  # orientations that swap width and height
@@ -31,11 +32,7 @@ def find_pictures(images_dir: Path, annotations: Annotations) -> tuple[list[Path
     image.
     """
     if not images_dir.is_dir():
-        beside = (
-            [item.name for item in images_dir.parent.iterdir() if item.is_dir()]
-            if images_dir.parent.is_dir()
-            else []
-        )
+        beside = [item.name for item in files.beside(images_dir) if item.is_dir()]
         raise DataError(
             f"{images_dir}: no such folder of images (for "
             f"{annotations.path}){nearest(images_dir.name, beside)}"

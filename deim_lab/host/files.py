@@ -128,11 +128,17 @@ def make_free_folder(path: Path) -> Path:
             folder = path.with_name(f"{path.name}-{number}")
 
 
+def beside(path: Path, pattern: str = "*") -> list[Path]:
+    """The entries of the folder that holds ``path``; none where there is no such folder."""
+    try:
+        return list(path.parent.glob(pattern))
+    except OSError:
+        return []
+
+
 def nearest_beside(path: Path, pattern: str = "*") -> str:
     """ " (did you mean 'x'?)" for the entry next to ``path`` with the most similar name, or ""."""
-    with contextlib.suppress(OSError):
-        return nearest(path.name, [item.name for item in path.parent.glob(pattern)])
-    return ""
+    return nearest(path.name, [item.name for item in beside(path, pattern)])
 
 
 def _plain(value: Json) -> Json:

@@ -20,6 +20,9 @@ Json = Any
 
 _log = logging.getLogger(__name__)
 
+# COCO's numbers as runs log them: ``evaluation.METRICS``, which would bring in torch.
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+
 # Columns that a table always has, runs or not.
 BASE_COLUMNS = (
     "run",
@@ -31,18 +34,7 @@ BASE_COLUMNS = (
     "kind",
     "epoch",
     "step",
-    "AP",
-    "AP50",
-    "AP75",
-    "APs",
-    "APm",
-    "APl",
-    "AR1",
-    "AR10",
-    "AR100",
-    "ARs",
-    "ARm",
-    "ARl",
+    *METRICS,
     "targets_per_image",
 )
 

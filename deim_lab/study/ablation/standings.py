@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 from deim_lab.errors import ConfigError, nearest
+from deim_lab.runs.frame import METRICS as LOGGED
 from deim_lab.study.ablation.activity import doubts
 from deim_lab.study.ablation.arms import Arm, Comparison
 from deim_lab.study.ablation.statistics import Difference, difference
 
 SCORES = ("AP", "AP50", "AP75", "best_f1")
-METRICS = (
-    "AP",
-    "AP50",
-    "AP75",
-    "APs",
-    "APm",
-    "APl",
-    "AR1",
-    "AR10",
-    "AR100",
-    "ARs",
-    "ARm",
-    "ARl",
-    "best_f1",
-)
+METRICS = (*LOGGED, "best_f1")
 
 
 def check_metric(metric: str) -> str:

@@ -8,7 +8,7 @@ from deim_lab.study.ablation import standings, views
 from deim_lab.study.ablation.activity import doubts
 from deim_lab.study.ablation.arms import Arm, Comparison
 from deim_lab.study.ablation.statistics import CONFIDENCE, POWER, Difference, seeds_needed, spread
-from deim_lab.study.ablation.words import signed
+from deim_lab.study.ablation.words import signed, with_sd
 
 
 def verdicts(comparison: Comparison, metric: str = "AP") -> list[str]:
@@ -26,7 +26,7 @@ def verdicts(comparison: Comparison, metric: str = "AP") -> list[str]:
             *cautions(comparison, 0),
         ]
     sentences = [
-        f"{baseline.name} (the baseline): {metric} {_with_sd(mean, sd)} over "
+        f"{baseline.name} (the baseline): {metric} {with_sd(mean, sd)} over "
         f"{_seeds(len(baseline.trials))}."
     ]
     sentences += [
@@ -57,7 +57,7 @@ def of_gap(arm: Arm, gap: Difference, comparison: Comparison, metric: str, teste
     """One arm against the baseline; ``tested``: how many such comparisons are made in all."""
     mean, sd = spread(list(arm.final(metric).values()))
     start = (
-        f"{arm.name}: {metric} {_with_sd(mean, sd)}, {signed(gap.mean)} against "
+        f"{arm.name}: {metric} {with_sd(mean, sd)}, {signed(gap.mean)} against "
         f"{comparison.baseline.name}"
     )
     if gap.low is None or gap.high is None:
@@ -216,10 +216,6 @@ def cautions(comparison: Comparison, tested: int) -> list[str]:
         )
         sentences.append(f"Not in any number above: {counted} (of {len(gone) + sum(pairs)} runs).")
     return sentences + [f"Note: {note}." for note in comparison.notes]
-
-
-def _with_sd(mean: float, sd: float | None) -> str:
-    return f"{mean:.3f}" if sd is None else f"{mean:.3f} ± {sd:.3f}"
 
 
 def _seeds(count: int) -> str:

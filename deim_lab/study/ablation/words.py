@@ -25,7 +25,7 @@ def readable(frame: pd.DataFrame, metric: str = "AP") -> pd.DataFrame:
             f", {row[name]} {name}" for name in ("failed", "unfinished") if row[name]
         )
         scores = {
-            _TITLES.get(score, score): _with_sd(row[score], row[f"{score}_sd"])
+            _TITLES.get(score, score): _mean(row[score], row[f"{score}_sd"])
             for score in dict.fromkeys((*SCORES, metric))
         }
         gap = "" if math.isnan(row["difference"]) else signed(row["difference"])
@@ -39,10 +39,13 @@ def readable(frame: pd.DataFrame, metric: str = "AP") -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _with_sd(mean: float, sd: float) -> str:
-    if math.isnan(mean):
-        return ""
-    return f"{mean:.3f}" if math.isnan(sd) else f"{mean:.3f} ± {sd:.3f}"
+def _mean(mean: float, sd: float) -> str:
+    return "" if math.isnan(mean) else with_sd(mean, sd)
+
+
+def with_sd(mean: float, sd: float | None) -> str:
+    """``0.548 ± 0.012``; the mean alone where one run gives no spread (None or NaN)."""
+    return f"{mean:.3f}" if sd is None or math.isnan(sd) else f"{mean:.3f} ± {sd:.3f}"
 
 
 def signed(value: float) -> str:
