@@ -25,9 +25,7 @@ def run(args: argparse.Namespace) -> None:
     chosen = preset(args.preset, configs.parse_assignments(args.assignments))
     from deim_lab.data import coco, doctor
 
-    train_set, val_set = coco.open_source(
-        coco.resolve(options.data(args), cache_dir=args.runs / "data")
-    )
+    train_set, val_set = coco.open_source(coco.resolve(options.data(args)))
     report = doctor.examine(
         train_set,
         num_queries=chosen.model.num_queries,

@@ -187,5 +187,5 @@ def _val_half(args: argparse.Namespace, loaded: LoadedDetector) -> CocoDataset:
                 f"{args.weights} was trained on {name!r}: --data says where that is (or what else "
                 f"to score it on)"
             )
-    source = coco.resolve(options.data(args), cache_dir=args.runs / "data")
+    source = coco.resolve(options.data(args))
     return coco.CocoDataset.load(*source.val, categories=categories, name=source.name)

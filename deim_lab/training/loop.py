@@ -79,7 +79,7 @@ def train(
     """
     start = read_start(config, weights)
     compute = resolve_compute(device or config.train.device, config.train.precision)
-    source = coco.resolve(data, cache_dir=Path(runs_dir) / "data")
+    source = coco.resolve(data)
     train_set, val_set = coco.open_source(source, cache=config.data.cache)
     run, finished = _open_run(
         config, seed, compute, train_set, val_set, start, Path(runs_dir), resume
