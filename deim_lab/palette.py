@@ -108,11 +108,26 @@ _MATCHINGS = {"one-to-one": METHODS["plain"], "dense": METHODS["dense"]}
 _COMPARATORS = {"SimOTA": OTHERS[0], "groups": OTHERS[1]}
 
 
+# Methods that were added (``config.entries``): name → colour and dashes.
+_ADDED: dict[str, tuple[str, Any]] = {}
+_FURTHER_DASHES = ((0, (6, 1, 1, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 2)))
+
+
+def add(name: str, tint: str | None = None) -> None:
+    """Give an added method its colour; None: the next of ``OTHERS``. Its dashes follow in order."""
+    position = list(_ADDED).index(name) if name in _ADDED else len(_ADDED)
+    dashes_of_it = _FURTHER_DASHES[position % len(_FURTHER_DASHES)]
+    _ADDED[name] = (tint or OTHERS[position % len(OTHERS)], dashes_of_it)
+
+
 def colour(name: str, position: int = 0) -> str:
     """The colour of a method (``plain``, ``mosaic``, ``mixup``, ``dense``/``DEIM``, ``vfl``,
-    ``mal``, ``focal``), else one by position.
+    ``mal``, ``focal``, or one that was added), else one by position.
     """
-    return METHODS.get(_method(name), OTHERS[position % len(OTHERS)])
+    method = _method(name)
+    if method in _ADDED:
+        return _ADDED[method][0]
+    return METHODS.get(method, OTHERS[position % len(OTHERS)])
 
 
 def colours(names: Iterable[str]) -> dict[str, str]:
@@ -123,13 +138,16 @@ def colours(names: Iterable[str]) -> dict[str, str]:
     unknown = 0
     for name in names:
         result[name] = colour(name, unknown)
-        unknown += _method(name) not in METHODS
+        unknown += _method(name) not in METHODS and _method(name) not in _ADDED
     return result
 
 
 def dashes(name: str) -> Any:
     """The line style of a method."""
-    return DASHES.get(_method(name), "-")
+    method = _method(name)
+    if method in _ADDED:
+        return _ADDED[method][1]
+    return DASHES.get(method, "-")
 
 
 def arms(names: Iterable[str]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from deim_lab.config import Config, ScheduleConfig
+from deim_lab.config.entries import KINDS
 from deim_lab.errors import ConfigError
 
 WARM_UP_SHARE = 0.10  # of the run, at most
@@ -220,8 +221,10 @@ def _late_matching(config: Config) -> tuple[int | None, list[str]]:
     """First epoch of the late matching cost, and a notice where it is never used."""
     if config.match.iou_power is None:
         return None, []
-    if config.match.kind == "simota":
-        return None, ["match.iou_power has no effect: match.kind simota has a cost of its own"]
+    if not KINDS[config.match.name].late_cost:
+        return None, [
+            f"match.iou_power has no effect: match.kind {config.match.kind} has a cost of its own"
+        ]
     epochs, share = config.train.epochs, config.schedule.late_match_share
     start = epochs - round(share * epochs)
     if start < epochs:

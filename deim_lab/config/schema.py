@@ -3,7 +3,7 @@
 An experiment arm is a plain dict of dotted overrides, ``{"loss.gamma": 2.0}``, which JSON, a
 papermill parameter, a grid file, a widget and the command line can all carry. Unknown keys, wrong
 types and values out of range raise ``ConfigError`` with the nearest right name. Nothing is
-registered, injected or global.
+injected or global, except the names of losses and matchings (``entries``).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from deim_lab.config import checks
+from deim_lab.config import checks, plugins
 from deim_lab.config.sections import (
     AugmentConfig,
     DataConfig,
@@ -65,7 +65,8 @@ class Config:
 
 
 # Where a run happens, not what it computes: outside the fingerprint. (Of weights the content
-# counts, not the name: weights.start.)
+# counts, not the name: weights.start. Of plugins the source counts, where it is used:
+# plugins.identity.)
 NOT_IDENTITY = (
     "train.device",
     "train.threads",
@@ -73,6 +74,7 @@ NOT_IDENTITY = (
     "train.checkpoint_every",
     "train.checkpoint_steps",
     "train.keep_checkpoints",
+    "train.plugins",
     "data.workers",
     "data.cache",
     "eval.backend",
@@ -87,9 +89,15 @@ def override(config: Config, overrides: Mapping[str, Json]) -> Config:
     Raises ``ConfigError`` for an unknown key (with the nearest right name), a wrong type, a value
     out of range, or a knob that would have no effect.
     """
+    plugins.load(coerce_plugins(overrides))
     changed = _replaced(config, overrides)
     checks.of_the_model(changed.model, overrides)
     return changed
+
+
+def coerce_plugins(overrides: Mapping[str, Json]) -> tuple[str, ...]:
+    """The modules that overrides name in ``train.plugins``."""
+    return tuple(coerce("train.plugins", overrides.get("train.plugins", ()), tuple[str, ...]))
 
 
 def _replaced(config: Config, overrides: Mapping[str, Json]) -> Config:
@@ -154,7 +162,7 @@ def fingerprint(config: Config, *extra: Json) -> str:
         for key, value in flat.items()
         if key not in NOT_IDENTITY and value != defaults[key]
     }
-    text = json.dumps([changed, *extra], sort_keys=True)
+    text = json.dumps([changed, *extra, *plugins.identity(config)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 

@@ -6,8 +6,11 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from deim_lab.config.entries import CLASSIFICATION, KINDS, Term
 from deim_lab.config.values import at_least, check_device, ordered, positive, within
 from deim_lab.errors import ConfigError, nearest
+
+_NUMBERED = re.compile(r"[a-z][a-z0-9_]*\((?P<number>\d+)\)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,10 +122,9 @@ class ModelConfig:
 class LossConfig:
     """Which classification loss, its γ and α, and the weights of all terms (official values)."""
 
-    classification: Literal["mal", "vfl", "focal"] = "mal"
-    gamma: float | None = None  # ≥ 0; None: the recipe's own (mal 1.5, vfl 2.0, focal 2.0)
-    # weight of negatives, in [0, 1]; None: the recipe's own (mal none, vfl 0.75, focal 0.25)
-    alpha: float | None = None
+    classification: str = "mal"  # a name of losses.CLASSIFICATION: mal, vfl, focal, or your own
+    gamma: float | None = None  # ≥ 0; None: the loss's own, in losses.CLASSIFICATION
+    alpha: float | None = None  # weight of negatives, in [0, 1]; None: likewise
     weight_class: float = 1.0
     weight_l1: float = 5.0
     weight_giou: float = 2.0
@@ -133,6 +135,13 @@ class LossConfig:
     giou_weighting: Literal["none", "iou", "giou"] = "none"  # weight of each pair's GIoU loss
 
     def _check(self) -> None:
+        CLASSIFICATION.check("loss.classification", self.classification)
+        for name in ("gamma", "alpha"):
+            if getattr(self, name) is not None and name not in (self.term.takes or ()):
+                raise ConfigError(
+                    f"loss.{name} {getattr(self, name)} would have no effect: "
+                    f"loss.classification {self.classification!r} takes no {name}"
+                )
         if self.gamma is not None:
             within("loss.gamma", self.gamma, 0, 20)
         if self.alpha is not None:
@@ -142,31 +151,34 @@ class LossConfig:
         positive("loss.ddf_temperature", self.ddf_temperature)
 
     @property
-    def effective_gamma(self) -> float:
-        """γ in force: the given one, or the classification loss's official value."""
-        return (
-            self.gamma
-            if self.gamma is not None
-            else {"mal": 1.5, "vfl": 2.0, "focal": 2.0}[self.classification]
-        )
+    def term(self) -> Term:
+        """The entry of the classification loss."""
+        return CLASSIFICATION[self.classification]
+
+    @property
+    def effective_gamma(self) -> float | None:
+        """γ in force: the given one, or the classification loss's own; None: it has none."""
+        return self.term.gamma if self.gamma is None else self.gamma
 
     @property
     def effective_alpha(self) -> float | None:
-        """α in force: the given one, or the classification loss's official value (none for MAL)."""
-        return (
-            self.alpha
-            if self.alpha is not None
-            else {"mal": None, "vfl": 0.75, "focal": 0.25}[self.classification]
-        )
+        """α in force: the given one, or the classification loss's own; None: it has none."""
+        return self.term.alpha if self.alpha is None else self.alpha
+
+    @property
+    def options(self) -> dict[str, float | None]:
+        """γ and α in force, as far as the classification loss takes them."""
+        values = {"gamma": self.effective_gamma, "alpha": self.effective_alpha}
+        return {name: values[name] for name in self.term.takes or ()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class MatchConfig:
     """Which query learns from which target: kind of matching, and its costs (official values).
 
-    ``hungarian``: one query a target. ``simota``: as many as fit it well (``one_to_many``).
+    ``hungarian``: one query a target. ``simota``: as many as fit it well (``matching.simota``).
     ``groups(k)``: one in each of ``k`` groups of queries that don't see one another; inference has
-    one group (``detector.queries``).
+    one group (``detector.queries``). Your own: an entry of ``matching.KINDS``.
     """
 
     kind: str = "hungarian"  # hungarian | simota | groups(k) with k in [2, 20], e.g. "groups(4)"
@@ -185,18 +197,7 @@ class MatchConfig:
     simota_iou_weight: float = 3.0  # of −log IoU beside the class cost; ≥ 0
 
     def _check(self) -> None:
-        found = re.fullmatch(r"groups\((\d+)\)", self.kind)
-        if found is None and self.kind not in ("hungarian", "simota"):
-            raise ConfigError(
-                f"match.kind {self.kind!r} is unknown; known: hungarian, simota, groups(k) with a "
-                f"number k such as "
-                f"groups(4){nearest(self.kind, ['hungarian', 'simota', 'groups(4)'])}"
-            )
-        if found is not None and not 2 <= self.groups <= 20:
-            one = "; one group is 'hungarian'" if self.groups == 1 else ""
-            raise ConfigError(
-                f"match.kind {self.kind!r}: the number of groups is outside [2, 20]{one}"
-            )
+        self._check_kind()
         for name in ("cost_class", "cost_l1", "cost_giou", "simota_iou_weight"):
             at_least(f"match.{name}", getattr(self, name), 0)
         at_least("match.gamma", self.gamma, 0)
@@ -207,9 +208,41 @@ class MatchConfig:
         positive("match.simota_radius", self.simota_radius)
 
     @property
+    def name(self) -> str:
+        """The entry of ``matching.KINDS``: ``kind`` without its number."""
+        return self.kind.partition("(")[0]
+
+    @property
+    def argument(self) -> int | None:
+        """The number ``k`` of a kind "name(k)"; None: there is none."""
+        found = _NUMBERED.fullmatch(self.kind)
+        return None if found is None else int(found["number"])
+
+    @property
     def groups(self) -> int:
         """Groups of queries in training: ``k`` of ``groups(k)``, else 1."""
-        return int(self.kind[7:-1]) if self.kind.startswith("groups(") else 1
+        return (self.argument or 1) if KINDS[self.name].query_groups else 1
+
+    def _check_kind(self) -> None:
+        name, number = self.name, self.argument
+        span = KINDS[name].argument if name in KINDS else None
+        well_formed = self.kind == (name if number is None else f"{name}({number})")
+        if name not in KINDS or not well_formed or (span is None) != (number is None):
+            forms = [_form(entry_name) for entry_name in KINDS]
+            raise ConfigError(
+                f"match.kind {self.kind!r} is unknown; known: {', '.join(forms)}"
+                f"{nearest(self.kind, [form.replace('(k)', '(4)') for form in forms])}. "
+                f"(k) stands for a number such as 4. {KINDS.own_entry}"
+            )
+        if span is not None and number is not None and not span[0] <= number <= span[1]:
+            one = "; one group is 'hungarian'" if self.kind == "groups(1)" else ""
+            what = "number of groups" if KINDS[name].query_groups else "number"
+            raise ConfigError(f"match.kind {self.kind!r}: the {what} is outside {list(span)}{one}")
+
+
+def _form(name: str) -> str:
+    """How a kind of matching is written, ``groups(k)`` with its number."""
+    return name if KINDS[name].argument is None else f"{name}(k)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -365,6 +398,8 @@ class TrainConfig:
     keep_checkpoints: Literal["last", "all"] = "last"
     log_every: int = 20  # steps between lines of the step log
     threads: int | None = None  # CPU threads of torch; None: leave as it is
+    # modules or .py files that add losses, matchings and other entries (docs/extending.md)
+    plugins: tuple[str, ...] = ()
 
     def _check(self) -> None:
         for name in ("epochs", "accumulate", "eval_every", "checkpoint_every", "log_every"):

@@ -18,7 +18,8 @@ Json = Any
 def coerce(key: str, value: Json, kind: Any) -> Any:
     """``value`` as ``kind``.
 
-    The only conversions are int → float and, for ``data.input_size``, one number → a square.
+    The only conversions are int → float, one number → a square (``data.input_size``) and one name →
+    a list (``train.plugins``).
     """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
@@ -35,6 +36,8 @@ def coerce(key: str, value: Json, kind: Any) -> Any:
     if origin is tuple:
         if key == "data.input_size" and isinstance(value, int):
             value = [value, value]
+        if key == "train.plugins" and isinstance(value, str):
+            value = [value]
         if not isinstance(value, (list, tuple)):
             raise ConfigError(f"{key}: expected a list, got {value!r} ({type(value).__name__})")
         item_kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments

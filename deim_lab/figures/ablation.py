@@ -28,6 +28,7 @@ from deim_lab.figures.arm_rows import (
     reaching,
     title,
 )
+from deim_lab.study.gradients.curves import RECIPE_GAMMA
 
 __all__ = [
     "TITLES",
@@ -88,7 +89,7 @@ def curves(
 
 
 def gammas(
-    table: pd.DataFrame, metric: str = "AP", *, recipe: float = 1.5, ax: Axes | None = None
+    table: pd.DataFrame, metric: str = "AP", *, recipe: float = RECIPE_GAMMA, ax: Axes | None = None
 ) -> Figure:
     """The metric against MAL's γ: a dot a run, the mean as a line, ± one standard deviation. The
     recipe's own γ is marked.

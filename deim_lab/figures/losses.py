@@ -122,9 +122,9 @@ def paper_panels(
 
 def curves_grid(
     settings: Sequence[tuple[float, float]] = (
-        (1.5, 0.05),
-        (1.5, 0.5),
-        (1.5, 0.95),
+        (RECIPE_GAMMA, 0.05),
+        (RECIPE_GAMMA, 0.5),
+        (RECIPE_GAMMA, 0.95),
         (2.0, 0.05),
         (2.0, 0.5),
         (2.0, 0.95),
@@ -176,7 +176,7 @@ def ratio(
         return fig
 
 
-def minima(gammas: Sequence[float] = (1.5, 2.0), *, ax: Axes | None = None) -> Figure:
+def minima(gammas: Sequence[float] = (RECIPE_GAMMA, 2.0), *, ax: Axes | None = None) -> Figure:
     """The score that each loss asks of a positive, against its IoU: VFL's p = IoU, MAL's p = IoU^γ,
     found from the gradients.
     """

@@ -20,6 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from deim_lab import palette
+from deim_lab.config.entries import CLASSIFICATION
 from deim_lab.host import files
 
 SINGLE = 3.4  # inches: one column of a two-column paper
@@ -188,15 +189,14 @@ def save(
 
 def label(name: str) -> str:
     """A method's name as it is printed."""
+    if name in CLASSIFICATION:
+        return CLASSIFICATION.label(name)
     return {
         "plain": "plain",
         "mosaic": "Mosaic",
         "mixup": "MixUp",
         "both": "Mosaic + MixUp",
         "dense": "Dense O2O",
-        "vfl": "VFL",
-        "mal": "MAL",
-        "focal": "focal",
     }.get(name, name)
 
 

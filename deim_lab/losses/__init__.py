@@ -5,6 +5,28 @@ The ``criterion`` decides which match meets which term with which weight; import
 
 from __future__ import annotations
 
-from deim_lab.losses.terms import ddf, decoupled_mean, fgl, focal, giou, l1, mal, vfl
+from deim_lab.losses.terms import (
+    CLASSIFICATION,
+    Term,
+    ddf,
+    decoupled_mean,
+    fgl,
+    focal,
+    giou,
+    l1,
+    mal,
+    vfl,
+)
 
-__all__ = ["ddf", "decoupled_mean", "fgl", "focal", "giou", "l1", "mal", "vfl"]
+__all__ = [
+    "CLASSIFICATION",
+    "Term",
+    "ddf",
+    "decoupled_mean",
+    "fgl",
+    "focal",
+    "giou",
+    "l1",
+    "mal",
+    "vfl",
+]

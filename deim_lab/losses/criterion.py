@@ -13,6 +13,7 @@ level its own pairs). ``matching.Divisors`` says what each sum is divided by.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,7 +22,8 @@ from torch import Tensor
 from deim_lab.boxes import cxcywh_to_xyxy, paired_iou_and_giou
 from deim_lab.config import LossConfig, MatchConfig
 from deim_lab.detector.edges import bin_distances, boxes_to_bins
-from deim_lab.losses import terms as losses
+from deim_lab.errors import ConfigError
+from deim_lab.losses import terms
 from deim_lab.matching.assignment import Divisors, union
 from deim_lab.structures import DecoderOutput, DetectorOutput, Matches, Targets, at_least_float32
 
@@ -155,8 +157,8 @@ def compute(
         scorer = _Scorer(
             targets, loss, _bins(output), output.reg_scale, _ddf_shares(decoder, pairs)
         )
-        terms, own_iou = scorer.score(decoder, own, pairs, divisors)
-        names = _level_names(terms, decoder)
+        weighted, own_iou = scorer.score(decoder, own, pairs, divisors)
+        names = _level_names(weighted, decoder)
         if output.denoising is not None and output.dn_matches is not None:
             denoising = _single(output.denoising)
             known = _pairs_of_all_levels(output.dn_matches, denoising, device)
@@ -164,11 +166,11 @@ def compute(
             dn_terms, _ = scorer.score(denoising, known, known, of_copies)
             dn_names = _level_names(dn_terms, denoising)
             names |= {f"dn_{term}": levels for term, levels in dn_names.items()}
-            terms |= {f"dn_{term}": values for term, values in dn_terms.items()}
+            weighted |= {f"dn_{term}": values for term, values in dn_terms.items()}
     return LossTable(
-        terms=terms,
+        terms=weighted,
         levels=names,
-        total=torch.cat(list(terms.values())).sum(),
+        total=torch.cat(list(weighted.values())).sum(),
         matches=Matches(own.image, own.query, own.target, own.level),
         matched_iou=own_iou[len(own) - own.in_last :],
         positives_per_image=own.in_last / max(targets.batch_size, 1),
@@ -213,19 +215,19 @@ class _Scorer:
 
         quality = own_iou
         l1, giou = (
-            losses.l1(predicted, wanted[pairs.target]),
-            losses.giou(predicted_xyxy, target_xyxy),
+            terms.l1(predicted, wanted[pairs.target]),
+            terms.giou(predicted_xyxy, target_xyxy),
         )
         if weights.giou_weighting == "iou":
             giou = giou * iou
         elif weights.giou_weighting == "giou":
-            # As in the official code, this measure then stands for the match's quality too; below 0
-            # only VFL can use it.
+            # As in the official code, this measure then stands for the match's quality too; few
+            # terms can use it below 0.
             giou, quality = (
                 giou * overlap,
-                own_overlap if weights.classification == "vfl" else own_overlap.clamp(min=0),
+                own_overlap if weights.term.signed_quality else own_overlap.clamp(min=0),
             )
-        terms = {
+        weighted = {
             "class": self._classify(decoder, own, quality)
             * (weights.weight_class / divisors.class_terms),
             "l1": _sum_by_level(l1, pairs.level, num_levels)
@@ -235,9 +237,9 @@ class _Scorer:
         }
         if decoder.corners is not None:
             per_layer = weights.weight_fgl / divisors.edge_terms(decoder.num_layers)
-            terms["fgl"] = self._refine(decoder, pairs, target_xyxy, iou) * per_layer
-            terms["ddf"] = self._distil(decoder, pairs, iou) * weights.weight_ddf
-        return terms, own_iou
+            weighted["fgl"] = self._refine(decoder, pairs, target_xyxy, iou) * per_layer
+            weighted["ddf"] = self._distil(decoder, pairs, iou) * weights.weight_ddf
+        return weighted, own_iou
 
     def _classify(self, decoder: DecoderOutput, own: _Pairs, quality: Tensor) -> Tensor:
         """``[K]`` sum of the classification loss over images, queries and classes."""
@@ -245,13 +247,14 @@ class _Scorer:
         target, iou = torch.zeros_like(decoder.logits), torch.zeros_like(decoder.logits)
         target[place] = 1.0
         iou[place] = quality
-        gamma, alpha = self.loss.effective_gamma, self.loss.effective_alpha
-        if self.loss.classification == "mal":
-            values = losses.mal(decoder.logits, target, iou, gamma=gamma, alpha=alpha)
-        else:
-            function = losses.vfl if self.loss.classification == "vfl" else losses.focal
-            assert alpha is not None
-            values = function(decoder.logits, target, iou, gamma=gamma, alpha=alpha)
+        function = terms.CLASSIFICATION.callable(self.loss.classification)
+        values = function(decoder.logits, target, iou, **self.loss.options)
+        if getattr(values, "shape", None) != target.shape:
+            raise ConfigError(
+                f"loss.classification {self.loss.classification!r} returned "
+                f"{_described(values)}. Expected a tensor of the shape of its logits, "
+                f"{list(target.shape)}: the loss of each query and class."
+            )
         return values.sum((1, 2, 3))
 
     def _refine(
@@ -273,7 +276,7 @@ class _Scorer:
             bins=self.bins,
             reg_scale=self.reg_scale,
         )
-        edges = losses.fgl(
+        edges = terms.fgl(
             decoder.corners[layer, image, query].unflatten(-1, (4, -1)), position, right, left
         )
         return _sum_by_level(edges.sum(-1) * iou[of_layers], layer, decoder.num_layers)
@@ -287,14 +290,14 @@ class _Scorer:
         of_students = slice(pairs.before_layers, len(pairs) - pairs.in_last)
         layer = pairs.level[of_students] - (len(decoder.levels) - decoder.num_layers)
         place = (layer, pairs.image[of_students], pairs.query[of_students])
-        values = losses.ddf(corners[:-1], corners[-1], temperature=self.loss.ddf_temperature).mean(
+        values = terms.ddf(corners[:-1], corners[-1], temperature=self.loss.ddf_temperature).mean(
             -1
         )
         weight = decoder.logits[-1].detach().amax(-1).sigmoid().expand_as(values).clone()
         weight[place] = iou[of_students]
         matched = torch.zeros_like(weight, dtype=torch.bool)
         matched[place] = True
-        return losses.decoupled_mean(
+        return terms.decoupled_mean(
             values * weight,
             matched,
             matched_share=self.ddf_shares[0],
@@ -338,9 +341,9 @@ def _pairs_of_all_levels(matches: Matches, decoder: DecoderOutput, device: torch
     return _Pairs(level, image, query, target, (len(matches),) * num_levels, decoder.num_layers)
 
 
-def _level_names(terms: dict[str, Tensor], decoder: DecoderOutput) -> dict[str, tuple[str, ...]]:
+def _level_names(named: Iterable[str], decoder: DecoderOutput) -> dict[str, tuple[str, ...]]:
     layers = decoder.levels[len(decoder.levels) - decoder.num_layers :]
-    return {term: {"fgl": layers, "ddf": layers[:-1]}.get(term, decoder.levels) for term in terms}
+    return {term: {"fgl": layers, "ddf": layers[:-1]}.get(term, decoder.levels) for term in named}
 
 
 def _sum_by_level(values: Tensor, level: Tensor, num_levels: int) -> Tensor:
@@ -358,6 +361,13 @@ def _bins(output: DetectorOutput) -> Tensor | None:
     return bin_distances(
         output.matching.corners.shape[-1] // 4 - 1, output.up.detach(), output.reg_scale.detach()
     )
+
+
+def _described(values: object) -> str:
+    """A tensor by its shape, anything else by its type."""
+    if isinstance(values, Tensor):
+        return f"a tensor of the shape {list(values.shape)}"
+    return f"a {type(values).__name__}"
 
 
 def _single(decoder: DecoderOutput) -> DecoderOutput:

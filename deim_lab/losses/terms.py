@@ -4,6 +4,9 @@ Classification terms (``focal``, ``vfl``, ``mal``) take ``[..., C]`` tensors of 
 the elementwise loss ``[..., C]``; their sum over the number of targets is the value that trains.
 ``target`` is 1 at a matched query's class and 0 elsewhere; ``iou`` is the IoU of that pair at the
 same place and 0 elsewhere. Box and edge terms take matched pairs row by row, never a full matrix.
+
+``CLASSIFICATION`` names the classification terms and holds their defaults. A term of your own is
+one more entry, ``CLASSIFICATION["mine"] = Term(mine, gamma=1.0)`` (docs/extending.md).
 """
 
 from __future__ import annotations
@@ -13,6 +16,22 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits as _bce, log_softmax, logsigmoid
 
 from deim_lab.boxes import paired_giou
+from deim_lab.config.entries import CLASSIFICATION, Term
+
+__all__ = [
+    "CLASSIFICATION",
+    "Term",
+    "ddf",
+    "decoupled_mean",
+    "fgl",
+    "focal",
+    "giou",
+    "l1",
+    "mal",
+    "vfl",
+]
+
+_FOCAL, _VFL, _MAL = (CLASSIFICATION[name] for name in ("focal", "vfl", "mal"))
 
 
 def focal(
@@ -20,8 +39,8 @@ def focal(
     target: Tensor,
     iou: Tensor | None = None,
     *,
-    gamma: float = 2.0,
-    alpha: float = 0.25,
+    gamma: float = _FOCAL.default("gamma"),
+    alpha: float = _FOCAL.default("alpha"),
 ) -> Tensor:
     """Focal loss (Lin et al. 2017, eq. 5): ``α_t (1 − p_t)^γ · BCE(p, target)``; blind to ``iou``,
     which stands for a common signature.
@@ -36,7 +55,12 @@ def focal(
 
 
 def vfl(
-    logits: Tensor, target: Tensor, iou: Tensor, *, alpha: float = 0.75, gamma: float = 2.0
+    logits: Tensor,
+    target: Tensor,
+    iou: Tensor,
+    *,
+    alpha: float = _VFL.default("alpha"),
+    gamma: float = _VFL.default("gamma"),
 ) -> Tensor:
     """Varifocal loss (Zhang et al. 2021, eq. 2): positives ``q · BCE(p, q)``, negatives
     ``α p^γ · BCE(p, 0)``.
@@ -50,7 +74,12 @@ def vfl(
 
 
 def mal(
-    logits: Tensor, target: Tensor, iou: Tensor, *, gamma: float = 1.5, alpha: float | None = None
+    logits: Tensor,
+    target: Tensor,
+    iou: Tensor,
+    *,
+    gamma: float = _MAL.default("gamma"),
+    alpha: float | None = _MAL.alpha,
 ) -> Tensor:
     """Matchability-aware loss (DEIM, Huang et al. 2025, eq. 3): positives ``BCE(p, q^γ)``,
     negatives ``p^γ · BCE(p, 0)``.
@@ -62,6 +91,9 @@ def mal(
     quality = target * iou**gamma
     weight = target + (1.0 if alpha is None else alpha) * score**gamma * (1 - target)
     return weight * _bce(logits, quality, reduction="none")
+
+
+CLASSIFICATION.attach({"mal": mal, "vfl": vfl, "focal": focal})
 
 
 def l1(predicted_cxcywh: Tensor, target_cxcywh: Tensor) -> Tensor:

@@ -2,19 +2,20 @@
 
 ``match.kind`` decides what assigns: ``hungarian`` gives each target one query (of each query
 group), ``simota`` as many queries as fit it well. More positives must not mean a larger loss. So
-the kind also decides what the sums of losses are divided by.
+the kind also decides what the sums of losses are divided by. ``KINDS`` has both, by name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from deim_lab.config import MatchConfig
+from deim_lab.config.entries import KINDS
 from deim_lab.errors import ConfigError
 from deim_lab.matching import hungarian, simota
 from deim_lab.structures import (
@@ -43,14 +44,15 @@ def assign(
         targets: of the batch, on the output's device.
         match: kind and costs.
         late: match by the cost of ``match.iou_power``, where it is given (SimOTA's cost is its
-            own). ``Schedule.matches_late`` knows when.
+            own). ``Schedule.matches_late`` says when.
 
     Returns:
         Matches on the CPU with a level axis, ordered by level, image, query. One device-to-host
         copy in all.
 
     Raises:
-        ConfigError: the queries are in another number of groups than ``match.kind`` says.
+        ConfigError: the queries are in another number of groups than ``match.kind`` says, or a
+            kind of your own returned something else than matches.
     """
     decoder = output.matching if isinstance(output, DetectorOutput) else output
     if decoder.groups != match.groups:
@@ -60,15 +62,19 @@ def assign(
             "build the detector from the same config"
         )
     logits, boxes_cxcywh = at_least_float32(decoder.logits), at_least_float32(decoder.boxes_cxcywh)
-    if match.kind == "simota":
-        return simota.simota(
-            logits,
-            boxes_cxcywh,
-            targets,
-            candidates=match.simota_candidates,
-            radius=match.simota_radius,
-            iou_weight=match.simota_iou_weight,
-        )
+    function = KINDS.callable(match.name)
+    now = match if late else replace(match, iou_power=None)
+    with torch.no_grad():
+        matches: Matches = function(logits, boxes_cxcywh, targets, now)
+    if KINDS.is_added(match.name):
+        _check(matches, logits, targets, match.kind)
+    return matches
+
+
+def _one_to_one(
+    logits: Tensor, boxes_cxcywh: Tensor, targets: Targets, match: MatchConfig
+) -> Matches:
+    """The Hungarian matching of each query group."""
     return hungarian.match(
         logits,
         boxes_cxcywh,
@@ -78,9 +84,61 @@ def assign(
         cost_giou=match.cost_giou,
         alpha=match.alpha,
         gamma=match.gamma,
-        iou_power=match.iou_power if late else None,
+        iou_power=match.iou_power,
         groups=match.groups,
     )
+
+
+def _simota(logits: Tensor, boxes_cxcywh: Tensor, targets: Targets, match: MatchConfig) -> Matches:
+    """SimOTA."""
+    return simota.simota(
+        logits,
+        boxes_cxcywh,
+        targets,
+        candidates=match.simota_candidates,
+        radius=match.simota_radius,
+        iou_weight=match.simota_iou_weight,
+    )
+
+
+KINDS.attach({"hungarian": _one_to_one, "groups": _one_to_one, "simota": _simota})
+
+
+def _check(matches: Matches, logits: Tensor, targets: Targets, kind: str) -> None:
+    """Raise ``ConfigError`` unless an added kind of matching returned what the losses need."""
+    if not isinstance(matches, Matches) or matches.level is None:
+        raise ConfigError(
+            f"match.kind {kind!r} returned {type(matches).__name__} without a level axis. "
+            f"Expected Matches(image, query, target, level)."
+        )
+    num_levels, num_images, num_queries, _ = logits.shape
+    limits = {
+        "level": num_levels,
+        "image": num_images,
+        "query": num_queries,
+        "target": len(targets),
+    }
+    for name, limit in limits.items():
+        index: Tensor = getattr(matches, name)
+        if index.device.type != "cpu" or index.dtype != torch.int64 or index.ndim != 1:
+            raise ConfigError(
+                f"match.kind {kind!r}: Matches.{name} must be int64 [M] on the CPU, not "
+                f"{index.dtype} {list(index.shape)} on {index.device}"
+            )
+        if len(index) and not 0 <= int(index.min()) <= int(index.max()) < limit:
+            raise ConfigError(
+                f"match.kind {kind!r}: Matches.{name} is outside [0, {limit}): "
+                f"{int(index.min())} to {int(index.max())}"
+            )
+    place = (matches.level * num_images + matches.image) * num_queries + matches.query
+    if not bool((place[1:] > place[:-1]).all()):
+        raise ConfigError(
+            f"match.kind {kind!r}: matches must be ordered by level, image and query, and a query "
+            f"has at most one target"
+        )
+    owner = targets.image_index.cpu()[matches.target]
+    if not torch.equal(owner, matches.image):
+        raise ConfigError(f"match.kind {kind!r} matched a query to a target of another image")
 
 
 def union(matches: Matches) -> Matches:
@@ -149,7 +207,7 @@ class Divisors:
             [num_targets, pairs_of_union or 0, *pairs_by_level], device
         )
         class_terms: Divisor = targets * match.groups
-        if match.kind == "simota":
+        if KINDS[match.name].divided_by == "pairs":
             counts = [torch.as_tensor(pairs, device=device) for pairs in level_pairs]
             class_terms = torch.stack(counts)
         box_terms = class_terms if pairs_of_union is None else union_pairs

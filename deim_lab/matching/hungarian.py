@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from deim_lab.boxes import cxcywh_to_xyxy, paired_giou, paired_iou
+from deim_lab.config import MatchConfig
 from deim_lab.structures import Matches, Targets, at_least_float32
 
 logger = logging.getLogger(__name__)
@@ -30,11 +31,11 @@ def match(
     boxes_cxcywh: Tensor,
     targets: Targets,
     *,
-    cost_class: float = 2.0,
-    cost_l1: float = 5.0,
-    cost_giou: float = 2.0,
-    alpha: float = 0.25,
-    gamma: float = 2.0,
+    cost_class: float = MatchConfig.cost_class,
+    cost_l1: float = MatchConfig.cost_l1,
+    cost_giou: float = MatchConfig.cost_giou,
+    alpha: float = MatchConfig.alpha,
+    gamma: float = MatchConfig.gamma,
     iou_power: float | None = None,
     groups: int = 1,
 ) -> Matches:
@@ -91,11 +92,11 @@ def costs(
     boxes_cxcywh: Tensor,
     targets: Targets,
     *,
-    cost_class: float = 2.0,
-    cost_l1: float = 5.0,
-    cost_giou: float = 2.0,
-    alpha: float = 0.25,
-    gamma: float = 2.0,
+    cost_class: float = MatchConfig.cost_class,
+    cost_l1: float = MatchConfig.cost_l1,
+    cost_giou: float = MatchConfig.cost_giou,
+    alpha: float = MatchConfig.alpha,
+    gamma: float = MatchConfig.gamma,
 ) -> Tensor:
     """Cost of each target with every query of its image: the weighted sum of ``cost_parts``.
 
@@ -126,8 +127,8 @@ def cost_parts(
     boxes_cxcywh: Tensor,
     targets: Targets,
     *,
-    alpha: float = 0.25,
-    gamma: float = 2.0,
+    alpha: float = MatchConfig.alpha,
+    gamma: float = MatchConfig.gamma,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The three unweighted costs, each ``[..., T, Q]``.
 

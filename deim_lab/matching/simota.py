@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from deim_lab.boxes import cxcywh_to_xyxy, paired_iou
+from deim_lab.config import MatchConfig
 from deim_lab.structures import Matches, Targets, at_least_float32
 
 logger = logging.getLogger(__name__)
@@ -34,9 +35,9 @@ def simota(
     boxes_cxcywh: Tensor,
     targets: Targets,
     *,
-    candidates: int = 10,
-    radius: float = 2.5,
-    iou_weight: float = 3.0,
+    candidates: int = MatchConfig.simota_candidates,
+    radius: float = MatchConfig.simota_radius,
+    iou_weight: float = MatchConfig.simota_iou_weight,
 ) -> Matches:
     """Each target claims its ``k`` cheapest queries; ``k`` is the sum of its ``candidates`` best
     IoUs, rounded down, and at least 1.
@@ -88,8 +89,8 @@ def costs(
     boxes_cxcywh: Tensor,
     targets: Targets,
     *,
-    radius: float = 2.5,
-    iou_weight: float = 3.0,
+    radius: float = MatchConfig.simota_radius,
+    iou_weight: float = MatchConfig.simota_iou_weight,
 ) -> tuple[Tensor, Tensor]:
     """Cost of each target with every query of its image, and the IoU that may count towards its
     number of queries.

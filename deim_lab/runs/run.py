@@ -17,7 +17,7 @@ from typing import IO, Any, Literal
 import pandas as pd
 
 from deim_lab import config as configs
-from deim_lab.config import Config
+from deim_lab.config import Config, plugins
 from deim_lab.errors import ConfigError, DataError
 from deim_lab.host.files import (
     free_path,
@@ -85,9 +85,8 @@ class Run:
             if key not in data:
                 raise ConfigError(f"data {dict(data)!r} of a run lacks {key!r}")
         overrides, fingerprint = dict(overrides or {}), fingerprint or configs.fingerprint(config)
-        differs = (
-            _slug(what or _differs(overrides)).replace("_", "-") or "base"
-        )  # "_" stands between the parts
+        # "_" stands between the parts of the name
+        differs = _slug(what or _differs(overrides)).replace("_", "-") or "base"
         name = f"{record.now():%Y%m%d-%H%M%S}_{config.preset}_{differs}_s{seed}_{fingerprint}"
         run = cls(
             make_free_folder(Path(runs_dir) / name),
@@ -99,6 +98,7 @@ class Run:
                 "overrides": overrides,
                 "data": dict(data),
                 "weights": dict(weights) if weights else None,
+                "plugins": plugins.record(config),
                 "device": device,
                 "started": record.stamp(),
                 "resumed": [],
@@ -124,6 +124,7 @@ class Run:
         if not path.is_dir():
             raise DataError(f"run folder {path} does not exist{nearest_beside(path)}")
         info = read_object(path / INFO)
+        plugins.recall(info.get("plugins") or ())
         missing = [
             key
             for key in ("status", "preset", "seed", "fingerprint", "overrides", "data")

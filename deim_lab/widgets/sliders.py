@@ -89,7 +89,7 @@ def dense_density(
 
 def mal_vs_vfl(
     *,
-    gamma: float = 1.5,
+    gamma: float = losses.RECIPE_GAMMA,
     iou: float = 0.05,
     alpha: float | None = None,
     kinds: Sequence[str] = ("vfl", "mal"),

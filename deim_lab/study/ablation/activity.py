@@ -11,7 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from deim_lab.config import LossConfig
+from deim_lab.config import LossConfig, MatchConfig
+from deim_lab.config.entries import CLASSIFICATION, KINDS
 from deim_lab.study.ablation.arms import Arm, Comparison, Trial
 
 Json = Any
@@ -55,8 +56,8 @@ class Activity:
     doubts: tuple[str, ...] = ()
 
 
-def loss_of(flat: Mapping[str, Json]) -> tuple[str, float, float | None]:
-    """Classification loss, γ and α in force: the given ones, or the loss's official values."""
+def loss_of(flat: Mapping[str, Json]) -> tuple[str, float | None, float | None]:
+    """Classification loss, γ and α in force: the given ones, or the loss's own."""
     loss = LossConfig(
         **{name: flat[f"loss.{name}"] for name in ("classification", "gamma", "alpha")}
     )
@@ -68,13 +69,19 @@ def activity(arm: Arm, comparison: Comparison) -> Activity:
     measured = pd.DataFrame(
         [_of_trial(trial) for trial in arm.trials], columns=list(_COLUMNS)
     ).mean()
-    kind, gamma, _ = loss_of(arm.flat)
     return Activity(
         **{str(name): float(value) for name, value in measured.items()},
-        classification=f"{kind.upper()} γ={gamma:g}",
+        classification=_loss_in_words(arm),
         matching=str(arm.flat["match.kind"]),
         doubts=tuple(doubts(arm, comparison.baseline)),
     )
+
+
+def _loss_in_words(arm: Arm) -> str:
+    """``MAL γ=1.5``, or the label alone of a loss without γ."""
+    kind, gamma, _ = loss_of(arm.flat)
+    label = CLASSIFICATION.label(kind)
+    return label if gamma is None else f"{label} γ={gamma:g}"
 
 
 _COLUMNS = (
@@ -161,9 +168,11 @@ def _dense_share(arm: Arm, baseline: Arm) -> list[str]:
 def _matching(arm: Arm) -> list[str]:
     """One-to-many matching that never gave a target a second query."""
     kind = arm.flat["match.kind"]
-    if "match.kind" not in arm.changes or kind == "hungarian" or _more_than_one_to_one(arm):
+    entry = KINDS.get(MatchConfig(kind=kind).name)
+    one_to_many = entry is not None and (entry.divided_by == "pairs" or entry.query_groups)
+    if "match.kind" not in arm.changes or not one_to_many or _more_than_one_to_one(arm):
         return []
-    name = "SimOTA" if kind == "simota" else f"match.kind {kind}"
+    name = KINDS.label(kind) if kind in KINDS else f"match.kind {kind}"
     return [f"{name} never gave a target more than one query"]
 
 

@@ -8,27 +8,25 @@ of a negative is smaller than the slope of its drawn loss.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
 
 from deim_lab import losses
-from deim_lab.errors import nearest
+from deim_lab.config import LossConfig
+from deim_lab.errors import ConfigError, nearest
 
-KINDS: Mapping[str, Callable[..., Tensor]] = {
-    "focal": losses.focal,
-    "vfl": losses.vfl,
-    "mal": losses.mal,
-}
+KINDS = losses.CLASSIFICATION
+
 POINTS = 199
 SCORES: NDArray[np.float64] = np.linspace(0, 1, POINTS + 2)[1:-1]  # 0.005, 0.01, … 0.995
 IOUS: NDArray[np.float64] = np.linspace(0, 1, 101)
 GAMMAS = (1.0, 1.3, 1.5, 1.8, 2.0, 2.5)
-RECIPE_GAMMA = 1.5  # of every official DEIM recipe; the class's default in the official code is 2.0
+# of every official DEIM recipe; the class's default in the official code is 2.0
+RECIPE_GAMMA = losses.CLASSIFICATION["mal"].default("gamma")
 QUANTITIES = ("loss", "gradient")
 
 _EDGE = 1e-12  # the lowest score looked at for a minimum
@@ -48,7 +46,7 @@ def loss_and_gradient(
     broadcast.
 
     Args:
-        kind: ``focal``, ``vfl`` or ``mal``.
+        kind: a name of ``losses.CLASSIFICATION``.
         score: predicted probabilities, in (0, 1).
         iou: of the matched pair, in [0, 1]; without effect on negatives and on focal.
         positive: the class of a matched query, or any other class.
@@ -57,8 +55,11 @@ def loss_and_gradient(
     Raises:
         ValueError: unknown kind, or a score, an IoU, γ or α out of range.
     """
-    if kind not in KINDS:
-        raise ValueError(f"unknown loss {kind!r}{nearest(kind, KINDS)}; known: {', '.join(KINDS)}")
+    if kind not in losses.CLASSIFICATION:
+        known = ", ".join(losses.CLASSIFICATION)
+        raise ValueError(
+            f"unknown loss {kind!r}{nearest(kind, losses.CLASSIFICATION)}; known: {known}"
+        )
     scores, ious = (np.asarray(values, dtype=np.float64) for values in (score, iou))
     if not ((scores > 0) & (scores < 1)).all():
         raise ValueError(
@@ -73,12 +74,20 @@ def loss_and_gradient(
     p, q = torch.broadcast_tensors(torch.from_numpy(scores), torch.from_numpy(ious))
     logits = torch.logit(p.contiguous()).requires_grad_()
     target = torch.full_like(logits, float(positive), requires_grad=False)
-    options = {
-        name: value for name, value in (("gamma", gamma), ("alpha", alpha)) if value is not None
-    }
-    value = KINDS[kind](logits, target, q * target, **options)
+    options = _options(kind, gamma, alpha)
+    # Each point is an image of its own, for a loss that looks at the other queries of an image.
+    points = (tensor.reshape(-1, 1, 1) for tensor in (logits, target, q * target))
+    value = losses.CLASSIFICATION.callable(kind)(*points, **options).reshape(logits.shape)
     (gradient,) = torch.autograd.grad(value.sum(), logits)
     return value.detach().numpy(), gradient.numpy()
+
+
+def _options(kind: str, gamma: float | None, alpha: float | None) -> dict[str, float | None]:
+    """γ and α of one loss: the given ones, else the loss's own."""
+    try:
+        return LossConfig(classification=kind, gamma=gamma, alpha=alpha).options
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
 
 
 def curve(

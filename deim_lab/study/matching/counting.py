@@ -12,6 +12,7 @@ import torch
 from deim_lab.augment.mosaic import SceneSource
 from deim_lab.augment.sampling import draw_positions
 from deim_lab.config import AugmentConfig, Config, MatchConfig
+from deim_lab.config.entries import KINDS
 from deim_lab.detector.detector import Detector
 from deim_lab.matching import assign
 from deim_lab.schedule import Phase
@@ -128,12 +129,11 @@ def positives_over(
 
 def method_name(kind: str) -> str:
     """A kind of matching as figures name it: ``one-to-one``, ``SimOTA``, ``4 query groups``."""
-    groups = MatchConfig(kind=kind).groups
-    return (
-        f"{groups} query groups"
-        if groups > 1
-        else {"hungarian": "one-to-one", "simota": "SimOTA"}[kind]
-    )
+    match = MatchConfig(kind=kind)
+    if match.groups > 1:
+        return f"{match.groups} query groups"
+    label = KINDS.label(match.name)
+    return label if match.argument is None else f"{label} ({match.argument})"
 
 
 def summary(counted: pd.DataFrame) -> pd.DataFrame:

@@ -1,0 +1,165 @@
+"""Modules that add entries: import them, record which entries a run uses, recall a stored record.
+
+A config names its modules in ``train.plugins``. A notebook cell needs no module: the entry that it
+defines is used in that kernel.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deim_lab.config.entries import CLASSIFICATION, KINDS, Entries, Source
+from deim_lab.errors import ConfigError
+from deim_lab.host.files import nearest_beside
+
+if TYPE_CHECKING:
+    from deim_lab.config.schema import Config
+
+Json = Any
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A table of entries, and which of them a config uses."""
+
+    entries: Entries[Any]
+    used: Callable[[Config], Iterable[str]]
+
+
+TABLES = [
+    _Table(CLASSIFICATION, lambda config: [config.loss.classification]),
+    _Table(KINDS, lambda config: [config.match.name]),
+]
+
+
+def load(modules: Iterable[str]) -> None:
+    """Import each module, so that it adds its entries.
+
+    Args:
+        modules: importable names, or paths of ``.py`` files. A bare name is looked for in the
+            current folder too.
+
+    Raises:
+        ConfigError: no such module or file, two files of one name, or an error inside the module.
+    """
+    for name in modules:
+        try:
+            if name.endswith(".py"):
+                _import_file(Path(name))
+            else:
+                _import_name(name)
+        except ConfigError:
+            raise
+        except Exception as error:
+            raise ConfigError(
+                f"train.plugins: importing {name!r} failed: {type(error).__name__}: {error}"
+            ) from error
+
+
+def absolute(modules: Iterable[str], *folders: Path) -> list[str]:
+    """The same modules for a process that starts in another folder.
+
+    A path, or a bare name that is a file in one of ``folders``, becomes an absolute path. Any other
+    name stays, to be imported.
+    """
+    result = []
+    for name in modules:
+        file = name if name.endswith(".py") else f"{name}.py"
+        found = [folder / file for folder in folders if (folder / file).is_file()]
+        if not found and name.endswith(".py"):
+            raise ConfigError(f"train.plugins: {name!r} does not exist{nearest_beside(Path(name))}")
+        result.append(str(found[0].resolve()) if found else name)
+    return result
+
+
+def record(config: Config) -> list[dict[str, Json]]:
+    """The added entries that a config uses, as a run stores them.
+
+    Each has ``table, name, module, sha256`` and ``entry``, the values of the entry.
+    """
+    rows = []
+    for table, name in _in_use(config):
+        source = table.source(name)
+        rows.append(
+            {
+                "table": table.table,
+                "name": name,
+                "module": source.module,
+                "sha256": source.sha256,
+                "entry": table[name].values(),
+            }
+        )
+    return rows
+
+
+def recall(rows: Iterable[Mapping[str, Json]]) -> None:
+    """Make stored entries known by name, so that the config of their run can be read.
+
+    No code is run: an entry that is not defined here gets no function, and training with it raises
+    ``ConfigError``.
+    """
+    tables = {table.entries.table: table.entries for table in TABLES}
+    for row in rows:
+        table = tables.get(str(row["table"]))
+        if table is not None:
+            table.recall(row["name"], row["entry"], Source(row["module"], row["sha256"]))
+
+
+def identity(config: Config) -> list[list[str]]:
+    """What the added entries in use contribute to a fingerprint; empty where there are none."""
+    return [[name, table.source(name).sha256] for table, name in _in_use(config)]
+
+
+def _in_use(config: Config) -> Iterator[tuple[Entries[Any], str]]:
+    for table in TABLES:
+        for name in table.used(config):
+            if table.entries.is_added(name):
+                yield table.entries, name
+
+
+def _import_name(name: str) -> None:
+    """Import a module by name, from the current folder too."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    if importlib.util.find_spec(name) is None:
+        raise ConfigError(
+            f"train.plugins: there is no module {name!r} in {here} or on Python's path"
+            f"{nearest_beside(Path(f'{name}.py'))}"
+        )
+    importlib.import_module(name)
+
+
+def _import_file(path: Path) -> None:
+    """Import a file as the module of its name."""
+    if not path.is_file():
+        raise ConfigError(f"train.plugins: {str(path)!r} does not exist{nearest_beside(path)}")
+    name, file = path.stem, path.resolve()
+    loaded = sys.modules.get(name)
+    if loaded is not None:
+        other = getattr(loaded, "__file__", None)
+        if other is None or Path(other).resolve() != file:
+            raise ConfigError(
+                f"train.plugins: {str(path)!r} has the name of the module {name!r} ({other}), "
+                f"which is loaded already. Rename the file."
+            )
+        return
+    # Processes that load data find the module by this folder.
+    if str(file.parent) not in sys.path:
+        sys.path.append(str(file.parent))
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"train.plugins: {str(path)!r} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
