@@ -1,7 +1,8 @@
 """Every knob of an experiment, and the named presets.
 
 ``sections`` holds the knobs, ``schema`` the whole config, ``checks`` what knobs must fit together,
-``values`` what one value must be, ``official`` and ``presets`` the recipes.
+``values`` what one value must be, ``official`` and ``presets`` the recipes. ``entries`` holds the
+tables that can be added to, ``plugins`` loads the modules that add to them.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from deim_lab.config.presets import PLAIN_RECIPE, PRESETS, preset
 from deim_lab.config.schema import (
     NOT_IDENTITY,
     Config,
+    coerce_plugins,
     diff,
     fingerprint,
     flatten,
@@ -49,6 +51,7 @@ __all__ = [
     "ScheduleConfig",
     "TrainConfig",
     "check_device",
+    "coerce_plugins",
     "diff",
     "fingerprint",
     "flatten",

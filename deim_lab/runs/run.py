@@ -329,7 +329,8 @@ def frame_of(rows: list[dict[str, Json]], first: Collection[str]) -> pd.DataFram
 
 def _differs(overrides: Mapping[str, Json]) -> str:
     """``gamma-2.0+mosaic-prob-0.0``: the last parts of the overridden keys and their values."""
-    return "+".join(f"{key.rpartition('.')[2]}-{value}" for key, value in overrides.items())
+    named = {key: value for key, value in overrides.items() if key != "train.plugins"}
+    return "+".join(f"{key.rpartition('.')[2]}-{value}" for key, value in named.items())
 
 
 def _slug(text: str) -> str:

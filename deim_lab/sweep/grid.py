@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from deim_lab import config as configs
-from deim_lab.config import Config, checks
+from deim_lab.config import Config, checks, plugins
 from deim_lab.config.presets import preset as preset_config
 from deim_lab.errors import ConfigError, nearest
 from deim_lab.host import shipped
@@ -27,6 +27,7 @@ NOTEBOOK = "03_train"
 EMBEDDED = "embedded"
 # belongs to a run's identity by its content, which the config alone doesn't show
 START = "model.backbone_weights"
+PLUGINS = "train.plugins"
 OWN_PARAMETERS = (
     "preset",
     "overrides",
@@ -44,6 +45,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "seeds": (list,),
     "baseline": (str,),
     "parameters": (dict,),
+    "plugins": (str, list),
     "about": (str,),
 }
 _NAMES: dict[type, str] = {str: "text", dict: "a mapping", list: "a list"}
@@ -131,6 +133,7 @@ def read(
         values = gridfile.load(shipped.locate("grids", source))
     _check_kinds(values, said)
     base, given = _absolute_start(values.get("base") or {}), _absolute_start(overrides or {})
+    base |= _plugins(values.get("plugins"), base, said)
     _check_keys(base, f"{said}: base")
     _check_keys(given, said)
     arms = _multiply(_arms(values, said), _axes(values, said), said)
@@ -332,13 +335,35 @@ def _absolute(path: str | Path) -> str:
 
 
 def _absolute_start(overrides: Mapping[str, Json]) -> dict[str, Json]:
-    """Overrides with a file of backbone weights as every worker needs it; names of sources stay."""
+    """Overrides with files of backbone weights and plugins as every worker needs them.
+
+    Names of sources and of installed modules stay.
+    """
     weights = overrides.get(START)
-    return (
-        {**overrides, START: _absolute(weights)}
-        if isinstance(weights, str) and Path(weights).is_file()
-        else dict(overrides)
-    )
+    result = dict(overrides)
+    if isinstance(weights, str) and Path(weights).is_file():
+        result[START] = _absolute(weights)
+    if overrides.get(PLUGINS):
+        result[PLUGINS] = plugins.absolute(configs.coerce_plugins(overrides), Path.cwd())
+    return result
+
+
+def _plugins(modules: Json, base: Mapping[str, Json], said: str) -> dict[str, Json]:
+    """The override that loads a grid's plugins in every worker; empty where it has none.
+
+    Plugins are looked for in the current folder, then in the grid file's own.
+    """
+    if not modules:
+        return {}
+    if PLUGINS in base:
+        raise ConfigError(f"{said}: plugins and base's {PLUGINS} say the same. Give one of them.")
+    names = [modules] if isinstance(modules, str) else modules
+    if not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{said}: plugins is {modules!r}, expected names of modules")
+    try:
+        return {PLUGINS: plugins.absolute(names, Path.cwd(), Path(said).parent)}
+    except ConfigError as error:
+        raise ConfigError(f"{said}: {error}") from error
 
 
 def _absolute_data(data: Json) -> Json:

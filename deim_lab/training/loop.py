@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from deim_lab import config as configs, evaluation, matching, schedule
-from deim_lab.config import Config
+from deim_lab.config import Config, plugins
 from deim_lab.data import coco, loader
 from deim_lab.data.coco import CocoDataset
 from deim_lab.detector.detector import build_detector
@@ -77,6 +77,7 @@ def train(
         NonFiniteError: a loss became inf or NaN; names the images and the term, and leaves a file
             to replay it.
     """
+    plugins.load(config.train.plugins)
     start = read_start(config, weights)
     compute = resolve_compute(device or config.train.device, config.train.precision)
     source = coco.resolve(data)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from deim_lab import config as configs
-from deim_lab.config import Config
+from deim_lab.config import Config, plugins
 from deim_lab.data.coco import CocoDataset
 from deim_lab.runs import Run
 from deim_lab.schedule import Schedule
@@ -47,9 +47,10 @@ class State:
     restarted: bool = False  # whether the clean tail's restart from the best weights has happened
 
     def description(self) -> dict[str, Any]:
-        """What every file of this run says about it: config, categories and seed."""
+        """What every file of this run says about it: config, categories, seed, plugin entries."""
         return {
             "config": configs.to_dict(self.config),
             "categories": self.train_set.categories.as_list(),
             "seed": self.seed,
+            "plugins": plugins.record(self.config),
         }

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from deim_lab import config as configs
-from deim_lab.config import Config
+from deim_lab.config import Config, plugins
 from deim_lab.detector.detector import Detector, build_detector
 from deim_lab.errors import WeightsError
 from deim_lab.host import files
@@ -267,6 +267,7 @@ def load_detector(
                 f"{where}: lacks {key!r}, so it can't be built; its entries are "
                 f"{some(list(content))}"
             )
+    plugins.recall(content.get("plugins") or ())
     config, categories = (
         configs.from_dict(content["config"]),
         [dict(item) for item in content["categories"]],
