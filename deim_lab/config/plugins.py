@@ -38,6 +38,26 @@ TABLES = [
 ]
 
 
+def watch(entries: Entries[Any], used: Callable[[Config], Iterable[str]]) -> None:
+    """Record and identify the entries of a further table, too.
+
+    Args:
+        entries: the table.
+        used: config → the names that it uses. Names that are no entries are ignored.
+    """
+    TABLES.append(_Table(entries, used))
+
+
+def ready(config: Config) -> None:
+    """Import the plugins of a config, and raise ``ConfigError`` where code that it uses is absent.
+
+    To be called before anything of a run is made.
+    """
+    load(config.train.plugins)
+    for table, name in _in_use(config):
+        table.callable(name)
+
+
 def load(modules: Iterable[str]) -> None:
     """Import each module, so that it adds its entries.
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from deim_lab.config import Config
 from deim_lab.config.presets import preset
-from deim_lab.detector.backbones import Backbone, build_backbone
+from deim_lab.detector.backbones import BackboneModule, build_backbone
 from deim_lab.detector.decoder import DecoderSpec, Denoising, QueryDecoder
 from deim_lab.detector.deimv2 import Deimv2Decoder
 from deim_lab.detector.dfine import DFineDecoder
@@ -112,7 +112,7 @@ class Detector(nn.Module):
 
     def __init__(
         self,
-        backbone: Backbone,
+        backbone: BackboneModule,
         encoder: HybridEncoder | LiteEncoder,
         decoder: QueryDecoder,
         *,

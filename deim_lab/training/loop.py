@@ -77,7 +77,7 @@ def train(
         NonFiniteError: a loss became inf or NaN; names the images and the term, and leaves a file
             to replay it.
     """
-    plugins.load(config.train.plugins)
+    plugins.ready(config)
     start = read_start(config, weights)
     compute = resolve_compute(device or config.train.device, config.train.precision)
     source = coco.resolve(data)

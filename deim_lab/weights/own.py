@@ -21,6 +21,7 @@ from torch import Tensor
 
 from deim_lab import config as configs
 from deim_lab.config import Config, plugins
+from deim_lab.detector.backbones import BACKBONES
 from deim_lab.detector.detector import Detector, build_detector
 from deim_lab.errors import WeightsError
 from deim_lab.host import files
@@ -272,6 +273,8 @@ def load_detector(
         configs.from_dict(content["config"]),
         [dict(item) for item in content["categories"]],
     )
+    if config.model.backbone in BACKBONES and BACKBONES[config.model.backbone].function is None:
+        plugins.load(config.train.plugins)  # a backbone's code is needed, a loss's is not
     model = build_detector(config, len(categories)).eval()
     if content.get("deployed"):
         model = model.deploy()
