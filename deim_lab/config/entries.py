@@ -134,6 +134,22 @@ class Kind(Entry):
             raise ConfigError("Kind: query_groups needs argument=(least, largest)")
 
 
+@dataclass(frozen=True)
+class Metric(Entry):
+    """A number of each validation, as ``evaluation.VALIDATION`` holds it.
+
+    ``function(evaluation, dataset)`` takes the ``evaluation.Evaluation`` and the ``CocoDataset``
+    and returns a float, NaN where it is undefined.
+
+    Attributes:
+        higher_is_better: None: neither direction is better.
+        unit: "0–1", "s", …
+    """
+
+    higher_is_better: bool | None = dataclasses.field(default=None, kw_only=True)
+    unit: str = dataclasses.field(default="", kw_only=True)
+
+
 E = TypeVar("E", bound=Entry)
 
 
@@ -281,6 +297,34 @@ KINDS: Entries[Kind] = Entries(
         "hungarian": Kind(None, label="one-to-one", late_cost=True),
         "simota": Kind(None, label="SimOTA", divided_by="pairs"),
         "groups": Kind(None, argument=(2, 20), query_groups=True, late_cost=True),
+    },
+)
+
+
+# COCO's twelve numbers, in its order.
+COCO_METRICS = (
+    "AP",
+    "AP50",
+    "AP75",
+    "APs",
+    "APm",
+    "APl",
+    "AR1",
+    "AR10",
+    "AR100",
+    "ARs",
+    "ARm",
+    "ARl",
+)
+
+VALIDATION: Entries[Metric] = Entries(
+    "validation metric",
+    "evaluation.VALIDATION",
+    {
+        **dict.fromkeys(COCO_METRICS, Metric(None, higher_is_better=True, unit="0–1")),
+        "best_f1": Metric(None, label="best F1", higher_is_better=True, unit="0–1"),
+        "best_f1_threshold": Metric(None, label="threshold of the best F1", unit="score"),
+        "seconds": Metric(None, label="seconds of an evaluation", higher_is_better=False, unit="s"),
     },
 )
 

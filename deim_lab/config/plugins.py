@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deim_lab.config.entries import CLASSIFICATION, KINDS, Entries, Source
+from deim_lab.config.entries import CLASSIFICATION, KINDS, VALIDATION, Entries, Source
 from deim_lab.errors import ConfigError
 from deim_lab.host.files import nearest_beside
 
@@ -26,20 +26,25 @@ Json = Any
 
 @dataclass(frozen=True)
 class _Table:
-    """A table of entries, and which of them a config uses."""
+    """A table of entries, and which of them a config uses.
+
+    ``identifies``: whether they change what a run computes, and not only what it measures.
+    """
 
     entries: Entries[Any]
     used: Callable[[Config], Iterable[str]]
+    identifies: bool = True
 
 
 TABLES = [
     _Table(CLASSIFICATION, lambda config: [config.loss.classification]),
     _Table(KINDS, lambda config: [config.match.name]),
+    _Table(VALIDATION, lambda config: list(VALIDATION), identifies=False),
 ]
 
 
 def watch(entries: Entries[Any], used: Callable[[Config], Iterable[str]]) -> None:
-    """Record and identify the entries of a further table, too.
+    """Let the entries of a further table count for the identity and the record of a run.
 
     Args:
         entries: the table.
@@ -55,7 +60,8 @@ def ready(config: Config) -> None:
     """
     load(config.train.plugins)
     for table, name in _in_use(config):
-        table.callable(name)
+        if table.identifies:
+            table.entries.callable(name)
 
 
 def load(modules: Iterable[str]) -> None:
@@ -105,14 +111,15 @@ def record(config: Config) -> list[dict[str, Json]]:
     """
     rows = []
     for table, name in _in_use(config):
-        source = table.source(name)
+        entries = table.entries
+        source = entries.source(name)
         rows.append(
             {
-                "table": table.table,
+                "table": entries.table,
                 "name": name,
                 "module": source.module,
                 "sha256": source.sha256,
-                "entry": table[name].values(),
+                "entry": entries[name].values(),
             }
         )
     return rows
@@ -133,14 +140,18 @@ def recall(rows: Iterable[Mapping[str, Json]]) -> None:
 
 def identity(config: Config) -> list[list[str]]:
     """What the added entries in use contribute to a fingerprint; empty where there are none."""
-    return [[name, table.source(name).sha256] for table, name in _in_use(config)]
+    return [
+        [name, table.entries.source(name).sha256]
+        for table, name in _in_use(config)
+        if table.identifies
+    ]
 
 
-def _in_use(config: Config) -> Iterator[tuple[Entries[Any], str]]:
+def _in_use(config: Config) -> Iterator[tuple[_Table, str]]:
     for table in TABLES:
         for name in table.used(config):
             if table.entries.is_added(name):
-                yield table.entries, name
+                yield table, name
 
 
 def _import_name(name: str) -> None:

@@ -1,7 +1,12 @@
-"""COCO's numbers (``scores``), F1 over thresholds, and a detector scored on a data set."""
+"""COCO's numbers (``scores``), F1 over thresholds, and a detector scored on a data set.
+
+``VALIDATION`` names the metrics of each validation; one of your own is one more entry
+(docs/extending.md).
+"""
 
 from __future__ import annotations
 
+from deim_lab.config.entries import VALIDATION, Metric
 from deim_lab.evaluation.backends import BACKENDS, resolve_backend
 from deim_lab.evaluation.detector import Evaluation, evaluate
 from deim_lab.evaluation.scores import METRICS, Scores, Source, coco_metrics, per_class, score
@@ -10,8 +15,10 @@ from deim_lab.evaluation.thresholds import F1Curve, best_f1, score_with_f1
 __all__ = [
     "BACKENDS",
     "METRICS",
+    "VALIDATION",
     "Evaluation",
     "F1Curve",
+    "Metric",
     "Scores",
     "Source",
     "best_f1",

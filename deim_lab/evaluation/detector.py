@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
 
 from deim_lab.config import Config
+from deim_lab.config.entries import VALIDATION
 from deim_lab.data import loader
 from deim_lab.data.coco import CocoDataset
 from deim_lab.detections import check_finite, postprocess, to_coco
+from deim_lab.errors import ConfigError
 from deim_lab.evaluation.backends import Json, resolve_backend
 from deim_lab.evaluation.scores import (
     Scores,
@@ -36,7 +38,9 @@ class Evaluation:
         f1: F1 over thresholds.
         backend: which evaluator scored.
         images: how many were scored.
-        seconds: in all; ``inference_seconds`` of it up to the last detection.
+        seconds: in all, without further metrics; ``inference_seconds`` of it up to the last
+            detection.
+        further: the metrics that were added to ``VALIDATION``; NaN where one is undefined.
     """
 
     metrics: dict[str, float]
@@ -47,6 +51,7 @@ class Evaluation:
     images: int
     seconds: float
     inference_seconds: float
+    further: dict[str, float] = field(default_factory=dict)
 
 
 def evaluate(
@@ -87,7 +92,7 @@ def evaluate(
     checked = read_detections(rows, truth)
     backend = resolve_backend(config.eval.backend)
     scores = score_checked(truth, checked, backend)
-    return Evaluation(
+    evaluation = Evaluation(
         metrics=scores.metrics(),
         detections=rows,
         scores=scores,
@@ -97,6 +102,23 @@ def evaluate(
         seconds=time.perf_counter() - started,
         inference_seconds=inference_seconds,
     )
+    return replace(evaluation, further=_further(evaluation, dataset))
+
+
+def _further(evaluation: Evaluation, dataset: CocoDataset) -> dict[str, float]:
+    """The metrics that were added to ``VALIDATION`` and whose code is loaded."""
+    values = {}
+    for name, entry in VALIDATION.items():
+        if not VALIDATION.is_added(name) or entry.function is None:
+            continue
+        value = entry.function(evaluation, dataset)
+        if not isinstance(value, (int, float)):
+            raise ConfigError(
+                f"evaluation.VALIDATION[{name!r}] returned {value!r} ({type(value).__name__}). "
+                f"Expected a float."
+            )
+        values[name] = float(value)
+    return values
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from deim_lab.config.entries import COCO_METRICS
 from deim_lab.data.annotations import parse_coco
 from deim_lab.errors import DataError
 from deim_lab.evaluation.backends import Json, accumulated, resolve_backend
@@ -22,7 +23,7 @@ Source = str | os.PathLike[str] | Mapping[str, Json] | Sequence[Mapping[str, Jso
 
 _log = logging.getLogger(__name__)
 
-METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+METRICS = COCO_METRICS
 
 # COCO's protocol (Lin et al. 2014; cocoeval.py): the axes of the arrays in ``Scores``.
 _IOUS = np.linspace(0.5, 0.95, 10)

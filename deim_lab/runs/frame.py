@@ -11,6 +11,7 @@ import pandas as pd
 
 from deim_lab import config as configs
 from deim_lab.config import Config
+from deim_lab.config.entries import COCO_METRICS
 from deim_lab.errors import DataError
 from deim_lab.host.files import read_object
 from deim_lab.runs.run import CONFIG, Run, frame_of
@@ -20,8 +21,7 @@ Json = Any
 
 _log = logging.getLogger(__name__)
 
-# COCO's numbers as runs log them: ``evaluation.METRICS``, which would bring in torch.
-METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+METRICS = COCO_METRICS
 
 # Columns that a table always has, runs or not.
 BASE_COLUMNS = (

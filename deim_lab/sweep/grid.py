@@ -149,13 +149,12 @@ def read(
             f"{said}: baseline {baseline!r} is no arm{nearest(baseline, arms)}; arms: "
             f"{', '.join(arms)}"
         )
-    chosen_data = data if data is not None else values.get("data")
     grid = Grid(
         name=_name(name, path),
         path=path,
         notebook=_absolute(shipped.locate("notebooks", values.get("notebook") or NOTEBOOK)),
         preset=preset or _preset(values, said),
-        data=_absolute_data(chosen_data),
+        data=_absolute_data(data if data is not None else values.get("data")),
         base={**base, **given},
         arms=arms,
         seeds=_seeds(seeds if seeds is not None else values.get("seeds"), said),

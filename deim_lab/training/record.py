@@ -140,6 +140,7 @@ def evaluated(state: State, result: Evaluation) -> None:
         state,
         "val",
         **result.metrics,
+        **result.further,
         best_f1=result.f1.f1,
         best_f1_threshold=result.f1.threshold,
         backend=result.backend,

@@ -4,12 +4,15 @@ comparison (arms, the baseline first).
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from deim_lab.config.entries import COCO_METRICS
 
 Json = Any
 
@@ -79,15 +82,20 @@ class Arm:
     changes: dict[str, Json] = field(default_factory=dict)
 
     def final(self, metric: str) -> dict[int, float]:
-        """Seed → the score of the last evaluation; without those where it is undefined (-1 in the
-        log).
-        """
+        """Seed → the score of the last evaluation, without those where it is undefined."""
         found = {
             trial.seed: float(trial.scores[metric].iloc[-1])
             for trial in self.trials
             if metric in trial.scores
         }
-        return {seed: score for seed, score in found.items() if score >= 0}
+        return {
+            seed: score for seed, score in found.items() if not math.isnan(defined(metric, score))
+        }
+
+
+def defined(metric: str, score: float) -> float:
+    """``score``, or NaN where it is undefined: COCO's numbers are then -1 in the log."""
+    return math.nan if metric in COCO_METRICS and score < 0 else score
 
 
 @dataclass(frozen=True, eq=False)

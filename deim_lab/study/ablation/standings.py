@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
+import pandas as pd
+
+from deim_lab.config.entries import VALIDATION
 from deim_lab.errors import ConfigError, nearest
-from deim_lab.runs.frame import METRICS as LOGGED
 from deim_lab.study.ablation.activity import doubts
 from deim_lab.study.ablation.arms import Arm, Comparison
 from deim_lab.study.ablation.statistics import Difference, difference
 
 SCORES = ("AP", "AP50", "AP75", "best_f1")
-METRICS = (*LOGGED, "best_f1")
 
 
-def check_metric(metric: str) -> str:
-    """``metric``, or a ``ConfigError`` with the nearest right name."""
-    if metric not in METRICS:
+def check_metric(metric: str, comparison: Comparison | None = None) -> str:
+    """``metric``, or a ``ConfigError`` with the nearest right name.
+
+    Known are the entries of ``evaluation.VALIDATION`` and every numeric column that the runs of
+    ``comparison`` logged at their validations.
+    """
+    known = dict.fromkeys(VALIDATION)
+    for arm in () if comparison is None else comparison.arms:
+        for trial in arm.trials:
+            known |= dict.fromkeys(_numeric(trial.scores))
+    if metric not in known:
         raise ConfigError(
-            f"unknown metric {metric!r}{nearest(metric, METRICS)}; known: {', '.join(METRICS)}"
+            f"unknown metric {metric!r}{nearest(metric, known)}; known: {', '.join(known)}"
         )
     return metric
+
+
+def higher_is_better(metric: str) -> bool | None:
+    """The better direction that ``evaluation.VALIDATION`` declares; None where there is none."""
+    return VALIDATION[metric].higher_is_better if metric in VALIDATION else None
+
+
+def _numeric(scores: pd.DataFrame) -> list[str]:
+    """The columns of validations that hold numbers, except where they stand in the run."""
+    values = scores.drop(columns=["epoch", "step", "time"], errors="ignore")
+    return [str(name) for name in values.select_dtypes("number")]
 
 
 def standing(arm: Arm, comparison: Comparison) -> str:
@@ -39,4 +59,6 @@ def standing(arm: Arm, comparison: Comparison) -> str:
 
 def against_baseline(arm: Arm, comparison: Comparison, metric: str = "AP") -> Difference:
     """The arm's last evaluation against the baseline's, by seed."""
-    return difference(arm.final(check_metric(metric)), comparison.baseline.final(metric))
+    return difference(
+        arm.final(check_metric(metric, comparison)), comparison.baseline.final(metric)
+    )

@@ -127,14 +127,23 @@ def seeds_needed(sd: float, effect: float) -> int | None:
     return None
 
 
-def first_reach(epochs_done: Sequence[int], scores: Sequence[float], target: float) -> int | None:
-    """Epochs done at the first evaluation that scores at least ``target``; None: never. Nothing is
+def first_reach(
+    epochs_done: Sequence[int],
+    scores: Sequence[float],
+    target: float,
+    *,
+    higher: bool | None = True,
+) -> int | None:
+    """Epochs done at the first evaluation that reaches ``target``; None: never. Nothing is
     interpolated.
+
+    ``higher``: whether a score reaches the target from below; False: from above; None: no score
+    does, because neither direction is better.
     """
-    reached = [
-        epoch for epoch, score in sorted(zip(epochs_done, scores, strict=True)) if score >= target
-    ]
-    return int(reached[0]) if reached else None
+    for epoch, score in sorted(zip(epochs_done, scores, strict=True)):
+        if (higher is True and score >= target) or (higher is False and score <= target):
+            return int(epoch)
+    return None
 
 
 def _interval(mean: float, error: float, degrees: float) -> tuple[float, float, float]:

@@ -15,7 +15,7 @@ def verdicts(comparison: Comparison, metric: str = "AP") -> list[str]:
     """Sentences about a comparison: the baseline, each arm, the epochs that they take to its final
     score, and how far to trust it all.
     """
-    standings.check_metric(metric)
+    standings.check_metric(metric, comparison)
     baseline = comparison.baseline
     mean, sd = spread(list(baseline.final(metric).values()))
     if math.isnan(mean):
@@ -132,6 +132,9 @@ def left_out(arm: Arm, comparison: Comparison) -> str:
 
 def epochs_saved(comparison: Comparison, metric: str) -> list[str]:
     """Epochs to the baseline's final score, of the arms that count."""
+    better = standings.higher_is_better(metric)
+    if better is None:
+        return []
     found = views.reached(comparison, metric)
     whole = comparison.baseline.flat["train.epochs"]
     name, sentences = comparison.baseline.name, []
@@ -160,7 +163,10 @@ def epochs_saved(comparison: Comparison, metric: str) -> list[str]:
             else ""
         )
         often = "at every epoch" if every == 1 else f"one every {every} epochs"
-        sentences[-1] += f" (The first evaluation that is at least as high counts, {often}{early}.)"
+        good = "high" if better else "low"
+        sentences[-1] += (
+            f" (The first evaluation that is at least as {good} counts, {often}{early}.)"
+        )
     return sentences
 
 
@@ -178,18 +184,24 @@ def half_the_epochs(comparison: Comparison, metric: str) -> list[str]:
         if math.isnan(row["low"]):
             sentences.append(f"{start}; too few seeds for an interval.")
             continue
-        meaning = _meaning_of_half(row["low"], row["high"])
+        meaning = _meaning_of_half(row["low"], row["high"], standings.higher_is_better(metric))
         sentences.append(f"{start} [{signed(row['low'])}, {signed(row['high'])}]: {meaning}.")
     return sentences
 
 
-def _meaning_of_half(low: float, high: float) -> str:
-    """What the interval of half the epochs against all of them says."""
+def _meaning_of_half(low: float, high: float, better: bool | None) -> str:
+    """What the interval of half the epochs against all of them says.
+
+    ``better``: whether higher is; None: neither direction is.
+    """
     if low <= 0 <= high:
         return "not significant, these seeds do not show whether half the epochs are enough"
-    if low > 0:
-        return "significantly higher, with half the epochs"
-    return "significantly lower, half the epochs were not enough"
+    word = "higher" if low > 0 else "lower"
+    if better is None:
+        return f"significantly {word}"
+    if (low > 0) == better:
+        return f"significantly {word}, with half the epochs"
+    return f"significantly {word}, half the epochs were not enough"
 
 
 def cautions(comparison: Comparison, tested: int) -> list[str]:

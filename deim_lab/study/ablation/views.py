@@ -15,8 +15,14 @@ import pandas as pd
 
 from deim_lab.config import NOT_IDENTITY
 from deim_lab.study.ablation.activity import activity, loss_of
-from deim_lab.study.ablation.arms import Arm, Comparison, Trial
-from deim_lab.study.ablation.standings import SCORES, against_baseline, check_metric, standing
+from deim_lab.study.ablation.arms import Arm, Comparison, Trial, defined
+from deim_lab.study.ablation.standings import (
+    SCORES,
+    against_baseline,
+    check_metric,
+    higher_is_better,
+    standing,
+)
 from deim_lab.study.ablation.statistics import first_reach, spread
 
 Json = Any
@@ -30,7 +36,7 @@ def summary(comparison: Comparison, metric: str = "AP") -> pd.DataFrame:
     (each run's F1 at its own best threshold) and ``metric``; ``difference, low, high, p, smallest``
     (NaN where there is none), ``test, pairs``, ``standing``.
     """
-    check_metric(metric)
+    check_metric(metric, comparison)
     rows = []
     for arm in comparison.arms:
         failed = sum(item.status == "failed" for item in arm.unfinished)
@@ -76,7 +82,7 @@ def per_run(comparison: Comparison, metric: str = "AP") -> pd.DataFrame:
     rows = []
     for arm, trial in _trials(comparison):
         scores = _scores(trial, metric)
-        top = scores[metric].idxmax() if scores[metric].notna().any() else None
+        top = _best(scores[metric], metric)
         last = trial.scores.iloc[-1]
         best, after = (
             (math.nan, math.nan)
@@ -88,7 +94,7 @@ def per_run(comparison: Comparison, metric: str = "AP") -> pd.DataFrame:
                 "arm": arm.name,
                 "seed": trial.seed,
                 **{
-                    name: _defined(last.get(name, math.nan))
+                    name: defined(name, last.get(name, math.nan))
                     for name in dict.fromkeys((*SCORES, metric))
                 },
                 "best": best,
@@ -99,6 +105,14 @@ def per_run(comparison: Comparison, metric: str = "AP") -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def _best(scores: pd.Series, metric: str) -> Any:
+    """Label of the best score; None where no score is defined, or no direction is better."""
+    better = higher_is_better(metric)
+    if better is None or not scores.notna().any():
+        return None
+    return scores.idxmax() if better else scores.idxmin()
 
 
 def missing(comparison: Comparison) -> pd.DataFrame:
@@ -121,7 +135,7 @@ def missing(comparison: Comparison) -> pd.DataFrame:
 
 def curves(comparison: Comparison, metric: str = "AP") -> pd.DataFrame:
     """Every evaluation: ``arm, seed, epochs_done`` and ``metric``."""
-    check_metric(metric)
+    check_metric(metric, comparison)
     rows = [
         _scores(trial, metric).assign(arm=arm.name, seed=trial.seed)
         for arm, trial in _trials(comparison)
@@ -134,20 +148,23 @@ def reaching(comparison: Comparison, metric: str = "AP") -> pd.DataFrame:
     in one number.
 
     The target is the baseline's last evaluation with the same seed (its mean, for a seed that the
-    baseline lacks). An epoch counts as reached at the first evaluation that is at least the target;
+    baseline lacks). An epoch counts as reached at the first evaluation that is at least the target
+    (at most, for a metric where lower is better; never, where neither direction is better);
     nothing is interpolated, so the answer is as coarse as the evaluations are rare (``every``).
     Baseline included: it may pass its own end before, where it over-fits.
 
     Columns: ``arm, seed, target, epochs_to_reach`` (NaN: never), ``epochs`` (trained), ``every``,
     ``standing``.
     """
-    finals = comparison.baseline.final(check_metric(metric))
+    finals = comparison.baseline.final(check_metric(metric, comparison))
     mean, _ = spread(list(finals.values()))
-    rows = []
+    better, rows = higher_is_better(metric), []
     for arm, trial in _trials(comparison):
         found = _scores(trial, metric).dropna(subset=[metric])
         target = finals.get(trial.seed, mean)
-        reached = first_reach(found["epochs_done"].tolist(), found[metric].tolist(), target)
+        reached = first_reach(
+            found["epochs_done"].tolist(), found[metric].tolist(), target, higher=better
+        )
         rows.append(
             {
                 "arm": arm.name,
@@ -193,7 +210,7 @@ def gammas(comparison: Comparison, metric: str = "AP") -> pd.DataFrame:
 
     Empty (with these columns) where no two arms do.
     """
-    check_metric(metric)
+    check_metric(metric, comparison)
     families: dict[str, list[Arm]] = {}
     for arm in comparison.arms:
         if (
@@ -220,7 +237,7 @@ def densities(comparison: Comparison, metric: str = "AP") -> pd.DataFrame:
     """Targets per image as measured against ``metric``: ``arm, seed, targets_per_image`` (over the
     run), ``targets_dense`` (in the epochs with Mosaic or MixUp), the score, ``standing``.
     """
-    check_metric(metric)
+    check_metric(metric, comparison)
     rows = []
     for arm in comparison.arms:
         scores = arm.final(metric)
@@ -244,7 +261,7 @@ def price(comparison: Comparison, metric: str = "AP") -> pd.DataFrame:
     (mean of the logged steps), ``peak_memory_mib`` (on a CPU: of the process), ``device``, the
     score.
     """
-    check_metric(metric)
+    check_metric(metric, comparison)
     rows = []
     for arm, trial in _trials(comparison):
         stages = trial.epochs[[name for name in trial.epochs if str(name).startswith("seconds/")]]
@@ -273,7 +290,7 @@ def halves(comparison: Comparison, metric: str = "AP") -> pd.DataFrame:
     (its mean), ``difference, low, high, p, test``, ``standing`` (``not active``,
     ``unsound baseline``, else ``counts``). Empty where no arm ran half as long.
     """
-    check_metric(metric)
+    check_metric(metric, comparison)
     rows = []
     for arm in comparison.arms:
         budget = comparison.budget(arm)
@@ -360,17 +377,16 @@ def _trials(comparison: Comparison) -> list[tuple[Arm, Trial]]:
 def _scores(trial: Trial, metric: str) -> pd.DataFrame:
     """``epochs_done`` and the metric, NaN where it is undefined (-1 in the log)."""
     values = (
-        pd.to_numeric(trial.scores[check_metric(metric)])
+        pd.to_numeric(trial.scores[metric])
         if metric in trial.scores
         else pd.Series(math.nan, index=trial.scores.index)
     )
     return pd.DataFrame(
-        {"epochs_done": trial.epochs_done, metric: values.where(values >= 0).to_numpy()}
+        {
+            "epochs_done": trial.epochs_done,
+            metric: [defined(metric, float(value)) for value in values],
+        }
     )
-
-
-def _defined(score: float) -> float:
-    return score if score >= 0 else math.nan
 
 
 def _but_for(arm: Arm, key: str) -> str:
