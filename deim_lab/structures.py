@@ -7,7 +7,7 @@ images and all decoder levels at once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -197,6 +197,13 @@ class Batch:
     def mixed(self) -> bool:
         """Whether MixUp was applied: to all images, or to none."""
         return any("mixup" in names for names in self.applied)
+
+    def shares(self, names: Iterable[str]) -> dict[str, float]:
+        """Operation → share of the images that went through it."""
+        return {
+            name: sum(name in applied for applied in self.applied) / len(self.applied)
+            for name in names
+        }
 
     def pin_memory(self) -> Batch:
         """The batch in page-locked memory, from where the copy to the GPU needn't be waited for."""

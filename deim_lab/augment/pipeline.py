@@ -1,5 +1,7 @@
 """Phase → what happens to an image and to a batch: the one order of augmentations that training and
 the density figure share.
+
+``augment.extra`` names augmentations of your own, entries of ``augment.OPERATIONS``.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from deim_lab.augment import mixup, single
 from deim_lab.augment.mosaic import Mosaic, SceneSource
 from deim_lab.augment.single import coin
 from deim_lab.config import AugmentConfig
+from deim_lab.config.entries import OPERATIONS
+from deim_lab.errors import ConfigError
 from deim_lab.schedule import Phase, multiscale_sizes
 from deim_lab.structures import Batch, Scene, Targets
 
@@ -64,8 +68,11 @@ class Pipeline:
             [scene.image_id for scene in scenes],
         )
         images, targets, mixed = self.mix(images, targets, phase, batch_generator)
+        of_batch: tuple[str, ...] = ("mixup",) if mixed else ()
+        for name in self._extra("batch", phase, batch_generator):
+            images, targets = self._mixed_by(name, images, targets, batch_generator)
+            of_batch += (name,)
         images = self.multiscale(images, phase, batch_generator)
-        of_batch = ("mixup",) if mixed else ()
         return Batch(images, targets, tuple(scene.applied + of_batch for scene in scenes))
 
     def compose(self, source: SceneSource, index: int, phase: Phase, generator: Generator) -> Scene:
@@ -75,10 +82,14 @@ class Pipeline:
         mosaic = phase is Phase.DENSE and coin(self.augment.mosaic_prob, generator)
         plan = self.plan(phase, mosaic=mosaic)
         scene = self._mosaic(source, index, generator) if mosaic else source[index]
+        extra = self._extra("image", phase, generator)
+        for name in extra:
+            scene = self._changed_by(name, scene, generator)
         for name in plan:
             if name != "mosaic":
                 scene = self._singles[name](scene, generator)
-        return replace(scene, applied=plan)
+        start = int(mosaic)  # added operations come right after Mosaic
+        return replace(scene, applied=(*plan[:start], *extra, *plan[start:]))
 
     def mix(
         self, images: Tensor, targets: Targets, phase: Phase, generator: Generator
@@ -115,6 +126,43 @@ class Pipeline:
             if size_hw == tuple(images.shape[-2:])
             else torch.nn.functional.interpolate(images, size=size_hw)
         )
+
+    def _extra(self, of: str, phase: Phase, generator: Generator) -> tuple[str, ...]:
+        """The operations of ``augment.extra`` whose coin falls, in their order.
+
+        No coin is tossed for an operation that is off in this phase.
+        """
+        names = []
+        for name in self.augment.extra:
+            entry = OPERATIONS[name]
+            if entry.of != of or phase not in entry.phases:
+                continue
+            prob = entry.prob if self.augment.extra_prob is None else self.augment.extra_prob
+            if coin(prob, generator):
+                names.append(name)
+        return tuple(names)
+
+    def _changed_by(self, name: str, scene: Scene, generator: Generator) -> Scene:
+        """The scene after an added operation, checked."""
+        changed = OPERATIONS.callable(name)(scene, generator)
+        if not isinstance(changed, Scene) or len(changed.boxes_xyxy) != len(changed.labels):
+            raise ConfigError(
+                f"augment.OPERATIONS[{name!r}] returned {type(changed).__name__}. Expected a Scene "
+                f"with one label for each box."
+            )
+        return changed
+
+    def _mixed_by(
+        self, name: str, images: Tensor, targets: Targets, generator: Generator
+    ) -> tuple[Tensor, Targets]:
+        """The batch after an added operation, checked."""
+        mixed = OPERATIONS.callable(name)(images, targets, generator)
+        if not isinstance(mixed, tuple) or len(mixed) != 2 or mixed[0].shape != images.shape:
+            raise ConfigError(
+                f"augment.OPERATIONS[{name!r}] returned {type(mixed).__name__}. Expected images of "
+                f"the shape {list(images.shape)} and Targets."
+            )
+        return mixed[0], mixed[1]
 
     @cached_property
     def _mosaic(self) -> Mosaic:

@@ -25,6 +25,7 @@ from deim_lab.errors import ConfigError, nearest
 Json = Any
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
+_PHASES = ("warm_up", "dense", "plain", "clean")  # by ``schedule.Phase``'s values
 _COLOUR = re.compile(r"#[0-9A-Fa-f]{6}")
 
 
@@ -132,6 +133,38 @@ class Kind(Entry):
             )
         if self.query_groups and self.argument is None:
             raise ConfigError("Kind: query_groups needs argument=(least, largest)")
+
+
+@dataclass(frozen=True)
+class Operation(Entry):
+    """An augmentation, as ``augment.OPERATIONS`` holds it. ``augment.extra`` turns it on.
+
+    With ``of="image"``, ``function(scene, generator)`` returns a ``Scene``: the image is uint8
+    ``[3, h, w]`` at its own size or a Mosaic, before the plain augmentations and the resizing. With
+    ``of="batch"``, ``function(images, targets, generator)`` returns float images ``[B, 3, H, W]``
+    in [0, 1] and ``Targets``, after MixUp. All randomness comes from ``generator``.
+
+    Attributes:
+        of: what the function changes, one image or the whole batch.
+        prob: probability where ``augment.extra_prob`` is None, in [0, 1].
+        phases: of the schedule in which it is on: ``warm_up``, ``dense``, ``plain``, ``clean``.
+    """
+
+    of: Literal["image", "batch"] = dataclasses.field(default="image", kw_only=True)
+    prob: float = dataclasses.field(default=0.5, kw_only=True)
+    phases: tuple[str, ...] = dataclasses.field(default=("dense",), kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.of not in ("image", "batch"):
+            raise ConfigError(f"Operation: of {self.of!r} is unknown; known: image, batch")
+        if not 0 <= self.prob <= 1:
+            raise ConfigError(f"Operation: prob {self.prob!r} is outside [0, 1]")
+        for phase in self.phases:
+            if phase not in _PHASES:
+                raise ConfigError(
+                    f"Operation: phase {phase!r} is unknown{nearest(phase, _PHASES)}; "
+                    f"known: {', '.join(_PHASES)}"
+                )
 
 
 @dataclass(frozen=True)
@@ -300,6 +333,16 @@ KINDS: Entries[Kind] = Entries(
     },
 )
 
+
+# The lab's two are turned on by augment.mosaic_prob and augment.mixup_prob, not by augment.extra.
+OPERATIONS: Entries[Operation] = Entries(
+    "augmentation",
+    "augment.OPERATIONS",
+    {
+        "mosaic": Operation(None, label="Mosaic"),
+        "mixup": Operation(None, label="MixUp", of="batch"),
+    },
+)
 
 # COCO's twelve numbers, in its order.
 COCO_METRICS = (

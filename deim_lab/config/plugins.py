@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deim_lab.config.entries import CLASSIFICATION, KINDS, VALIDATION, Entries, Source
+from deim_lab.config.entries import CLASSIFICATION, KINDS, OPERATIONS, VALIDATION, Entries, Source
 from deim_lab.errors import ConfigError
 from deim_lab.host.files import nearest_beside
 
@@ -39,6 +39,7 @@ class _Table:
 TABLES = [
     _Table(CLASSIFICATION, lambda config: [config.loss.classification]),
     _Table(KINDS, lambda config: [config.match.name]),
+    _Table(OPERATIONS, lambda config: config.augment.extra),
     _Table(VALIDATION, lambda config: list(VALIDATION), identifies=False),
 ]
 

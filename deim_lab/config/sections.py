@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from deim_lab.config.entries import CLASSIFICATION, KINDS, Term
+from deim_lab.config.entries import CLASSIFICATION, KINDS, OPERATIONS, Term
 from deim_lab.config.values import at_least, check_device, ordered, positive, within
 from deim_lab.errors import ConfigError, nearest
 
@@ -262,6 +262,9 @@ class AugmentConfig:
     zoom_out_max: float = 4.0  # largest side ratio, ≥ 1
     iou_crop_prob: float = 0.8
     flip_prob: float = 0.5
+    extra: tuple[str, ...] = ()  # names of augment.OPERATIONS that you added, in their order
+    # probability of each of augment.extra, a sample or batch; None: the entry's own
+    extra_prob: float | None = None
     min_box_px: float = 1.0  # smaller boxes are dropped after a transform
     # times the base size stands among the multi-scale sizes; None: one fixed size
     multiscale_repeat: int | None = None
@@ -276,6 +279,21 @@ class AugmentConfig:
             "flip_prob",
         ):
             within(f"augment.{name}", getattr(self, name), 0, 1)
+        for name in self.extra:
+            OPERATIONS.check("augment.extra", name)
+            if not OPERATIONS.is_added(name):
+                raise ConfigError(
+                    f"augment.extra: {name!r} is part of the lab; augment.{name}_prob turns it on"
+                )
+            if self.extra.count(name) > 1:
+                raise ConfigError(f"augment.extra: {name!r} stands twice")
+        if self.extra_prob is not None:
+            within("augment.extra_prob", self.extra_prob, 0, 1)
+            if not self.extra:
+                raise ConfigError(
+                    f"augment.extra_prob {self.extra_prob} would have no effect: augment.extra is "
+                    f"empty"
+                )
         at_least("augment.zoom_out_max", self.zoom_out_max, 1)
         at_least("augment.min_box_px", self.min_box_px, 0)
         within("augment.mosaic_translate", self.mosaic_translate, 0, 1)

@@ -48,8 +48,10 @@ def phases_of(table: pd.DataFrame) -> list[str]:
 
 
 def is_dense(table: pd.DataFrame) -> bool:
-    """Whether Mosaic or MixUp was ever on."""
-    shares = (rows_of(table, "train", name)[name] for name in ("mosaic_share", "mixup_share"))
+    """Whether Mosaic, MixUp or an added augmentation was ever on."""
+    applied = [str(name) for name in table if str(name).startswith("applied/")]
+    names = ("mosaic_share", "mixup_share", *applied)
+    shares = (rows_of(table, "train", name)[name] for name in names)
     return any(len(share) and share.max() > 0 for share in shares)
 
 

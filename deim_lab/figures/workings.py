@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from deim_lab import palette
+from deim_lab.config.entries import OPERATIONS
 from deim_lab.figures import style
 from deim_lab.figures.epochs import dots, finish, only, rows_of, shade
 
@@ -30,15 +31,20 @@ def workings(table: pd.DataFrame) -> Figure:
 
 def composition(table: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
     """Share of images that are Mosaics and of steps with MixUp, each epoch: outside the dense phase
-    both are 0.
+    both are 0. Added augmentations follow.
     """
     with style.context():
         fig, ax = style.canvas(ax)
         found = rows_of(table, "train", "mosaic_share")
-        for column, name, text in (
+        lines = [
             ("mosaic_share", "mosaic", "Mosaic, of the images"),
             ("mixup_share", "mixup", "MixUp, of the steps"),
-        ):
+            *(
+                (f"applied/{name}", name, f"{OPERATIONS.label(name)}, of the images")
+                for name in _further(found)
+            ),
+        ]
+        for column, name, text in lines:
             if column in found:
                 ax.plot(
                     found["epoch"] + 0.5,
@@ -57,9 +63,15 @@ def composition(table: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
         style.attach(
             fig,
             "composition",
-            only(found, ("epoch", "phase", "mosaic_share", "mixup_share")),
+            only(found, ("epoch", "phase", *(column for column, _, _ in lines))),
         )
         return fig
+
+
+def _further(found: pd.DataFrame) -> list[str]:
+    """Names of the added augmentations that a log has shares of."""
+    names = [str(name).removeprefix("applied/") for name in found if "applied/" in str(name)]
+    return [name for name in names if name not in ("mosaic", "mixup")]
 
 
 def stages(table: pd.DataFrame, *, ax: Axes | None = None) -> Figure:

@@ -22,9 +22,17 @@ Table = dict[str, NDArray[np.generic]]
 def variants(augment: AugmentConfig, *, certain: bool = False) -> dict[str, AugmentConfig]:
     """``plain``, ``mosaic``, ``mixup`` and ``both``, otherwise as ``augment``.
 
-    ``certain``: each is on for every image (what it does when its coin falls), not with the
-    probability of ``augment``.
+    Each name of ``augment.extra`` follows, alone. ``certain``: each is on for every image (what it
+    does when its coin falls), not with the probability of ``augment``.
     """
+    extra_prob = 1.0 if certain else augment.extra_prob
+    extra = {
+        name: replace(
+            augment, mosaic_prob=0.0, mixup_prob=0.0, extra=(name,), extra_prob=extra_prob
+        )
+        for name in augment.extra
+    }
+    augment = replace(augment, extra=(), extra_prob=None)
     mosaic, mix = (1.0, 1.0) if certain else (augment.mosaic_prob, augment.mixup_prob)
     return {
         name: replace(augment, mosaic_prob=mosaic_prob, mixup_prob=mixup_prob)
@@ -34,7 +42,7 @@ def variants(augment: AugmentConfig, *, certain: bool = False) -> dict[str, Augm
             ("mixup", 0.0, mix),
             ("both", mosaic, mix),
         )
-    }
+    } | extra
 
 
 def measure(

@@ -89,6 +89,8 @@ def batch(
         lr=lr,
         loss=losses["total"],
     )
+    names = ("mosaic", "mixup", *state.config.augment.extra)
+    tally.add_all(trained.shares(names), "applied")
     tally.add_all(losses, "loss")
     tally.add_matched_iou(table.matched_iou)
 

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
 from deim_lab.config import LossConfig, MatchConfig
-from deim_lab.config.entries import CLASSIFICATION, KINDS
+from deim_lab.config.entries import CLASSIFICATION, KINDS, OPERATIONS
 from deim_lab.study.ablation.arms import Arm, Comparison, Trial
 
 Json = Any
@@ -40,6 +40,7 @@ class Activity:
         mosaic_share: of the images of the whole run; ``mixup_share`` of its steps.
         lr_reached: highest learning rate over ``optim.lr``.
         classification: the loss, with its γ.
+        applied: share of the images of the whole run, of each added augmentation.
         doubts: why its factor can't have had an effect, in sentences; none: nothing speaks against
             it.
     """
@@ -53,6 +54,7 @@ class Activity:
     lr_reached: float
     classification: str
     matching: str
+    applied: dict[str, float] = field(default_factory=dict)
     doubts: tuple[str, ...] = ()
 
 
@@ -73,8 +75,20 @@ def activity(arm: Arm, comparison: Comparison) -> Activity:
         **{str(name): float(value) for name, value in measured.items()},
         classification=_loss_in_words(arm),
         matching=str(arm.flat["match.kind"]),
+        applied=_applied(arm),
         doubts=tuple(doubts(arm, comparison.baseline)),
     )
+
+
+def _applied(arm: Arm) -> dict[str, float]:
+    """Share of the images that each added augmentation changed, as the mean over the seeds."""
+    names = list(arm.flat.get("augment.extra") or ())
+    return {
+        name: float(
+            pd.Series([_column(t.epochs, f"applied/{name}").mean() for t in arm.trials]).mean()
+        )
+        for name in names
+    }
 
 
 def _loss_in_words(arm: Arm) -> str:
@@ -107,6 +121,7 @@ def doubts(arm: Arm, baseline: Arm) -> list[str]:
         *_learning_rate(arm),
         *_mixing(arm, baseline, _MOSAIC, "mosaic_share", "Mosaic"),
         *_mixing(arm, baseline, _MIXUP, "mixup_share", "MixUp"),
+        *_extra(arm),
         *(_phases(arm, baseline) or _dense_share(arm, baseline)),
         *_loss(arm, baseline),
         *_matching(arm),
@@ -148,6 +163,22 @@ def _mixing(arm: Arm, baseline: Arm, keys: tuple[str, ...], column: str, name: s
             f"baseline"
         ]
     return []
+
+
+def _extra(arm: Arm) -> list[str]:
+    """Added augmentations that an arm turns on and that never happened."""
+    if "augment.extra" not in arm.changes:
+        return []
+    doubts_of_it = []
+    for name in arm.flat["augment.extra"]:
+        share, label = _highest(arm, f"applied/{name}"), OPERATIONS.label(name)
+        if math.isnan(share):
+            doubts_of_it.append(
+                f"the log has no applied/{name}: nothing proves that {label} was on"
+            )
+        elif share == 0:
+            doubts_of_it.append(f"{label} was asked for (augment.extra) and never happened")
+    return doubts_of_it
 
 
 def _dense_share(arm: Arm, baseline: Arm) -> list[str]:

@@ -362,6 +362,7 @@ def proof(comparison: Comparison) -> pd.DataFrame:
                 "dense_epochs": of.dense_epochs,
                 "mosaic_share": of.mosaic_share,
                 "mixup_share": of.mixup_share,
+                **{f"applied/{name}": share for name, share in of.applied.items()},
                 "positives_per_image": of.positives_per_image,
                 "lr_reached": of.lr_reached,
                 "doubts": "; ".join(of.doubts),
