@@ -42,7 +42,7 @@ lint: $(READY)  ## ruff: rules and format
 format: $(READY)  ## format the code (notebooks are left as they are)
 	$(BIN)/ruff format .
 
-types: $(READY)  ## mypy
+types: $(READY)  ## mypy: package, benchmarks, tests
 	$(BIN)/python -m mypy
 
 check: lint types test  ## lint, types, tests: what CI runs

@@ -19,8 +19,8 @@ from torchvision.transforms import v2
 from deim_lab.augment import mixup, mosaic, single
 from deim_lab.augment.mosaic import Mosaic
 from deim_lab.augment.pipeline import generator_of
-from deim_lab.augment.single import Flip, IouCrop, Photometric, Resize, Sanitise, Scene, ZoomOut
-from deim_lab.structures import Targets
+from deim_lab.augment.single import Flip, IouCrop, Photometric, Resize, Sanitise, ZoomOut
+from deim_lab.structures import Scene, Targets
 
 REFERENCE = Path(__file__).parent / "reference"
 PALETTE = torch.tensor(
@@ -88,7 +88,8 @@ def apply_mosaic(scene: Scene, generator: torch.Generator) -> Scene:
     return Mosaic(tile_px=96)([scene, *others], 0, generator)
 
 
-OPERATIONS: dict[str, Callable[[Scene, torch.Generator], Scene]] = {
+Operation = Callable[[Scene, torch.Generator], Scene]
+OPERATIONS: dict[str, Operation] = {
     "zoom_out": ZoomOut(prob=1.0),
     "iou_crop": IouCrop(prob=1.0),
     "flip": Flip(prob=1.0),
@@ -96,6 +97,7 @@ OPERATIONS: dict[str, Callable[[Scene, torch.Generator], Scene]] = {
     "sanitise": Sanitise(),
     "mosaic": apply_mosaic,
 }
+ALL_OPERATIONS: dict[str, Operation] = {**OPERATIONS, "photometric": Photometric(prob=1.0)}
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -106,9 +108,9 @@ def test_boxes_follow_their_objects(name: str, seed: int) -> None:
     assert_boxes_on_their_colour(scene)
 
 
-@pytest.mark.parametrize("name", [*OPERATIONS, "photometric"])
+@pytest.mark.parametrize("name", ALL_OPERATIONS)
 def test_same_generator_same_output_and_the_global_state_is_left_alone(name: str) -> None:
-    operation = {**OPERATIONS, "photometric": Photometric(prob=1.0)}[name]
+    operation = ALL_OPERATIONS[name]
     scene, state = painted(120, 160, 6), torch.get_rng_state()
     kept = scene.image.clone()
     first, second = (operation(scene, generator_of(3)) for _ in range(2))
@@ -128,7 +130,7 @@ def test_same_generator_same_output_and_the_global_state_is_left_alone(name: str
 )
 @pytest.mark.parametrize("count", [0, 5])
 def test_without_pixels_the_boxes_are_the_same(name: str, count: int) -> None:
-    operation = {**OPERATIONS, "photometric": Photometric(prob=1.0)}[name]
+    operation = ALL_OPERATIONS[name]
     scene = painted(120, 160, count)
     whole, bare = (
         operation(scene, generator_of(5)),
@@ -166,7 +168,7 @@ def test_flip_twice_is_identity() -> None:
     "operation", [ZoomOut(prob=0.0), IouCrop(prob=0.0), Flip(prob=0.0), Photometric(prob=0.0)]
 )
 def test_probability_zero_does_nothing(
-    operation: Callable[[Scene, torch.Generator], Scene],
+    operation: Operation,
 ) -> None:
     scene = painted(50, 70, 5)
     assert all(operation(scene, generator_of(seed)) is scene for seed in range(20))
@@ -227,10 +229,10 @@ def test_iou_crop_draws_as_torchvision_does() -> None:
 
     def summary(areas: list[int], counts: list[int]) -> list[float]:
         return [
-            np.mean([area == 60000 for area in areas]),
-            np.mean(areas) / 60000,
-            np.std(areas) / 60000,
-            np.mean(counts) / 8,
+            float(np.mean([area == 60000 for area in areas])),
+            float(np.mean(areas)) / 60000,
+            float(np.std(areas)) / 60000,
+            float(np.mean(counts)) / 8,
         ]
 
     found = summary([item.image[0].numel() for item in ours], [len(item.labels) for item in ours])

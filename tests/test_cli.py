@@ -392,11 +392,11 @@ def test_classes_in_another_order_than_their_ids_are_predicted_by_name(
     )
     assert_same_by_class(one, other)
     one, other = (pd.read_csv(tmp_path / name / "detections.csv") for name in ("one", "other"))
-    names = [
+    classes = [
         table.groupby("category_id")["category"].unique().map(list).to_dict()
         for table in (one, other)
     ]
-    assert names[0] == names[1]
+    assert classes[0] == classes[1]
 
 
 def test_prediction_of_a_folder_with_a_broken_file(

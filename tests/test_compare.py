@@ -332,9 +332,8 @@ def test_a_sweep_names_its_own_arms_and_counts_what_failed(tmp_path: Path) -> No
         ["on", 2, "pending"],
     ]
     assert table["error"][0] == "RuntimeError: no luck"
-    assert ablation.summary(found).set_index("arm").loc[
-        "on", ["seeds", "failed", "unfinished"]
-    ].tolist() == [1, 1, 1]
+    row: Any = ablation.summary(found).set_index("arm").loc["on"]
+    assert row[["seeds", "failed", "unfinished"]].tolist() == [1, 1, 1]
     assert any("1 failed, 1 pending" in sentence for sentence in ablation.verdicts(found))
     assert gone.folder.name not in {trial.run for arm in found.arms for trial in arm.trials}
     assert len(ablation.read(tmp_path, False).arms) == 3  # the runs themselves
@@ -671,7 +670,7 @@ def test_a_change_without_effect_is_found(
     proof = ablation.proof(
         ablation.read(tmp_path, baseline=ablation.read(tmp_path).baseline.name)
     ).set_index("arm")
-    assert said in proof.loc[other.name, "doubts"]
+    assert said in proof["doubts"].loc[other.name]
 
 
 def test_lengths_of_phases_that_differ_are_no_doubt_unless_the_phase_is_empty(
@@ -712,7 +711,9 @@ def test_weights_of_a_backbone_are_a_change_by_their_content(tmp_path: Path) -> 
                     own,
                     0,
                     0.4,
-                    weights=path and {"path": path, "sha256": content, "part": "backbone"},
+                    weights=None
+                    if path is None
+                    else {"path": path, "sha256": content, "part": "backbone"},
                 ),
                 "done",
             )
@@ -750,16 +751,16 @@ def test_summary_has_means_spread_and_the_paired_difference(tmp_path: Path) -> N
     grid(tmp_path, scores)
     table = ablation.summary(ablation.read(tmp_path)).set_index("arm")
     for arm, finals in scores.items():
-        assert table.loc[arm, ["AP", "AP_sd", "best_f1"]].tolist() == pytest.approx(
+        row: Any = table.loc[arm]
+        assert row[["AP", "AP_sd", "best_f1"]].tolist() == pytest.approx(
             [np.mean(finals), np.std(finals, ddof=1), 0.7]
         )
     expected = difference(dict(enumerate(scores["DEIM"])), dict(enumerate(scores["plain"])))
-    assert table.loc[
-        "DEIM", ["difference", "low", "high", "p", "smallest"]
-    ].tolist() == pytest.approx(
+    paired: Any = table.loc["DEIM"]
+    assert paired[["difference", "low", "high", "p", "smallest"]].tolist() == pytest.approx(
         [expected.mean, expected.low, expected.high, expected.p, expected.smallest]
     )
-    assert math.isnan(table.loc["plain", "difference"])
+    assert math.isnan(table["difference"].loc["plain"])
     shown = ablation.readable(ablation.summary(ablation.read(tmp_path))).set_index("arm")
     assert shown.loc["DEIM", "AP"] == "0.563 ± 0.015"
     assert shown["in words"].to_dict() == {
@@ -840,8 +841,9 @@ def test_epochs_to_reach_are_counted_at_evaluations_and_may_be_never(tmp_path: P
     ]
     assert table["epochs_to_reach"].fillna(-1).tolist() == [4, 2, 2, -1, 3]
     per_arm = ablation.reached(found).set_index("arm")
-    assert per_arm.loc["DEIM", ["reached", "mean"]].tolist() == [2, 2.5]
-    assert math.isnan(per_arm.loc["DEIM", "speedup"])
+    row: Any = per_arm.loc["DEIM"]
+    assert row[["reached", "mean"]].tolist() == [2, 2.5]
+    assert math.isnan(row["speedup"])
     assert any(
         "with 2 of 3 seeds only, those after 2.5 of 4 epochs" in sentence
         for sentence in ablation.verdicts(found)

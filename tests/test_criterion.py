@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -293,6 +294,7 @@ def test_any_batch_has_the_same_terms_all_finite_and_all_outputs_in_the_graph(
         assert leaf is not None
         assert leaf.grad is not None
         assert leaf.grad.isfinite().all()
+    assert output.matching.logits.grad is not None
     assert (output.matching.logits.grad.abs().sum((1, 2, 3)) > 0).all()
     assert table.unmatched_targets == sum(max(n - 12, 0) for n in counts)
 
@@ -315,17 +317,18 @@ def test_half_precision_outputs_and_autocast_give_single_precision_losses(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     states: list[bool] = []
+
+    def watched(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            states.append(torch.is_autocast_enabled("cpu"))
+            return function(*args, **options)
+
+        return call
+
     for room, name in ((terms, "l1"), (hungarian, "costs")):
-        function = getattr(room, name)
-        monkeypatch.setattr(
-            room,
-            name,
-            lambda *args, _of=function, **options: (
-                states.append(torch.is_autocast_enabled("cpu")),
-                _of(*args, **options),
-            )[1],
-        )
+        monkeypatch.setattr(room, name, watched(getattr(room, name)))
     output, targets = random_batch([3, 2])
+    assert output.matching.corners is not None
     rounded = replace(
         output,
         matching=replace(

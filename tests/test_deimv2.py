@@ -149,7 +149,7 @@ def test_forward_equals_the_official_one(size: str) -> None:
         single, single_deploy = model(images), model.deploy()(images)
         model.double()
         double_deploy = model.deploy()(images.double())
-        for layer in model.decoder.decoder.layers:
+        for layer in model.get_submodule("decoder.decoder.layers").children():
             layer.register_forward_hook(lambda _module, _inputs, output: layers.append(output))
         double = model(images.double())
         features = model.backbone(images.double())
@@ -336,15 +336,18 @@ def test_position_is_made_once_from_the_first_boxes() -> None:
 
 def test_the_shared_box_head_is_one_everywhere() -> None:
     model = build_detector(small(), 3)
+    assert isinstance(model.decoder, Deimv2Decoder)
     assert len(model.decoder.dec_bbox_head) == 3
     for form in (copy.deepcopy(model), model.deploy(), copy.deepcopy(model).double()):
         decoder = form.decoder
         assert isinstance(decoder, Deimv2Decoder)
         assert len({id(head) for head in decoder.dec_bbox_head}) == 1
-        assert len({decoder.dec_bbox_head[i].layers[2].weight.data_ptr() for i in range(3)}) == 1
+        weights = [decoder.get_parameter(f"dec_bbox_head.{i}.layers.2.weight") for i in range(3)]
+        assert len({weight.data_ptr() for weight in weights}) == 1
     names = [name for name, _ in model.named_parameters() if "dec_bbox_head" in name]
     assert {name.split(".")[2] for name in names} == {"0"}
     own = build_detector(small(model__share_box_head=False), 3)
+    assert isinstance(own.decoder, Deimv2Decoder)
     assert len({id(head) for head in own.decoder.dec_bbox_head}) == 3
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.numeric
 
 REFERENCE = Path(__file__).parent / "reference"
 CASES = json.loads((REFERENCE / "denoising.json").read_text(encoding="utf-8"))
-OPTIONS = {
+OPTIONS: dict[str, Any] = {
     "num_classes": 7,
     "num_queries": 5,
     "num_denoising": 10,

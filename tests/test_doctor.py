@@ -34,7 +34,8 @@ def make(
     """Images of 100×50 with the given (category, xywh) boxes."""
     generator = np.random.default_rng(seed)
     folder.mkdir(parents=True)
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for position, rows in enumerate(boxes):
         file_name = names.format(position)
         pixels = (

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from deim_lab.config import override
 from deim_lab.config.presets import preset
-from deim_lab.detections import Detections
+from deim_lab.detections import Detections, best
 from deim_lab.detector.detector import Detector, build_detector
 from deim_lab.errors import ConfigError, ExportError, MissingExtraError, WeightsError
 from deim_lab.inference import export
@@ -249,7 +249,7 @@ class Nudged(nn.Module):
 
     def forward(self, images: Tensor, sizes_wh: Tensor) -> tuple[Tensor, ...]:
         prediction = self.decoder(self.encoder(self.backbone(images)))
-        scores, labels, boxes_xyxy = export.best(prediction, sizes_wh, top_k=300)
+        scores, labels, boxes_xyxy = best(prediction, sizes_wh, top_k=300)
         return labels, boxes_xyxy + self.by, scores
 
 
@@ -316,7 +316,7 @@ def test_rows_are_matched_by_box_and_what_is_missing_or_too_many_is_found() -> N
 def test_a_model_that_overflows_is_refused(smoke: LoadedDetector, tmp_path: Path) -> None:
     broken = loaded_of("smoke")
     with torch.no_grad():
-        broken.model.decoder.enc_output.proj.weight.fill_(float("nan"))
+        broken.model.get_parameter("decoder.enc_output.proj.weight").fill_(float("nan"))
     with pytest.raises(ExportError, match="inf or NaN"):
         export_onnx(broken, tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())

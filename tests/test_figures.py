@@ -20,6 +20,7 @@ from deim_lab.config import override, presets
 from deim_lab.figures import density, schedule, style
 from deim_lab.schedule import Phase
 from deim_lab.study import density as measuring
+from drawn import bars, paper_figure, points, values, xs, ys
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +62,9 @@ def test_histogram_bars_hold_the_counts_of_the_table(rows: dict[str, np.ndarray]
 def test_the_mean_lines_and_bars_stand_at_the_means(rows: dict[str, np.ndarray]) -> None:
     means = measuring.means(rows)
     lines = density.histogram(rows, variants=("plain", "both")).axes[0].lines
-    assert [line.get_xdata()[0] for line in lines] == pytest.approx([means["plain"], means["both"]])
+    assert [xs(line)[0] for line in lines] == pytest.approx([means["plain"], means["both"]])
     fig = density.means(rows)
-    assert [bar.get_width() for bar in fig.axes[0].patches] == pytest.approx(list(means.values()))
+    assert [bar.get_width() for bar in bars(fig.axes[0])] == pytest.approx(list(means.values()))
     table = figures.numbers(fig)
     assert table["times_plain"].tolist() == pytest.approx(
         [value / means["plain"] for value in means.values()]
@@ -148,7 +149,7 @@ def test_mixture_agrees_with_the_pipeline_that_trains() -> None:
     scenes = [
         Scene(
             torch.zeros(3, 64, 64, dtype=torch.uint8),
-            _boxes(torch, 1 + index % 7),
+            torch.arange(1 + index % 7).float().mul(7)[:, None] + torch.tensor([0, 0, 12, 12]),
             torch.zeros(1 + index % 7, dtype=torch.int64),
             (index,),
         )
@@ -163,11 +164,6 @@ def test_mixture_agrees_with_the_pipeline_that_trains() -> None:
     )
     chance = density.mixture(apart, augment.mosaic_prob, augment.mixup_prob)
     assert together["targets"].mean() == pytest.approx(chance @ np.arange(len(chance)), rel=0.06)
-
-
-def _boxes(torch: object, count: int) -> object:
-    low = torch.arange(count).float().mul(7)[:, None].repeat(1, 2)  # type: ignore[attr-defined]
-    return torch.cat([low, low + 12], dim=1)  # type: ignore[attr-defined]
 
 
 def test_mixture_refuses_what_it_can_not_mix(rows: dict[str, np.ndarray]) -> None:
@@ -232,8 +228,8 @@ def test_the_timeline_draws_the_schedule_itself(name: str, steps: int) -> None:
     config = presets.preset(name)
     plan = schedules.build(config, steps)
     fig = schedule.timeline(plan, config.augment)
-    line = max(fig.axes[0].lines, key=lambda item: len(item.get_xdata()))
-    for epoch, factor in zip(line.get_xdata(), line.get_ydata(), strict=True):
+    line = max(fig.axes[0].lines, key=lambda item: len(xs(item)))
+    for epoch, factor in points(line):
         assert factor == plan.lr_factor(round(epoch * steps))
     found = list(schedule.spans(plan))
     assert found[0][1] == 0
@@ -333,7 +329,7 @@ def test_the_style_ends_with_the_figure(rows: dict[str, np.ndarray]) -> None:
 
 def test_no_pyplot_and_no_figure_is_kept(rows: dict[str, np.ndarray]) -> None:
     had_pyplot = "matplotlib.pyplot" in sys.modules
-    density.means(rows)._repr_png_()
+    paper_figure(density.means(rows))._repr_png_()
     assert ("matplotlib.pyplot" in sys.modules) == had_pyplot
     gc.collect()
     before = sum(type(item) is style.PaperFigure for item in gc.get_objects())
@@ -344,7 +340,9 @@ def test_no_pyplot_and_no_figure_is_kept(rows: dict[str, np.ndarray]) -> None:
 
 
 def test_a_figure_shows_itself_in_a_notebook(rows: dict[str, np.ndarray]) -> None:
-    shown, size = density.means(rows)._repr_png_()
+    both = paper_figure(density.means(rows))._repr_png_()
+    assert both is not None
+    shown, size = both
     assert shown.startswith(b"\x89PNG")
     assert len(shown) < 100_000
     assert size["width"] > 300
@@ -439,10 +437,10 @@ def log() -> pd.DataFrame:
 def test_curves_hold_the_scores_of_the_log(log: pd.DataFrame) -> None:
     fig = figures.training.average_precision(log)
     lines = {line.get_label(): line for line in fig.axes[0].lines}
-    assert lines["AP"].get_xdata().tolist() == [2, 4, 6]
-    assert lines["AP"].get_ydata().tolist() == [0.1, 0.5, 0.4]
+    assert xs(lines["AP"]).tolist() == [2, 4, 6]
+    assert ys(lines["AP"]).tolist() == [0.1, 0.5, 0.4]
     ring = [line for line in fig.axes[0].lines if line.get_markerfacecolor() == "none"]
-    assert (ring[0].get_xdata()[0], ring[0].get_ydata()[0]) == (4, 0.5)  # the best, not the last
+    assert (xs(ring[0])[0], ys(ring[0])[0]) == (4, 0.5)  # the best, not the last
     assert "0.500" in [text.get_text() for text in fig.axes[0].texts]
 
 
@@ -453,12 +451,12 @@ def test_loss_terms_are_summed_over_levels_and_denoising_is_one(log: pd.DataFram
     assert found["denoising"].tolist() == [7.0] * 6
     lines = {line.get_label(): line for line in figures.training.loss_terms(log).axes[0].lines}
     assert set(lines) == {"class", "l1", "denoising"}
-    assert lines["class"].get_ydata().tolist() == found["class"].tolist()
+    assert ys(lines["class"]).tolist() == found["class"].tolist()
 
 
 def test_the_iou_heatmap_holds_the_share_of_each_bin(log: pd.DataFrame) -> None:
     fig = figures.training.iou_histogram(log)
-    share = np.asarray(fig.axes[0].collections[0].get_array()).reshape(20, 6)
+    share = values(fig.axes[0].collections[0]).reshape(20, 6)
     assert share.sum(0) == pytest.approx(np.ones(6))
     for epoch in range(6):
         assert share[epoch, epoch] == pytest.approx(8 / 27)
@@ -469,16 +467,14 @@ def test_two_runs_side_by_side(log: pd.DataFrame) -> None:
     plain = log.assign(mosaic_share=0.0, targets_per_image=3.0, AP=log["AP"] / 2)
     fig = figures.training.side_by_side({"plain D-FINE": plain, "DEIM": log})
     scores, targets = fig.axes[0].lines, fig.axes[1].lines
-    assert scores[0].get_ydata().tolist() == [0.05, 0.25, 0.2]
-    assert scores[1].get_ydata().tolist() == [0.1, 0.5, 0.4]
+    assert ys(scores[0]).tolist() == [0.05, 0.25, 0.2]
+    assert ys(scores[1]).tolist() == [0.1, 0.5, 0.4]
     assert [line.get_color() for line in scores[:2]] == [
         style.COLOURS["plain"],
         style.COLOURS["dense"],
     ]
-    assert targets[1].get_ydata().tolist() == [3, 9, 9, 3, 3, 3]
-    shaded = [
-        patch for patch in fig.axes[1].patches if patch.get_x() == 1 and patch.get_width() == 2
-    ]
+    assert ys(targets[1]).tolist() == [3, 9, 9, 3, 3, 3]
+    shaded = [patch for patch in bars(fig.axes[1]) if patch.get_x() == 1 and patch.get_width() == 2]
     assert len(shaded) == 1  # where the dense arm was dense, once
     assert set(figures.numbers(fig)["arm"]) == {"plain D-FINE", "DEIM"}
 
@@ -492,7 +488,7 @@ def test_a_plain_run_is_not_shaded_as_dense(log: pd.DataFrame) -> None:
 def test_a_run_that_has_just_begun_draws_empty_panels(log: pd.DataFrame) -> None:
     for table in (pd.DataFrame(), log.iloc[:1]):
         for draw in (figures.training.curves, figures.training.iou_histogram):
-            assert draw(table)._repr_png_() is not None
+            assert paper_figure(draw(table))._repr_png_() is not None
     assert any(
         "nothing logged" in text.get_text()
         for text in figures.training.curves(pd.DataFrame()).axes[0].texts

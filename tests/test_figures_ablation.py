@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 
 from deim_lab import figures
 from deim_lab.figures import ablation, style
+from drawn import dots, xs, ys
 
 GREY = "#8a8a8a"
 
@@ -94,29 +96,23 @@ def test_differences_stand_where_the_table_says(
         "DEIM",
     ]  # from below
     intervals = {
-        round(line.get_ydata()[0]): line
+        round(ys(line)[0]): line
         for line in ax.lines
-        if len(line.get_xdata()) == 2
-        and line.get_linestyle() == "-"
-        and line.get_ydata()[0] == line.get_ydata()[1]
+        if len(xs(line)) == 2 and line.get_linestyle() == "-" and ys(line)[0] == ys(line)[1]
     }
-    assert {place: tuple(line.get_xdata()) for place, line in intervals.items()} == {
+    assert {place: tuple(xs(line)) for place, line in intervals.items()} == {
         1: (0.01, 0.03),
         2: (-0.02, 0.04),
         3: (0.01, 0.05),
     }
-    means = {line.get_ydata()[0]: line for line in ax.lines if line.get_marker() == "s"}
-    assert {place: line.get_xdata()[0] for place, line in means.items()} == {
+    means = {ys(line)[0]: line for line in ax.lines if line.get_marker() == "s"}
+    assert {place: xs(line)[0] for place, line in means.items()} == {
         0: -0.01,
         1: 0.02,
         2: 0.01,
         3: 0.03,
     }
-    seeds = {
-        round(line.get_ydata()[0]): sorted(line.get_xdata())
-        for line in ax.lines
-        if line.get_marker() == "o"
-    }
+    seeds = {round(ys(line)[0]): sorted(xs(line)) for line in ax.lines if line.get_marker() == "o"}
     assert seeds[3] == pytest.approx([0.02, 0.04])
     assert seeds[0] == pytest.approx([-0.01])
     remarks = [text.get_text() for text in ax.texts]
@@ -127,7 +123,7 @@ def test_differences_stand_where_the_table_says(
 
 def test_only_what_is_sure_has_a_colour(summary: pd.DataFrame, per_run: pd.DataFrame) -> None:
     ax = ablation.differences(summary, per_run).axes[0]
-    means = {line.get_ydata()[0]: line for line in ax.lines if line.get_marker() == "s"}
+    means = {ys(line)[0]: line for line in ax.lines if line.get_marker() == "s"}
     colours = {place: to_hex(line.get_color()) for place, line in means.items()}
     assert colours[2] == colours[1] == colours[0] == GREY  # holds 0; not active; no interval
     assert colours[3] != GREY
@@ -174,16 +170,16 @@ def test_curves_are_means_with_the_range_of_the_seeds() -> None:
     fig = ablation.curves(pd.DataFrame(rows), target=0.35, baseline="plain")
     ax = fig.axes[0]
     lines = {
-        line.get_label(): list(line.get_ydata())
+        line.get_label(): list(ys(line))
         for line in ax.lines
-        if not line.get_label().startswith("_")
+        if not str(line.get_label()).startswith("_")
     }
     assert lines["plain (2 seeds)"] == pytest.approx([0.15, 0.25, 0.35])
     assert lines["DEIM (1 seed)"] == pytest.approx([0.2, 0.4, 0.6])
     assert len(ax.collections) == 1  # one seed has no band
-    heights = ax.collections[0].get_paths()[0].vertices[:, 1]
+    heights = np.asarray(ax.collections[0].get_paths()[0].vertices)[:, 1]
     assert (heights.min(), heights.max()) == pytest.approx((0.1, 0.4))
-    assert any(list(line.get_ydata()) == [0.35, 0.35] for line in ax.lines)
+    assert any(list(ys(line)) == [0.35, 0.35] for line in ax.lines)
     assert ax.texts[0].get_text() == "plain's end: 0.350"
     hollow = ablation.curves(pd.DataFrame(rows), left_out=["DEIM"]).axes[0].lines[1]
     assert (hollow.get_label(), hollow.get_markerfacecolor()) == (
@@ -198,7 +194,7 @@ def test_curves_leave_out_epochs_that_not_every_seed_has() -> None:
         for seed, last in ((0, 3), (1, 2))
         for epoch in range(1, last + 1)
     ]
-    assert list(ablation.curves(pd.DataFrame(rows)).axes[0].lines[0].get_xdata()) == [1, 2]
+    assert list(xs(ablation.curves(pd.DataFrame(rows)).axes[0].lines[0])) == [1, 2]
 
 
 def test_never_stands_apart_and_has_no_mean() -> None:
@@ -223,20 +219,18 @@ def test_never_stands_apart_and_has_no_mean() -> None:
         ]
     )
     ax = ablation.reaching(table).axes[0]
-    dots = {
-        round(line.get_ydata().mean()): sorted(line.get_xdata())
-        for line in ax.lines
-        if line.get_marker() == "o"
+    places = {
+        round(ys(line).mean()): sorted(xs(line)) for line in ax.lines if line.get_marker() == "o"
     }
-    assert dots[2] == [24, 30]
-    assert dots[1][0] == 12
-    assert dots[1][1] > 36
+    assert places[2] == [24, 30]
+    assert places[1][0] == 12
+    assert places[1][1] > 36
     texts = [text.get_text() for text in ax.texts]
     assert "never" in texts
     assert "27.0" in texts
     assert "12.0" not in texts  # a mean over those that did would flatter
     hollow = {
-        round(line.get_ydata().mean()): line.get_markerfacecolor()
+        round(ys(line).mean()): line.get_markerfacecolor()
         for line in ax.lines
         if line.get_marker() == "o"
     }
@@ -256,9 +250,9 @@ def test_gamma_curve_goes_through_the_means() -> None:
     )
     ax = ablation.gammas(table).axes[0]
     mean = next(line for line in ax.lines if line.get_marker() == "s")
-    assert mean.get_xdata().tolist() == [1.0, 1.5, 2.0]
-    assert mean.get_ydata().tolist() == pytest.approx([0.105, 0.155, 0.205])
-    assert len(ax.lines[0].get_xdata()) == 6
+    assert xs(mean).tolist() == [1.0, 1.5, 2.0]
+    assert ys(mean).tolist() == pytest.approx([0.105, 0.155, 0.205])
+    assert len(xs(ax.lines[0])) == 6
 
 
 def test_density_marks_runs_and_means_and_what_does_not_count() -> None:
@@ -277,10 +271,10 @@ def test_density_marks_runs_and_means_and_what_does_not_count() -> None:
     )
     ax = ablation.density(table).axes[0]
     small, large = ax.collections[0], ax.collections[1]
-    assert small.get_offsets().tolist() == [[3.0, 0.5], [4.0, 0.6]]
-    assert large.get_offsets().tolist() == [[3.5, pytest.approx(0.55)]]
-    assert len(ax.collections[3].get_facecolors()) == 0  # hollow
-    assert len(large.get_facecolors()) == 1
+    assert dots(small).tolist() == [[3.0, 0.5], [4.0, 0.6]]
+    assert dots(large).tolist() == [[3.5, pytest.approx(0.55)]]
+    assert len(np.asarray(ax.collections[3].get_facecolor())) == 0  # hollow
+    assert len(np.asarray(large.get_facecolor())) == 1
 
 
 def test_price_has_time_and_memory() -> None:
@@ -297,8 +291,8 @@ def test_price_has_time_and_memory() -> None:
         ]
     )
     left, right = ablation.price(table).axes
-    assert left.collections[1].get_offsets().tolist() == [[1.5, 0.5]]
-    assert right.collections[1].get_offsets().tolist() == [[500.0, 0.5]]
+    assert dots(left.collections[1]).tolist() == [[1.5, 0.5]]
+    assert dots(right.collections[1]).tolist() == [[500.0, 0.5]]
     unlogged = ablation.price(table.assign(peak_memory_mib=math.nan)).axes[1]
     assert [text.get_text() for text in unlogged.texts] == ["not in the log"]
 

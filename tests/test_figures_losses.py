@@ -6,12 +6,14 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from deim_lab import figures
 from deim_lab.figures import claims, losses, quality, surfaces
+from drawn import xs, ys
 
 P = losses.SCORES
 IOUS = (0.0, 0.05, 0.3, 0.5, 0.95, 1.0)
@@ -63,7 +65,7 @@ def test_minimum_is_the_least_point_of_the_curve() -> None:
     for kind in ("vfl", "mal"):
         found = losses.curve(kind, iou=0.6)
         assert float(losses.minimum(kind, 0.6)) == pytest.approx(
-            found["score"][found["loss"].idxmin()], abs=0.005
+            found["score"].iloc[found["loss"].argmin()], abs=0.005
         )
 
 
@@ -100,40 +102,34 @@ def test_numbers_at_a_glance() -> None:
     ],
 )
 def test_bad_input_is_named(arguments: dict[str, float | str], message: str) -> None:
-    given = {"kind": "mal", "score": 0.5, "iou": 0.5} | arguments
+    given: dict[str, Any] = {"kind": "mal", "score": 0.5, "iou": 0.5} | arguments
     with pytest.raises(ValueError, match=message):
-        losses.loss_and_gradient(**given)  # type: ignore[arg-type]
+        losses.loss_and_gradient(**given)
 
 
 def test_overview_draws_positives_above_and_negatives_below() -> None:
     fig = losses.overview(0.5, 1.5, alpha=0.5)
     drawn = [
-        {
-            line.get_label(): np.asarray(line.get_ydata())
-            for line in ax.lines
-            if len(line.get_xdata()) == losses.POINTS
-        }
+        {str(line.get_label()): ys(line) for line in ax.lines if len(xs(line)) == losses.POINTS}
         for ax in fig.axes
     ]
     assert [sorted(panel) for panel in drawn] == [["MAL", "VFL", "focal"]] * 4
     assert drawn[0]["MAL"] == pytest.approx(bce(P, 0.5**1.5))
     assert drawn[1]["VFL"] == pytest.approx(0.5 * (P - 0.5))
     assert drawn[3]["MAL"] == pytest.approx(0.5 * P**2.5)
-    dots = sorted(
-        float(line.get_xdata()[0])
+    marks = sorted(
+        float(xs(line)[0])
         for line in fig.axes[1].lines
-        if len(line.get_xdata()) == 1 and line.get_visible()
+        if len(xs(line)) == 1 and line.get_visible()
     )
-    assert dots == pytest.approx([0.5**1.5, 0.5, 1.0])
-    assert not [
-        line for line in fig.axes[3].lines if len(line.get_xdata()) == 1 and line.get_visible()
-    ]
+    assert marks == pytest.approx([0.5**1.5, 0.5, 1.0])
+    assert not [line for line in fig.axes[3].lines if len(xs(line)) == 1 and line.get_visible()]
 
 
 def test_the_paper_panels_show_both_ends() -> None:
     fig = losses.paper_panels((0.05, 0.95), 1.5)
     for ax, iou in zip(fig.axes, (0.05, 0.95), strict=True):
-        lines = {line.get_label(): np.asarray(line.get_ydata()) for line in ax.lines}
+        lines = {line.get_label(): ys(line) for line in ax.lines}
         assert lines["VFL"] == pytest.approx(iou * bce(P, iou))
         assert lines["MAL"] == pytest.approx(bce(P, iou**1.5))
 
@@ -142,13 +138,13 @@ def test_ratio_figure_dots_where_directions_differ() -> None:
     fig = losses.ratio((0.3,), 1.5)
     solid, dotted = fig.axes[0].lines[:2]
     score, opposite = (
-        np.asarray(dotted.get_xdata()),
-        np.isfinite(np.asarray(dotted.get_ydata(), dtype=float)),
+        xs(dotted),
+        np.isfinite(ys(dotted).astype(float)),
     )
     assert dotted.get_linestyle() == ":"
     assert score[opposite].min() == pytest.approx(0.3**1.5, abs=0.005)
     assert score[opposite].max() == pytest.approx(0.3, abs=0.006)
-    assert not (opposite & np.isfinite(np.asarray(solid.get_ydata(), dtype=float))).any()
+    assert not (opposite & np.isfinite(ys(solid).astype(float))).any()
 
 
 def test_gamma_panel_has_a_line_for_each_gamma() -> None:
@@ -157,20 +153,14 @@ def test_gamma_panel_has_a_line_for_each_gamma() -> None:
         f"γ = {gamma:g}" for gamma in (1.0, 1.3, 1.5, 1.8, 2.0, 2.5)
     ]
     for line, gamma in zip(fig.axes[0].lines, losses.GAMMAS, strict=True):
-        assert np.asarray(line.get_ydata()) == pytest.approx(
-            np.asarray(line.get_xdata()) ** gamma, abs=1e-9
-        )
-    assert np.asarray(fig.axes[2].lines[-1].get_ydata()) == pytest.approx(P**3.5)
+        assert ys(line) == pytest.approx(xs(line) ** gamma, abs=1e-9)
+    assert ys(fig.axes[2].lines[-1]) == pytest.approx(P**3.5)
 
 
 def test_minima_figure() -> None:
     lines = {line.get_label(): line for line in losses.minima((1.5, 2.0)).axes[0].lines}
-    assert np.asarray(lines["MAL, γ = 2"].get_ydata()) == pytest.approx(
-        np.linspace(0, 1, 101) ** 2, abs=1e-9
-    )
-    assert np.asarray(lines["VFL"].get_ydata())[1:] == pytest.approx(
-        np.linspace(0, 1, 101)[1:], abs=1e-9
-    )
+    assert ys(lines["MAL, γ = 2"]) == pytest.approx(np.linspace(0, 1, 101) ** 2, abs=1e-9)
+    assert ys(lines["VFL"])[1:] == pytest.approx(np.linspace(0, 1, 101)[1:], abs=1e-9)
 
 
 # --- surfaces
@@ -197,9 +187,7 @@ def test_surface_and_its_turning_twin_hold_the_same_function() -> None:
 def test_contours_draw_the_minimum() -> None:
     fig = surfaces.contours("loss", kinds=("mal",), gamma=1.5)
     line = fig.axes[0].lines[0]
-    assert np.asarray(line.get_xdata()) == pytest.approx(
-        np.asarray(line.get_ydata()) ** 1.5, abs=1e-9
-    )
+    assert xs(line) == pytest.approx(ys(line) ** 1.5, abs=1e-9)
     with pytest.raises(ValueError, match="did you mean 'gradient'"):
         surfaces.contours("gradients")
 
@@ -301,14 +289,14 @@ def test_matches_lie_under_the_curves() -> None:
         (histogram / histogram.sum()).tolist()
     )
     sizes = {line.get_label(): line for line in fig.axes[2].lines}
-    iou = np.asarray(sizes["VFL, p = 0.5"].get_xdata())
-    assert np.asarray(sizes["VFL, p = 0.5"].get_ydata()) == pytest.approx(iou * abs(0.5 - iou))
-    assert np.asarray(sizes["MAL, p = 0.1"].get_ydata()) == pytest.approx(abs(0.1 - iou**2))
+    iou = xs(sizes["VFL, p = 0.5"])
+    assert ys(sizes["VFL, p = 0.5"]) == pytest.approx(iou * abs(0.5 - iou))
+    assert ys(sizes["MAL, p = 0.1"]) == pytest.approx(abs(0.1 - iou**2))
     shown = {line.get_label(): line for line in fig.axes[1].lines}
     expected = (
         quality.share_of_gradient(histogram, gamma=2.0).query("kind == 'mal'")["share"].to_numpy()
     )
-    assert np.asarray(shown["MAL"].get_ydata()) == pytest.approx(expected)
+    assert ys(shown["MAL"]) == pytest.approx(expected)
 
 
 def curve_of(pairs: list[tuple[float, float]]) -> SimpleNamespace:
@@ -341,16 +329,12 @@ def test_f1_of_two_runs_side_by_side(tmp_path: Path) -> None:
     }
     fig = quality.f1_over_thresholds(curves, methods={"a": "mal", "b": "vfl"})
     assert [ax.get_title(loc="left") for ax in fig.axes] == ["a", "b"]
-    points = [
-        {
-            line.get_label(): (line.get_xdata()[0], line.get_ydata()[0])
-            for line in ax.lines
-            if len(line.get_xdata()) == 1
-        }
+    marks = [
+        {line.get_label(): (xs(line)[0], ys(line)[0]) for line in ax.lines if len(xs(line)) == 1}
         for ax in fig.axes
     ]
-    assert points[0] == {"0.500 at a fixed 0.5": (0.5, 0.5), "0.700 at its own 0.30": (0.3, 0.7)}
-    assert points[1] == {"0.650 at a fixed 0.5": (0.5, 0.65), "0.650 at its own 0.80": (0.8, 0.65)}
+    assert marks[0] == {"0.500 at a fixed 0.5": (0.5, 0.5), "0.700 at its own 0.30": (0.3, 0.7)}
+    assert marks[1] == {"0.650 at a fixed 0.5": (0.5, 0.65), "0.650 at its own 0.80": (0.8, 0.65)}
     assert quality.f1_table(curves)["f1_at_fixed"].tolist() == [0.5, 0.65]
     assert {path.suffix for path in figures.save(fig, tmp_path / "f1")} == {
         ".png",
@@ -369,7 +353,7 @@ def test_f1_steps_are_those_of_f1_at() -> None:
         for line in quality.f1_over_thresholds({"a": curve}).axes[0].lines
         if line.get_drawstyle() == "steps-pre"
     )
-    x, y = np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
+    x, y = xs(line), ys(line)
     for t in (0.05, 0.2, 0.45, 0.75):
         assert y[np.searchsorted(x, t)] == quality.f1_at(
             curve, t

@@ -8,10 +8,13 @@ import ipywidgets
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import Collection
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch, StepPatch
 
 from deim_lab import figures, widgets
 from deim_lab.figures import matching, style
+from drawn import bars, points, values, xs, ys
 
 IMAGE = np.zeros((40, 60, 3))
 LEVELS = ("encoder", "layer_0")
@@ -40,9 +43,16 @@ def pairs_table(shift: float = 0.0) -> pd.DataFrame:
     )
 
 
-def segments(collection: object) -> list[list[float]]:
+def segments(collection: Collection) -> list[list[float]]:
     """Corner boxes of a collection of outlines."""
-    return [[*path.vertices.min(0), *path.vertices.max(0)] for path in collection.get_paths()]  # type: ignore[attr-defined]
+    corners = [np.asarray(path.vertices) for path in collection.get_paths()]
+    return [[*path.min(0), *path.max(0)] for path in corners]
+
+
+def heights(patch: Patch) -> np.ndarray:
+    """Height of each step of a histogram."""
+    assert isinstance(patch, StepPatch)
+    return np.asarray(patch.get_data()[0])
 
 
 def test_cost_matrix_shows_parts_and_sum_with_the_assignment_marked() -> None:
@@ -56,10 +66,10 @@ def test_cost_matrix_shows_parts_and_sum_with_the_assignment_marked() -> None:
     assert [ax.get_title(loc="left") for ax in panels] == ["class", "L1", "−GIoU", "sum"]
     columns = [int(tick.get_text()) for tick in panels[0].get_xticklabels()]
     assert columns == [5, 3, 0, 1], "assigned queries by target, then the cheapest"
-    np.testing.assert_array_equal(panels[0].images[0].get_array(), costs["class"][:, columns])
-    np.testing.assert_array_equal(panels[3].images[0].get_array(), costs["class"][:, columns])
+    np.testing.assert_array_equal(values(panels[0].images[0]), costs["class"][:, columns])
+    np.testing.assert_array_equal(values(panels[3].images[0]), costs["class"][:, columns])
     (marks,) = panels[3].lines
-    assert set(zip(marks.get_xdata(), marks.get_ydata(), strict=True)) == {(1, 1), (0, 0)}
+    assert set(points(marks)) == {(1, 1), (0, 0)}
     table = figures.numbers(fig)
     assert set(
         zip(table[table["assigned"]]["query"], table[table["assigned"]]["target"], strict=True)
@@ -74,7 +84,7 @@ def test_pairs_are_drawn_where_they_are() -> None:
     assert segments(queries) == [[7, 5, 27, 25]]
     assert segments(missed) == [[30, 5, 50, 25]]
     np.testing.assert_array_equal(links.get_paths()[0].vertices, [[17, 15], [15, 15]])
-    np.testing.assert_allclose(queries.get_array(), [0.78])
+    np.testing.assert_allclose(values(queries), np.array([0.78]))
     assert fig.axes[0].get_title(loc="left") == "layer_0: IoU 0.78"
 
 
@@ -125,9 +135,9 @@ def test_iou_histogram_has_a_line_an_epoch_and_a_panel_a_level() -> None:
     a, b = fig.axes[:2]
     assert [ax.get_title(loc="left") for ax in (a, b)] == ["a", "b"]
     first, second = a.patches
-    np.testing.assert_allclose(first.get_data().values[[0, 9]], [2 / 3, 1 / 3])
-    assert second.get_data().values[5] == 1
-    assert b.patches[0].get_data().values[9] == 1, "an IoU of 1 is in the last bin"
+    np.testing.assert_allclose(heights(first)[[0, 9]], np.array([2 / 3, 1 / 3]))
+    assert heights(second)[5] == 1
+    assert heights(b.patches[0])[9] == 1, "an IoU of 1 is in the last bin"
     table = figures.numbers(fig)
     assert table["pairs"].sum() == len(pairs)
     many = pd.DataFrame({"epoch": np.arange(40), "level": "a", "iou": 0.5})
@@ -140,16 +150,16 @@ def test_shares_over_epochs_are_lines_of_their_levels() -> None:
     )
     changed = pd.DataFrame({"epoch": [1, 1], "level": ["a", "b"], "changed": [0.3, 0.2]})
     left, right = matching.quality_and_stability(low, changed).axes
-    assert {line.get_label(): list(line.get_ydata()) for line in left.lines} == {
+    assert {line.get_label(): list(ys(line)) for line in left.lines} == {
         "a": [0.9, 0.5],
         "b": [0.8, 0.4],
     }
-    assert {line.get_label(): list(line.get_ydata()) for line in right.lines} == {
+    assert {line.get_label(): list(ys(line)) for line in right.lines} == {
         "a": [0.3],
         "b": [0.2],
     }
     assert left.get_ylim() == (0, 1)
-    assert list(left.lines[0].get_xdata()) == [1, 2], (
+    assert list(xs(left.lines[0])) == [1, 2], (
         "the checkpoint of epoch 0 stands at 1, the epochs done"
     )
     assert right.get_xlim() == (1.5, 2.5)
@@ -170,8 +180,8 @@ def test_positives_are_bars_with_their_targets() -> None:
     )
     fig = matching.positives(counted)
     left, right = fig.axes
-    assert [bar.get_width() for bar in left.patches] == [3, 27, 12, 10]
-    assert [bar.get_width() for bar in right.patches] == [1, 9, 4, 1]
+    assert [bar.get_width() for bar in bars(left)] == [3, 27, 12, 10]
+    assert [bar.get_width() for bar in bars(right)] == [1, 9, 4, 1]
     assert [text.get_text() for text in left.texts] == [
         "3.0",
         "27.0  (9.0×)",
@@ -194,7 +204,7 @@ def test_growth_is_a_line_a_method(tmp_path: Path) -> None:
         }
     )
     fig = matching.growth(table)
-    assert {line.get_label(): list(line.get_ydata()) for line in fig.axes[0].lines} == {
+    assert {line.get_label(): list(ys(line)) for line in fig.axes[0].lines} == {
         "one-to-one": [1, 1],
         "SimOTA": [1.5, 6],
     }

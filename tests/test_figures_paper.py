@@ -10,11 +10,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
+from matplotlib.container import ErrorbarContainer
+from matplotlib.text import Annotation
 
 from deim_lab import figures
 from deim_lab.figures import paper
 from deim_lab.study.paper import reported
+from drawn import bars, points
 
 MINE = pd.DataFrame(
     [
@@ -56,12 +60,12 @@ def sizes() -> pd.DataFrame:
     return pd.concat([zoo, main[~main["model"].isin(zoo["model"])]], ignore_index=True)
 
 
-def drawn(ax: Axes, colour: str) -> set[tuple[float, float]]:
+def points_of(ax: Axes, colour: str) -> set[tuple[float, float]]:
     return {
-        (float(x), float(y))
+        point
         for line in ax.lines
         if to_hex(line.get_color()).upper() == colour
-        for x, y in zip(*line.get_data(), strict=True)
+        for point in points(line)
     }
 
 
@@ -73,21 +77,25 @@ def legend(ax: Axes) -> str:
 def test_reported_points_are_all_there_and_measured_ones_in_their_own_colour() -> None:
     main = reported.frame("main")
     left, right = paper.main(main, sizes(), MINE).axes
-    assert drawn(left, paper.REPORTED) == {
+    assert points_of(left, paper.REPORTED) == {
         (row.epochs, row.ap_percent) for row in reported.rows("main")
     }
-    assert drawn(left, paper.MEASURED) == {(24, 51.9)}
+    assert points_of(left, paper.MEASURED) == {(24, 51.9)}
     timed = {
         (row.latency_ms, row.ap_percent)
         for table in ("zoo", "main")
         for row in reported.rows(table)
         if row.latency_ms is not None
     }
-    assert drawn(right, paper.REPORTED) == timed
-    assert drawn(right, paper.MEASURED) == {(8.07, 51.9)}  # the published latency of DEIM-D-FINE-L
+    assert points_of(right, paper.REPORTED) == timed
+    assert points_of(right, paper.MEASURED) == {
+        (8.07, 51.9)
+    }  # the published latency of DEIM-D-FINE-L
     assert "measured here" in legend(left)
     assert {"DEIM-D-FINE, reported", "RT-DETRv2, reported"} <= set(legend(right).split("|"))
-    arrows = [text for text in left.texts if text.arrow_patch is not None]
+    arrows = [
+        text for text in left.texts if isinstance(text, Annotation) and text.arrow_patch is not None
+    ]
     assert {(text.xyann[0], text.xy[0]) for text in arrows} == {(72, 50)}
     assert len(arrows) == 2
 
@@ -95,7 +103,7 @@ def test_reported_points_are_all_there_and_measured_ones_in_their_own_colour() -
 def test_without_anything_measured_it_says_so() -> None:
     for ax in paper.main(reported.frame("main"), sizes(), MINE[:0]).axes:
         assert "nothing measured" in legend(ax)
-        assert drawn(ax, paper.MEASURED) == set()
+        assert points_of(ax, paper.MEASURED) == set()
     assert "measured" not in legend(paper.against_epochs(reported.frame("main")).axes[0])
 
 
@@ -113,12 +121,13 @@ def test_own_runs_have_a_panel_a_data_set_that_says_what_it_is() -> None:
         "bccd: 1 to 3 seeds, cpu",
         "toy: 1 seed, cpu",
     )
-    points = {
-        (float(x), float(y))
-        for bars in first.containers
-        for x, y in zip(*bars.lines[0].get_data(), strict=True)
+    means = {
+        point
+        for bar in first.containers
+        if isinstance(bar, ErrorbarContainer)
+        for point in points(bar.lines[0])
     }
-    assert points == {(12, 50), (36, 58), (36, 55)}
+    assert means == {(12, 50), (36, 58), (36, 55)}
     assert legend(first) == "cpu_demo|cpu_demo: loss.classification=vfl"
     many = pd.concat([RUNS.iloc[[2]].assign(differs=f"loss.gamma={value}") for value in range(12)])
     assert legend(paper.own_runs(many).axes[0]).endswith("… and 5 recipes more: see the table")
@@ -127,7 +136,7 @@ def test_own_runs_have_a_panel_a_data_set_that_says_what_it_is() -> None:
 
 def test_components_stand_on_what_is_before_them() -> None:
     fig = paper.components(reported.frame("ablation"))
-    tops = [bar.get_y() + bar.get_height() for bar in fig.axes[0].patches]
+    tops = [bar.get_y() + bar.get_height() for bar in bars(fig.axes[0])]
     assert tops == pytest.approx([54.0, 54.4, 54.7, 54.7])
     assert [text.get_text() for text in fig.axes[0].texts] == ["54.0", "+0.4", "+0.3", "54.7"]
     assert set(figures.numbers(fig)["kind"]) == {"reported"}
@@ -145,12 +154,14 @@ def test_the_zoo_keeps_published_and_measured_latency_on_two_axes() -> None:
     )
     fig = paper.zoo(sizes(), times, machine="a CPU")
     left, right = fig.axes
-    assert drawn(right, paper.MEASURED) == {(60, 43.0), (150, 49.0)}
-    assert drawn(left, paper.MEASURED) == drawn(right, paper.REPORTED) == set()
+    assert points_of(right, paper.MEASURED) == {(60, 43.0), (150, 49.0)}
+    assert points_of(left, paper.MEASURED) == points_of(right, paper.REPORTED) == set()
     assert "a CPU" in right.get_xlabel()
     assert "1 timed without a reported AP" in right.get_xlabel()
-    bars = right.collections[0].get_segments()
-    assert np.allclose(sorted(np.array(bars)[:, :, 0].tolist()), [[55, 70], [140, 190]])
+    (ranges,) = (item for item in right.collections if isinstance(item, LineCollection))
+    assert np.allclose(
+        sorted(np.array(ranges.get_segments())[:, :, 0].tolist()), [[55, 70], [140, 190]]
+    )
     assert (
         "no timed preset"
         in paper.zoo(sizes(), times.iloc[[2]], machine="a CPU").axes[1].texts[0].get_text()

@@ -14,6 +14,7 @@ from matplotlib.patches import Rectangle
 
 from deim_lab import figures
 from deim_lab.figures import detections, style, training
+from drawn import bars, paper_figure, values, ys
 
 NAMES = ["disc", "ring", "star"]
 
@@ -59,7 +60,7 @@ def boxes_of(ax: Any) -> list[Rectangle]:
 
 def test_composition_shows_when_mosaic_and_mixup_were_on(log: pd.DataFrame) -> None:
     fig = training.composition(log)
-    lines = {line.get_label(): line.get_ydata().tolist() for line in fig.axes[0].lines}
+    lines = {line.get_label(): ys(line).tolist() for line in fig.axes[0].lines}
     assert lines == {
         "Mosaic, of the images": [0.0, 0.48, 0.0],
         "MixUp, of the steps": [0.0, 0.55, 0.0],
@@ -69,10 +70,12 @@ def test_composition_shows_when_mosaic_and_mixup_were_on(log: pd.DataFrame) -> N
 
 def test_stages_stack_to_the_time_of_a_step(log: pd.DataFrame) -> None:
     fig = training.stages(log)
-    ends = {(bar.get_x(), round(bar.get_y() + bar.get_height(), 6)) for bar in fig.axes[0].patches}
+    ends = {(bar.get_x(), round(bar.get_y() + bar.get_height(), 6)) for bar in bars(fig.axes[0])}
     assert {(0, 90.0), (1, 120.0), (2, 150.0)} <= ends
     assert figures.numbers(fig)["forward_ms"].tolist() == pytest.approx([30, 60, 90])
-    labels = [text.get_text() for text in fig.axes[0].get_legend().get_texts()]
+    legend = fig.axes[0].get_legend()
+    assert legend is not None
+    labels = [text.get_text() for text in legend.get_texts()]
     assert labels == ["backward 42 %", "forward 50 %", "data 8 %"]  # from the top down, as stacked
 
 
@@ -91,7 +94,7 @@ def test_compared_runs_show_ap50_in_the_colour_of_their_ap(log: pd.DataFrame) ->
         [log, pd.DataFrame([{"kind": "val", "epoch": 2, "step": 30, "AP": 0.3, "AP50": 0.6}])]
     )
     ap, ap50 = training.side_by_side({"DEIM": scored}).axes[0].lines
-    assert (ap.get_ydata().tolist(), ap50.get_ydata().tolist()) == ([0.3], [0.6])
+    assert (ys(ap).tolist(), ys(ap50).tolist()) == ([0.3], [0.6])
     assert ap.get_color() == ap50.get_color() == style.COLOURS["dense"]
     assert (
         training.side_by_side({"DEIM": log}).axes[0].get_ylabel().startswith("AP")
@@ -118,9 +121,9 @@ def test_a_gallery_shows_each_image_with_its_boxes() -> None:
         NAMES,
     )
     first, second = fig.axes
-    assert first.images[0].get_array()[0, 0].tolist() == [200, 0, 0]
-    assert first.images[0].get_array().shape == (20, 30, 3)
-    assert [patch.get_bbox().extents.tolist() for patch in boxes_of(first)] == [
+    assert values(first.images[0])[0, 0].tolist() == [200, 0, 0]
+    assert values(first.images[0]).shape == (20, 30, 3)
+    assert [list(patch.get_bbox().extents) for patch in boxes_of(first)] == [
         [1, 2, 11, 12],
         [3, 4, 9, 16],
     ]
@@ -129,7 +132,8 @@ def test_a_gallery_shows_each_image_with_its_boxes() -> None:
     assert not boxes_of(second)
     table = figures.numbers(fig)
     assert table["name"].tolist() == ["disc", "star"]
-    assert table.loc[1, ["x0_px", "y0_px", "x1_px", "y1_px"]].tolist() == [3, 4, 9, 16]
+    second_box: Any = table.loc[1]
+    assert second_box[["x0_px", "y0_px", "x1_px", "y1_px"]].tolist() == [3, 4, 9, 16]
 
 
 def test_a_class_has_one_colour_in_all_images() -> None:
@@ -152,7 +156,8 @@ def test_colours_are_those_of_drawn_pictures() -> None:
             torch.tensor([0.9]), torch.tensor([label]), torch.tensor([[30.0, 40, 60, 70]])
         )
         picture = predict.draw(torch.zeros(3, 90, 90, dtype=torch.uint8), found, ["name"] * 12)
-        assert to_hex([value / 255 for value in picture.getpixel((60, 70))]) == tint.lower()
+        red, green, blue = np.asarray(picture)[70, 60] / 255
+        assert to_hex((red, green, blue)) == tint.lower()
 
 
 def test_a_crowd_is_named_by_a_legend() -> None:
@@ -172,8 +177,8 @@ def test_names_stay_inside_the_picture() -> None:
         NAMES,
     )
     top, below = fig.axes[0].texts
-    assert (top.get_va(), top.get_position()) == ("top", (0, 0))
-    assert (below.get_va(), below.get_position()) == ("bottom", (20, 50))
+    assert (top.get_verticalalignment(), top.get_position()) == ("top", (0, 0))
+    assert (below.get_verticalalignment(), below.get_position()) == ("bottom", (20, 50))
 
 
 def test_predictions_keep_what_reaches_the_threshold_best_on_top() -> None:
@@ -195,11 +200,12 @@ def test_predictions_keep_what_reaches_the_threshold_best_on_top() -> None:
 
 
 def test_photographs_are_shown_as_jpeg() -> None:
-    fig = detections.gallery(
-        [torch.zeros(3, 10, 10, dtype=torch.uint8)], [torch.zeros(0, 4)], [torch.zeros(0)], NAMES
-    )
+    image = torch.zeros(3, 10, 10, dtype=torch.uint8)
+    fig = paper_figure(detections.gallery([image], [torch.zeros(0, 4)], [torch.zeros(0)], NAMES))
     assert fig._repr_png_() is None
-    assert fig._repr_jpeg_()[0][:2] == b"\xff\xd8"
+    shown = fig._repr_jpeg_()
+    assert shown is not None
+    assert shown[0][:2] == b"\xff\xd8"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,9 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,9 +63,16 @@ class TestWhole:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         calls: list[str] = []
-        fsync, replace = os.fsync, os.replace
-        monkeypatch.setattr(os, "fsync", lambda fd: (calls.append("fsync"), fsync(fd))[1])
-        monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("replace"), replace(a, b))[1])
+
+        def noted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*args: Any) -> Any:
+                calls.append(name)
+                return function(*args)
+
+            return call
+
+        for name in ("fsync", "replace"):
+            monkeypatch.setattr(os, name, noted(name, getattr(os, name)))
         files.write_whole(tmp_path / "a.txt", "new")
         assert calls == ["fsync", "replace"]
 

@@ -177,8 +177,8 @@ def test_no_mask_over_all_groups_is_made(models: tuple[Detector, Detector]) -> N
         mask = kwargs.get("attn_mask")
         sides.append(0 if mask is None else len(mask))
 
-    for layer in models[1].decoder.decoder.layers:  # type: ignore[union-attr]
-        layer.self_attn.register_forward_pre_hook(note, with_kwargs=True)
+    for layer in models[1].get_submodule("decoder.decoder.layers").children():
+        layer.get_submodule("self_attn").register_forward_pre_hook(note, with_kwargs=True)
     output = trained(models[1])
     assert output.denoising is not None
     assert max(sides) == output.denoising.logits.shape[2] + Q

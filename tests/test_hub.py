@@ -6,8 +6,9 @@ import argparse
 import contextlib
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -95,15 +96,17 @@ def rtdetr(depth: int) -> Any:
     )
 
 
-BUILDERS = {
+BUILDERS: dict[str, Callable[[], Any]] = {
     "dfine_n": lambda: dfine("n"),
     "dfine_s": lambda: dfine("s"),
     "rtdetrv2_r18": lambda: rtdetr(18),
     "rtdetrv2_r50": lambda: rtdetr(50),
 }
 
+Model = TypeVar("Model", bound=nn.Module)
 
-def shaken(model: nn.Module) -> nn.Module:
+
+def shaken(model: Model) -> Model:
     """No tensor at its initial value, no two layers alike (transformers ties heads that start
     equal), magnitudes kept.
     """

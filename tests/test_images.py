@@ -5,6 +5,7 @@ error.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from deim_lab.data.images import decode
 from deim_lab.errors import DataError
 
 
-def save(folder: Path, image: Image.Image, name: str, **options: object) -> Path:
+def save(folder: Path, image: Image.Image, name: str, **options: Any) -> Path:
     path = folder / name
     image.save(path, **options)
     return path

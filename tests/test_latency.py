@@ -5,6 +5,7 @@ business, not a test's).
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,7 @@ def test_the_median_and_the_quantiles_are_those_of_the_clock(
             for tick in (1000.0 * number, 1000.0 * number + value)
         ]
     )
-    monkeypatch.setattr(latency.time, "perf_counter", lambda: next(ticks))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(ticks))
     found = measure(Watched(), size=(32, 32), repeats=5, warmup=0)
     assert found.median_ms == 3000.0
     assert found.low_ms == pytest.approx(1200.0)
@@ -155,7 +156,12 @@ def test_forms(smoke: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not smoke.deployed
     assert in_form(deployed, "deploy") is deployed
     compiled: list[nn.Module] = []
-    monkeypatch.setattr(torch, "compile", lambda model: compiled.append(model) or model)
+
+    def compile_(model: nn.Module) -> nn.Module:
+        compiled.append(model)
+        return model
+
+    monkeypatch.setattr(torch, "compile", compile_)
     assert in_form(deployed, "compiled") is deployed
     assert compiled == [deployed]
     assert FORMS == ("train", "deploy", "compiled")

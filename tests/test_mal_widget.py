@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.artist import Artist
@@ -26,6 +25,7 @@ from deim_lab.config import presets
 from deim_lab.data import coco
 from deim_lab.runs import Run
 from deim_lab.sweep.kernel import execute
+from drawn import xs, ys
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "02_mal_vs_vfl.ipynb"
 NUMBERS = re.compile(
@@ -55,19 +55,22 @@ def text_of(panel: widgets.Panel) -> str:
     return re.sub(r"<.*?>", "", panel.readout.value)
 
 
+def numbers_of(panel: widgets.Panel) -> tuple[str, ...]:
+    found = NUMBERS.search(text_of(panel))
+    assert found is not None
+    return found.groups()
+
+
 def test_the_numbers_follow_the_sliders() -> None:
     panel = panel_at(gamma=1.5, iou=0.05)
-    assert NUMBERS.search(text_of(panel)).groups() == (
-        "0.05",
-        f"{(0.1 - 0.05**1.5) / (0.05 * 0.05):.2f}",
-    )  # type: ignore[union-attr]
+    assert numbers_of(panel) == ("0.05", f"{(0.1 - 0.05**1.5) / (0.05 * 0.05):.2f}")
     assert rows_of(panel) == {
         "VFL": ["0.050", "0.0025", f"{0.75 * 0.1**3:.4f}"],
         "MAL": ["0.011", f"{0.1 - 0.05**1.5:.4f}", f"{0.1**2.5:.4f}"],
     }
     panel.sliders["gamma"].value = 2.0
     panel.sliders["iou"].value = 0.3
-    assert NUMBERS.search(text_of(panel)).groups() == ("0.30", f"{0.01 / (0.3 * -0.2):.2f}")  # type: ignore[union-attr]
+    assert numbers_of(panel) == ("0.30", f"{0.01 / (0.3 * -0.2):.2f}")
     assert rows_of(panel)["MAL"][0] == "0.090"
     panel.sliders["iou"].value = 0.0
     assert "inf times" in text_of(panel)  # a match of IoU 0 has no weight under VFL
@@ -78,18 +81,17 @@ def test_the_numbers_follow_the_sliders() -> None:
 def test_alpha_moves_the_negatives_of_mal_alone() -> None:
     panel = panel_at()
     lines = [
-        {line.get_label(): line for line in ax.lines if len(line.get_xdata()) > 2}
+        {line.get_label(): line for line in ax.lines if len(xs(line)) > 2}
         for ax in panel.figure.axes
     ]
     before = [
-        {name: np.asarray(line.get_ydata()).copy() for name, line in panel_lines.items()}
-        for panel_lines in lines
+        {name: ys(line).copy() for name, line in panel_lines.items()} for panel_lines in lines
     ]
     panel.sliders["alpha"].value = 0.4
     for place, panel_lines in enumerate(lines):
         for name, line in panel_lines.items():
             factor = 0.4 if place >= 2 and name == "MAL" else 1.0
-            assert np.asarray(line.get_ydata()) == pytest.approx(factor * before[place][name]), (
+            assert ys(line) == pytest.approx(factor * before[place][name]), (
                 place,
                 name,
             )
@@ -120,21 +122,19 @@ def test_the_twin_shows_the_same_setting() -> None:
     assert isinstance(twin, Figure)
     panel = panel_at(gamma=2.0, iou=0.3, alpha=0.5)
     for still, live in zip(twin.axes, panel.figure.axes, strict=True):
-        drawn = {
-            line.get_label(): np.asarray(line.get_ydata())
-            for line in live.lines
-            if line.get_visible()
-        }
+        drawn = {line.get_label(): ys(line) for line in live.lines if line.get_visible()}
         for line in still.lines:
             if line.get_label() in ("VFL", "MAL"):
-                assert np.asarray(line.get_ydata()) == pytest.approx(drawn[line.get_label()])
+                assert ys(line) == pytest.approx(drawn[line.get_label()])
 
 
 def _resident_mib() -> float:
     status = Path("/proc/self/status")
     if not status.exists():
         pytest.skip("resident memory is read from /proc")
-    return int(re.search(r"VmRSS:\s+(\d+)", status.read_text(encoding="utf-8")).group(1)) / 1024  # type: ignore[union-attr]
+    found = re.search(r"VmRSS:\s+(\d+)", status.read_text(encoding="utf-8"))
+    assert found is not None
+    return int(found.group(1)) / 1024
 
 
 @pytest.mark.slow

@@ -339,7 +339,7 @@ def test_the_package_gives_old_rooms_as_attributes(
         names, caught = user("import deim_lab\nx = deim_lab.former.nearest")
         assert names["x"] is importlib.import_module("deim_lab.errors").nearest
         assert [(item.filename, item.lineno) for item in caught] == [("user.py", 2)]
-        del sys.modules["deim_lab.former"], deim_lab.former  # type: ignore[attr-defined]
+        del sys.modules["deim_lab.former"], deim_lab.former
         _, caught = user("import deim_lab\nfrom deim_lab import former")
         assert [(item.filename, item.lineno) for item in caught] == [("user.py", 2)]
     finally:

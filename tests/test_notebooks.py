@@ -187,7 +187,9 @@ def test_01_says_what_it_measured(executed: Executed) -> None:
     assert (
         5 < float(ratio.group(1)) < 9
     )  # four tiles and two images, less what the affine map loses
-    assert "smoke" in re.search(r"matched: (.*)", said).group(1)  # type: ignore[union-attr]  # the run that 03 trained
+    matched = re.search(r"matched: (.*)", said)
+    assert matched is not None
+    assert "smoke" in matched.group(1)  # the run that 03 trained
     line = (
         r"(plain|dense): ([\d.]+) targets an image; matched at the last level ([\d.]+), in the "
         r"union of all \d levels ([\d.]+)"

@@ -100,8 +100,8 @@ def test_a_saved_state_goes_on_in_its_own_groups() -> None:
         for index, parameter in enumerate(model.parameters()):
             parameter.grad = torch.full_like(parameter, 2 - index)
         optimizer.step()
-    for mine, theirs in zip(second.parameters(), first.parameters(), strict=True):
-        assert torch.equal(mine, theirs)
+    for here, there in zip(second.parameters(), first.parameters(), strict=True):
+        assert torch.equal(here, there)
 
 
 def test_a_saved_state_of_more_stages_goes_on_without_them() -> None:
@@ -147,8 +147,8 @@ def test_ema_follows_the_official_trace_and_counts() -> None:
     ema = Ema(model, decay=trace["decay"], warmup_updates=trace["warmups"])
     for expected in trace["after_each_update"]:
         with torch.no_grad():
-            model.weight += 1
-            model.bias -= 0.5
+            model.weight.add_(1)
+            model.bias.sub_(0.5)
         ema.update(model)
         torch.testing.assert_close(
             ema.module.weight, torch.tensor(expected["weight"]), rtol=1e-5, atol=1e-6

@@ -8,6 +8,7 @@ import json
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from deim_lab.augment import mixup, single
 from deim_lab.augment.pipeline import Pipeline, generator_of
 from deim_lab.config import AugmentConfig
 from deim_lab.schedule import Phase, multiscale_sizes
-from deim_lab.structures import Scene, Targets
+from deim_lab.structures import Batch, Scene, Targets
 from deim_lab.study import density
 
 REFERENCE = json.loads(
@@ -70,11 +71,13 @@ def source(
     return items
 
 
-def build(input_size: tuple[int, int] = (64, 64), **values: object) -> Pipeline:
-    return Pipeline(augment=AugmentConfig(**values), input_size=input_size)  # type: ignore[arg-type]
+def build(input_size: tuple[int, int] = (64, 64), **values: Any) -> Pipeline:
+    return Pipeline(augment=AugmentConfig(**values), input_size=input_size)
 
 
-def batch_of(pipeline: Pipeline, items: list[Scene], phase: Phase, seed: int = 0, size: int = 6):
+def batch_of(
+    pipeline: Pipeline, items: list[Scene], phase: Phase, seed: int = 0, size: int = 6
+) -> Batch:
     indices = list(range(size))
     return pipeline.batch(
         items,

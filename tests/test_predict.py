@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,14 +15,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from deim_lab.config import override
+from deim_lab.config import Config, override
 from deim_lab.config.presets import preset
 from deim_lab.data import loader
 from deim_lab.data.coco import CocoDataset
 from deim_lab.detections import Detections, postprocess, to_coco
 from deim_lab.detector.detector import build_detector
 from deim_lab.errors import DataError, NonFiniteError
-from deim_lab.inference.predict import Predictor, draw, expand
+from deim_lab.inference.predict import Predictor, TorchEngine, draw, expand
 from deim_lab.structures import Prediction
 from deim_lab.weights.own import LoadedDetector
 from numeric import depth_of, float32_tolerance
@@ -29,7 +30,11 @@ from numeric import depth_of, float32_tolerance
 pytestmark = pytest.mark.numeric
 
 REFERENCE = Path(__file__).parent / "reference"
-CATEGORIES = [{"id": 3, "name": "cat"}, {"id": 17, "name": "dog"}, {"id": 90, "name": "cow"}]
+CATEGORIES: list[dict[str, Any]] = [
+    {"id": 3, "name": "cat"},
+    {"id": 17, "name": "dog"},
+    {"id": 90, "name": "cow"},
+]
 
 
 @pytest.mark.parametrize(
@@ -149,8 +154,14 @@ class Centre(nn.Module):
 CONFIG = override(preset("smoke"), {"data.input_size": [64, 96], "data.workers": 0})
 
 
-def predictor(**options: float) -> Predictor:
-    return Predictor(LoadedDetector(Centre(), CONFIG, CATEGORIES), **options)  # type: ignore[arg-type]
+def predictor(config: Config = CONFIG, **options: Any) -> Predictor:
+    model: Any = Centre()
+    return Predictor(LoadedDetector(model, config, CATEGORIES), **options)
+
+
+def model_of(own: Predictor) -> Any:
+    assert isinstance(own.engine, TorchEngine)
+    return own.engine.model
 
 
 @pytest.fixture
@@ -176,7 +187,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_folder_with_a_broken_file_gives_the_others_and_one_named_error(folder: Path) -> None:
     result = predictor(threshold=0.4, batch_size=2).predict(folder)
-    assert [item.path.name for item in result] == [
+    assert [item.path.name for item in result if item.path] == [
         "a_colour.jpg",
         "c_grey.png",
         "d_alpha.png",
@@ -251,10 +262,10 @@ def test_the_network_is_shown_what_evaluation_shows_it(folder: Path, tmp_path: P
         CONFIG, {"data.input_size": 32, "model.num_queries": 20}
     )  # smaller than the picture: antialiasing tells
     batch = next(iter(loader.eval_batches(CocoDataset.load(folder, tmp_path / "gt.json"), config)))
-    own = Predictor(LoadedDetector(Centre(), config, CATEGORIES))  # type: ignore[arg-type]
+    own = predictor(config)
     own.predict(folder / "a_colour.jpg")
-    assert own.engine.model.seen.shape == (1, 3, 32, 32)
-    assert torch.equal(own.engine.model.seen, batch.images)
+    assert model_of(own).seen.shape == (1, 3, 32, 32)
+    assert torch.equal(model_of(own).seen, batch.images)
 
 
 def test_a_real_detector_predicts_the_same_alone_and_in_a_batch(folder: Path) -> None:
@@ -262,6 +273,7 @@ def test_a_real_detector_predicts_the_same_alone_and_in_a_batch(folder: Path) ->
     loaded = LoadedDetector(build_detector("smoke", 3).eval(), preset("smoke"), CATEGORIES)
     together = Predictor(loaded, batch_size=8).predict(folder)
     for item in together:
+        assert item.path is not None
         alone = Predictor(loaded).predict(item.path).images[0]
         assert len(item) == 30 * 3
         torch.testing.assert_close(
@@ -275,7 +287,7 @@ def test_a_real_detector_predicts_the_same_alone_and_in_a_batch(folder: Path) ->
 
 def test_what_is_not_finite_is_named(folder: Path) -> None:
     own = predictor()
-    own.engine.model.forward = lambda images: Prediction(
+    model_of(own).forward = lambda images: Prediction(
         torch.full((len(images), 4, 3), math.nan), torch.rand(len(images), 4, 4)
     )
     with pytest.raises(NonFiniteError, match="logits are inf or NaN for images"):

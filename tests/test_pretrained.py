@@ -8,6 +8,7 @@ import hashlib
 import importlib
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ pytestmark = pytest.mark.numeric
 THREE = {"model.backbone_stages": [1, 2, 3], "model.decoder_points": [4, 4, 4]}
 
 
-def config(backbone: str, source: str | None = None, **more: Any) -> Config:
+def config(backbone: str, source: str | None = None, /, **more: Any) -> Config:
     return preset("smoke", {"model.backbone": backbone, "model.backbone_weights": source, **more})
 
 
@@ -150,8 +151,10 @@ def test_another_backbone_is_refused(change: Any, says: str, tmp_path: Path) -> 
     torch.save(change(build_backbone(chosen.model).state_dict()), tmp_path / "w.pth")
     model = build_detector(chosen, 3)
     before = {key: value.clone() for key, value in model.state_dict().items()}
+    found = read_backbone_weights(chosen.model)
+    assert found is not None
     with pytest.raises(WeightsError, match=says):
-        load_backbone_weights(model, read_backbone_weights(chosen.model))  # type: ignore[arg-type]
+        load_backbone_weights(model, found)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
@@ -334,8 +337,8 @@ def test_pictures_are_normalised_as_timms_model_was_trained() -> None:
     name, known = "tf_efficientnet_lite0", timm.get_pretrained_cfg("tf_efficientnet_lite0")
     assert tuple(known.mean) != (0.485, 0.456, 0.406)
     backbone = build_backbone(config(f"timm:{name}", **{"model.backbone_stages": [1, 2]}).model)
-    assert backbone.mean.flatten().tolist() == pytest.approx(known.mean)  # type: ignore[operator, union-attr]
-    assert backbone.std.flatten().tolist() == pytest.approx(known.std)  # type: ignore[operator, union-attr]
+    assert backbone.get_buffer("mean").flatten().tolist() == pytest.approx(known.mean)
+    assert backbone.get_buffer("std").flatten().tolist() == pytest.approx(known.std)
 
 
 def test_weights_of_timm_for_its_own_model(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -454,7 +457,9 @@ def test_lite0_freezes_and_trains() -> None:
         config("lite0", **{"model.freeze_backbone_norm": True, "model.freeze_stem": True}), 3
     ).backbone
     assert not any(isinstance(module, nn.BatchNorm2d) for module in frozen.modules())
-    assert not any(parameter.requires_grad for parameter in frozen.stem.parameters())  # type: ignore[union-attr]
+    assert not any(
+        parameter.requires_grad for parameter in frozen.get_submodule("stem").parameters()
+    )
     free = build_detector(config("lite0"), 3).backbone
     assert all(parameter.requires_grad for parameter in free.parameters())
     assert (frozen.channels, frozen.strides) == ((40, 112), (8, 16))
@@ -507,13 +512,16 @@ def test_training_starts_from_them(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []
+
+    def noted(name: str, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def call(path: Any) -> Any:
+            calls.append(name)
+            return function(path)
+
+        return call
+
     for name in ("read_state", "fingerprint_of"):
-        real = getattr(backbone_weights, name)
-        monkeypatch.setattr(
-            backbone_weights,
-            name,
-            lambda path, name=name, real=real: (calls.append(name), real(path))[1],
-        )
+        monkeypatch.setattr(backbone_weights, name, noted(name, getattr(backbone_weights, name)))
     chosen = override(preset("smoke", QUICK), {"optim.backbone_lr": 0.0})
     source = shaken(build_backbone(chosen.model))
     torch.save(source.state_dict(), tmp_path / "w.pth")

@@ -37,6 +37,9 @@ def test_the_ablation_adds_up() -> None:
         0.3,
         54.7,
     )
+    assert base.ap_percent is not None
+    assert dense.gain_points is not None
+    assert mal.gain_points is not None
     assert base.ap_percent + dense.gain_points + mal.gain_points == pytest.approx(both.ap_percent)
     assert "second-hand" in dense.note
     assert "second-hand" in mal.note
@@ -67,12 +70,16 @@ def test_the_zoo_agrees_with_the_main_table_and_names_presets() -> None:
     official = {name for name in PRESETS if name.startswith(("deim", "dfine", "rtdetrv2"))}
     assert official <= named
     assert reported.of_preset("deim_dfine_l") == zoo["DEIM-D-FINE-L"]
-    assert reported.of_preset("deim_rtdetrv2_r50m").gflops == 100  # type: ignore[union-attr]
+    medium = reported.of_preset("deim_rtdetrv2_r50m")
+    assert medium is not None
+    assert medium.gflops == 100
     assert reported.of_preset("cpu_demo") is None
     for name in ("n", "s", "m", "l", "x"):  # DEIM is the better, at the same cost
         plain, deim = reported.of_preset(f"dfine_{name}"), reported.of_preset(f"deim_dfine_{name}")
         assert plain is not None
         assert deim is not None
+        assert plain.ap_percent is not None
+        assert deim.ap_percent is not None
         assert plain.ap_percent < deim.ap_percent
         assert plain.latency_ms == deim.latency_ms
 

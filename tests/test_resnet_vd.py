@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -135,6 +136,6 @@ def test_backbones_are_built_by_name() -> None:
         ({"backbone_stages": (3, 2, 1)}, "increasing order"),
     ],
 )
-def test_what_can_not_be_built(changes: dict[str, object], message: str) -> None:
+def test_what_can_not_be_built(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build_backbone(replace(CONFIG, **changes))

@@ -22,6 +22,9 @@ from deim_lab.config import Config, MatchConfig
 from deim_lab.config.presets import preset
 from deim_lab.data import coco, synthetic
 from deim_lab.detector.detector import Detector, build_detector
+from deim_lab.detector.dfine import DFineDecoder
+from deim_lab.detector.layers import Mlp
+from deim_lab.detector.rtdetr import RTDetrDecoder
 from deim_lab.errors import ConfigError, WeightsError
 from deim_lab.inference.predict import Predictor
 from deim_lab.losses import criterion
@@ -62,9 +65,11 @@ def tiny(overrides: dict[str, Any] | None = None, seed: int = 0) -> Detector:
     """RT-DETRv2's encoder and decoder behind a small backbone, box heads that say something."""
     torch.manual_seed(seed)
     model = build_detector(preset("deim_rtdetrv2_r18", TINIER | (overrides or {})), 3)
+    assert isinstance(model.decoder, DFineDecoder | RTDetrDecoder)
     with torch.no_grad():
         for head in (model.decoder.enc_bbox_head, *model.decoder.dec_bbox_head):
-            head.layers[-1].weight.normal_(0, 0.1)
+            assert isinstance(head, Mlp)
+            head.get_parameter("layers.2.weight").normal_(0, 0.1)
     return model
 
 
@@ -217,7 +222,7 @@ def test_a_layer_looks_forward_twice() -> None:
             for head in range(3)
             if any(
                 p.grad is not None and bool(p.grad.any())
-                for p in model.decoder.dec_bbox_head[head].parameters()
+                for p in model.get_submodule(f"decoder.dec_bbox_head.{head}").parameters()
             )
         }
         assert taught == {layer, layer - 1} - {-1}
@@ -401,8 +406,8 @@ def test_other_classes_keep_all_but_the_heads() -> None:
     }
     assert (report.missing, report.unexpected) == ((), ())
     assert torch.equal(
-        target.decoder.dec_bbox_head[1].layers[0].weight,
-        source.decoder.dec_bbox_head[1].layers[0].weight,
+        target.get_parameter("decoder.dec_bbox_head.1.layers.0.weight"),
+        source.get_parameter("decoder.dec_bbox_head.1.layers.0.weight"),
     )
 
 

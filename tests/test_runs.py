@@ -10,6 +10,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,7 @@ from deim_lab.runs import Run
 DATA = {"name": "toy", "fingerprint": "d" * 64, "images": 3}
 
 
-def start(folder: Path, overrides: dict | None = None, *, seed: int = 0, **options: object) -> Run:
+def start(folder: Path, overrides: dict | None = None, *, seed: int = 0, **options: Any) -> Run:
     return Run.start(
         folder, preset("smoke", overrides), seed=seed, data=DATA, overrides=overrides, **options
     )
@@ -224,14 +225,20 @@ def test_a_second_writer_is_refused_until_the_first_one_ends(tmp_path: Path) -> 
     )  # that process was gone without closing: the lock went with it
 
 
+def found(folder: Path, **wanted: Any) -> Path:
+    run = runs.find(folder, **wanted)
+    assert run is not None
+    return run.folder
+
+
 def test_find_prefers_a_finished_run_and_tells_experiments_apart(tmp_path: Path) -> None:
     cut = start(tmp_path)
     wanted = cut.identity
-    assert runs.find(tmp_path, **wanted).folder == cut.folder
+    assert found(tmp_path, **wanted) == cut.folder
     done = finished(tmp_path)
     start(tmp_path).fail(RuntimeError())
-    assert runs.find(tmp_path, **wanted).folder == done.folder
-    assert runs.find(tmp_path, **wanted, statuses=["running"]).folder == cut.folder
+    assert found(tmp_path, **wanted) == done.folder
+    assert found(tmp_path, **wanted, statuses=["running"]) == cut.folder
     assert runs.find(tmp_path, **wanted | {"seed": 1}) is None
     assert runs.find(tmp_path, **wanted | {"data_fingerprint": "e"}) is None
     assert runs.find(tmp_path, **wanted | {"fingerprint": "0"}) is None

@@ -19,6 +19,7 @@ from deim_lab.evaluation import METRICS, best_f1, coco_metrics
 from deim_lab.study import scores
 from deim_lab.study.scores import names_of, score_files, suspicions, table
 from deim_lab.weights.coco80 import COCO80
+from drawn import xs, ys
 
 Json = Any
 WIDTH, HEIGHT = 320, 200
@@ -351,11 +352,9 @@ def test_the_figure_shows_the_table_and_the_best_thresholds(files: dict[str, Pat
         "APl",
         "AR100",
     ]
-    assert {float(line.get_xdata()[0]) for line in left.lines[:2]} == set(frame["AP"])
+    assert {float(xs(line)[0]) for line in left.lines[:2]} == set(frame["AP"])
     dots = {
-        (float(line.get_xdata()[0]), float(line.get_ydata()[0]))
-        for line in right.lines
-        if line.get_marker() == "o"
+        (float(xs(line)[0]), float(ys(line)[0])) for line in right.lines if line.get_marker() == "o"
     }
     assert dots == {(item.f1.threshold, item.f1.f1) for item in scored}
     with pytest.raises(ValueError, match="more than a figure can tell apart"):

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ run.finish()
 
 
 def write_notebook(path: Path, *cells: str, parameters: str = PARAMETERS) -> Path:
-    content = [
+    content: list[Json] = [
         {
             "cell_type": "code",
             "id": f"c{number}",
@@ -344,11 +344,12 @@ def test_nothing_is_said_to_run_after_a_sweep_was_stopped(
 
     watching: list[int] = []
     interrupted, before = Index.interrupted, threading.active_count()
-    monkeypatch.setattr(
-        Index,
-        "interrupted",
-        lambda self: (watching.append(threading.active_count() - before), interrupted(self))[1],
-    )
+
+    def watched(self: Index) -> None:
+        watching.append(threading.active_count() - before)
+        interrupted(self)
+
+    monkeypatch.setattr(Index, "interrupted", watched)
     with pytest.raises(KeyboardInterrupt):
         sweep.run(place(seeds=[0]), tmp_path / "runs", executor=Pretended({("sharper", 0): "stop"}))
     assert watching == [0]
@@ -681,7 +682,8 @@ time.sleep(300 if seed else 0)
     records = LocalExecutor(2).execute(plain_specs(tmp_path, notebook, 3))
     record = next(records)
     assert (record.seed, record.status) == (0, "done")
-    records.close()  # type: ignore[attr-defined]
+    assert isinstance(records, Generator)
+    records.close()
     wait_for(lambda: not marked(), "the end of every process", seconds=5)
     with pytest.raises(ConfigError, match="workers 0 is below 1"):
         LocalExecutor(0)

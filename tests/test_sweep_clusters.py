@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -238,8 +238,9 @@ def test_closing_the_iterator_of_ray_stops_everything(
     runs = RayExecutor(workers=2).execute(specs("sleeps", "well", "sleeps"))
     with unless_too_busy():
         assert next(runs).arm == "well"
+    assert isinstance(runs, Generator)
     began = time.monotonic()
-    runs.close()  # type: ignore[attr-defined]
+    runs.close()
     assert time.monotonic() - began < 60
 
 
@@ -385,8 +386,9 @@ def test_closing_the_iterator_of_submitit_stops_everything(
         specs("sleeps", "well", "sleeps")
     )
     assert next(runs).arm == "well"
+    assert isinstance(runs, Generator)
     began = time.monotonic()
-    runs.close()  # type: ignore[attr-defined]
+    runs.close()
     assert time.monotonic() - began < 30
 
 
@@ -511,7 +513,8 @@ def test_closing_the_iterator_of_slurm_cancels_the_jobs(
         specs("sleeps", "well", "sleeps")
     )
     assert next(runs).arm == "well"
-    runs.close()  # type: ignore[attr-defined]
+    assert isinstance(runs, Generator)
+    runs.close()
     calls = [
         json.loads(line)
         for line in (slurm / "calls.jsonl").read_text(encoding="utf-8").splitlines()

@@ -33,7 +33,7 @@ def a_grid(**values: Json) -> dict[str, Json]:
 
 
 def a_notebook(folder: Path, source: str | None, *, name: str = "small.ipynb") -> str:
-    cells = (
+    cells: list[Json] = (
         []
         if source is None
         else [
@@ -405,9 +405,12 @@ def test_what_slurm_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         failed=[],
         folder=tmp_path,
     )
-    monkeypatch.setattr(
-        loop, "run", lambda _grid, _runs, *, executor, **_others: seen.append(executor) or result
-    )
+
+    def ran(_grid: Any, _runs: Any, *, executor: Any, **_others: Any) -> Any:
+        seen.append(executor)
+        return result
+
+    monkeypatch.setattr(loop, "run", ran)
     (tmp_path / "g.json").write_text(json.dumps(a_grid()), encoding="utf-8")
     words = [
         "sweep",

@@ -116,7 +116,7 @@ def test_notebook_03_by_the_command_of_papermill_and_again(tmp_path: Path) -> No
     data = synthetic.make(tmp_path / "set", train_images=24, val_images=6, size_px=(64, 64))
     settings = {**SMALLEST, "train.epochs": 2, "data.batch_size": 8, "loss.gamma": 2.0}
     overrides = json.dumps(settings).replace('"', "")
-    reports = []
+    reports: list[str] = []
     for notebook, folder in ((NOTEBOOK, tmp_path), (NOTEBOOK.relative_to(ROOT), ROOT)):
         target = tmp_path / f"out{len(reports)}.ipynb"
         values = {

@@ -8,6 +8,7 @@ import hashlib
 import json
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 # Of the shipped set. A change of either is another data set: older runs are not compared with it.
 BYTES = "8632200eb48da633d03a73e1c20b9fa0b18c4d555d12db879d9a322c0389de77"
 FINGERPRINT = "db63ab0cf751f87deb6eef67728679a26fc1dde87db0621615bfadd258748d17"
-SMALL = {"train_images": 6, "val_images": 3, "size_px": (64, 96)}
+SMALL: dict[str, Any] = {"train_images": 6, "val_images": 3, "size_px": (64, 96)}
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +87,7 @@ class TestFolder:
         "damage", ["picture gone", "picture empty", "json cut", "another description"]
     )
     def test_what_is_not_whole_is_drawn_anew(self, tmp_path: Path, damage: str) -> None:
-        options = {"train_images": 2, "val_images": 1, "size_px": (64, 64)}
+        options: dict[str, Any] = {"train_images": 2, "val_images": 1, "size_px": (64, 64)}
         made = synthetic.make(tmp_path / "set", **options)
         whole = contents(made)
         picture, annotations = (
@@ -120,7 +121,7 @@ class TestFolder:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Another process finishes while this one draws: its folder stays."""
-        options = {"train_images": 1, "val_images": 1, "size_px": (64, 64)}
+        options: dict[str, Any] = {"train_images": 1, "val_images": 1, "size_px": (64, 64)}
         write_json, other = files.write_json, tmp_path / "other"
         synthetic.make(other, **options)
         (other / "first").touch()

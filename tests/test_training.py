@@ -23,7 +23,7 @@ import deim_lab
 from deim_lab.config.presets import preset
 from deim_lab.data import synthetic
 from deim_lab.errors import ConfigError, DataError, NonFiniteError, WeightsError
-from deim_lab.losses import criterion
+from deim_lab.losses import terms
 from deim_lab.runs import Run
 from deim_lab.training import checkpoint, record
 from deim_lab.training.tally import Tally
@@ -270,14 +270,14 @@ def test_a_truncated_checkpoint_costs_one_interval(small_set: Path, tmp_path: Pa
 def test_a_non_finite_loss_names_images_and_term_and_leaves_a_repro(
     small_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = criterion.losses.giou
-    calls = []
+    real = terms.giou
+    calls: list[int] = []
 
     def spoiled(*args: Any, **kwargs: Any) -> torch.Tensor:
         calls.append(1)
         return real(*args, **kwargs) * (float("nan") if len(calls) > 4 else 1.0)
 
-    monkeypatch.setattr(criterion.losses, "giou", spoiled)
+    monkeypatch.setattr(terms, "giou", spoiled)
     with pytest.raises(NonFiniteError) as caught:
         deim_lab.train(preset("smoke", FAST), small_set, runs_dir=tmp_path, device="cpu")
     assert "giou" in caught.value.term

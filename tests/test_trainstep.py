@@ -10,6 +10,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -109,7 +110,7 @@ def fill(model: nn.Module) -> None:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "score_head" in name and name.endswith(".bias"):
-                parameter += CASE["score_bias_shift"]
+                parameter.add_(CASE["score_bias_shift"])
 
 
 def picture(batch: int, size: int) -> Tensor:
@@ -140,12 +141,13 @@ def take_step(dtype: torch.dtype, folder: Path) -> Step:
     model.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     tables: list[LossTable] = []
     compute = criterion.compute
+
+    def kept(*args: Any, **options: Any) -> LossTable:
+        tables.append(compute(*args, **options))
+        return tables[-1]
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            criterion,
-            "compute",
-            lambda *args, **options: tables.append(compute(*args, **options)) or tables[-1],
-        )
+        patch.setattr(criterion, "compute", kept)
         result = loop._step(state, [batch_of(dtype)], Stopwatch(state.compute, on=False))
     (output,), (table,) = outputs, tables
     return Step(state, output, table, before, gradients, float(result.grad_norm))
@@ -165,12 +167,13 @@ def state_of(model: nn.Module, folder: Path, config: Config = CONFIG) -> State:
 
     The steps before and after it have a lower one (``FULL_RATE_STEP``).
     """
-    classes = SimpleNamespace(categories=range(80))
+    run: Any = SimpleNamespace(folder=folder)
+    classes: Any = SimpleNamespace(categories=range(80))
     return State(
         config=config,
         seed=0,
         compute=Compute(torch.device("cpu"), "fp32"),
-        run=SimpleNamespace(folder=folder),
+        run=run,
         train_set=classes,
         val_set=classes,
         schedule=SCHEDULE,

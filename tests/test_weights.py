@@ -159,7 +159,7 @@ def test_derived_entries_are_not_required_and_not_trusted() -> None:
 def test_int_and_float_reg_scale(value: Tensor, caplog: pytest.LogCaptureFixture) -> None:
     model = small()
     load_official(model, official_state_dict(small()) | {"decoder.reg_scale": value})
-    assert model.decoder.reg_scale.tolist() == [8.0]
+    assert model.get_parameter("decoder.reg_scale").tolist() == [8.0]
     assert "reg_scale" in caplog.text
 
 
@@ -189,11 +189,11 @@ def test_other_classes_are_reinitialised_and_reported(caplog: pytest.LogCaptureF
     torch.testing.assert_close(
         target.decoder.enc_score_head.bias.data, torch.full((3,), -math.log(99))
     )
-    assert float(target.decoder.dec_score_head[1].weight.detach().abs().max()) < 1
+    assert float(target.get_parameter("decoder.dec_score_head.1.weight").detach().abs().max()) < 1
     assert target.decoder.denoising_class_embed.weight[3].abs().sum() == 0
     assert torch.equal(
-        target.decoder.query_pos_head.layers[0].weight,
-        source.decoder.query_pos_head.layers[0].weight,
+        target.get_parameter("decoder.query_pos_head.layers.0.weight"),
+        source.get_parameter("decoder.query_pos_head.layers.0.weight"),
     )
 
 
@@ -332,13 +332,9 @@ def test_fine_tuning_with_other_classes(tmp_path: Path) -> None:
     run = train(config, data, runs_dir=tmp_path / "runs", weights=tmp_path / "own.pt")
     tuned = torch.load(run.folder / "checkpoints" / "last.pt", weights_only=True)["model"]
     for key in ("decoder.enc_score_head", "decoder.dec_score_head.1"):
-        before = source.get_submodule(key)
-        torch.testing.assert_close(
-            tuned[f"{key}.weight"][0], before.weight.data[3], rtol=0, atol=1e-6
-        )  # type: ignore[index, union-attr]
-        torch.testing.assert_close(
-            tuned[f"{key}.weight"][-1], before.weight.data[1], rtol=0, atol=1e-6
-        )  # type: ignore[index, union-attr]
+        before = source.get_parameter(f"{key}.weight").data
+        torch.testing.assert_close(tuned[f"{key}.weight"][0], before[3], rtol=0, atol=1e-6)
+        torch.testing.assert_close(tuned[f"{key}.weight"][-1], before[1], rtol=0, atol=1e-6)
         for index in range(1, len(names) - 1):
             assert float(tuned[f"{key}.bias"][index]) == pytest.approx(-math.log(99), abs=1e-4)
     assert json.loads((run.folder / "run.json").read_text(encoding="utf-8"))["weights"][
@@ -505,12 +501,9 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     ],
 )
 def test_what_can_not_be_saved(arguments: dict[str, Any], says: str, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"config": smoke_config(), "categories": CATEGORIES} | arguments
     with pytest.raises(WeightsError, match=says):
-        save_weights(
-            tmp_path / "own.pt",
-            small(),
-            **({"config": smoke_config(), "categories": CATEGORIES} | arguments),
-        )
+        save_weights(tmp_path / "own.pt", small(), **given)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 
 from deim_lab import figures, widgets
 from deim_lab.figures import density
+from drawn import xs, ys
 
 
 @pytest.fixture(scope="module")
@@ -32,15 +33,21 @@ def rows() -> dict[str, np.ndarray]:
     }
 
 
+def density_panel(rows: dict[str, np.ndarray]) -> widgets.Panel:
+    panel = widgets.dense_density(rows, static=False)
+    assert isinstance(panel, widgets.Panel)
+    return panel
+
+
+def losses_panel() -> widgets.Panel:
+    panel = widgets.mal_vs_vfl(static=False)
+    assert isinstance(panel, widgets.Panel)
+    return panel
+
+
 @pytest.fixture(params=["dense_density", "mal_vs_vfl"])
 def panel(request: pytest.FixtureRequest, rows: dict[str, np.ndarray]) -> widgets.Panel:
-    made = (
-        widgets.dense_density(rows, static=False)
-        if request.param == "dense_density"
-        else widgets.mal_vs_vfl(static=False)
-    )
-    assert isinstance(made, widgets.Panel)
-    return made
+    return density_panel(rows) if request.param == "dense_density" else losses_panel()
 
 
 def moved(panel: widgets.Panel, turn: int) -> None:
@@ -90,7 +97,7 @@ def test_the_live_picture_is_the_figure(panel: widgets.Panel) -> None:
 
 
 def test_density_slider_shows_the_mixture(rows: dict[str, np.ndarray]) -> None:
-    panel = widgets.dense_density(rows, static=False)
+    panel = density_panel(rows)
     panel.sliders["mosaic_prob"].value = 0.25
     panel.sliders["mixup_prob"].value = 0.75
     chance = density.mixture(rows, 0.25, 0.75)
@@ -103,18 +110,16 @@ def test_density_slider_shows_the_mixture(rows: dict[str, np.ndarray]) -> None:
 
 
 def test_loss_sliders_show_the_losses_that_train() -> None:
-    panel = widgets.mal_vs_vfl(static=False)
+    panel = losses_panel()
     panel.sliders["gamma"].value = 2.0
     panel.sliders["iou"].value = 0.3
     lines = {line.get_label(): line for line in panel.figure.axes[0].lines}
-    score = np.asarray(lines["MAL"].get_xdata())
+    score = xs(lines["MAL"])
     quality = 0.3**2.0
-    assert np.asarray(lines["MAL"].get_ydata()) == pytest.approx(
+    assert ys(lines["MAL"]) == pytest.approx(
         -quality * np.log(score) - (1 - quality) * np.log(1 - score)
     )
-    assert np.asarray(lines["VFL"].get_ydata()) == pytest.approx(
-        0.3 * (-0.3 * np.log(score) - 0.7 * np.log(1 - score))
-    )
+    assert ys(lines["VFL"]) == pytest.approx(0.3 * (-0.3 * np.log(score) - 0.7 * np.log(1 - score)))
 
 
 def test_a_thousand_moves_leak_nothing(panel: widgets.Panel) -> None:
@@ -184,7 +189,7 @@ def test_the_variable_decides_and_is_checked(
 
 
 def test_sliders_span_what_the_losses_take() -> None:
-    panel = widgets.mal_vs_vfl(static=False)
+    panel = losses_panel()
     assert (panel.sliders["gamma"].min, panel.sliders["gamma"].max) == (0.5, 3)
     assert (panel.sliders["iou"].min, panel.sliders["iou"].max) == (0, 1)
     for name in panel.sliders:
