@@ -168,11 +168,13 @@ def test_the_grid_of_the_page_in_processes(
     assert [row["error"] for row in result.rows] == [None] * 4
     forget()
     comparison = ablation.read(folder / "runs", sweep="my_grid")
-    proof = ablation.proof(comparison).set_index("arm")
-    assert proof.at["QFL", "loss"] == "QFL γ=2"
-    assert proof.at["nearest", "matching"] == "nearest(3)"
-    assert 0 < proof.at["all of it", "applied/dark"] <= 1
-    positives = proof["positives_per_image"]
+    proof: dict[str, dict[Any, Any]] = {
+        str(row["arm"]): row for row in ablation.proof(comparison).to_dict("records")
+    }
+    assert proof["QFL"]["loss"] == "QFL γ=2"
+    assert proof["nearest"]["matching"] == "nearest(3)"
+    assert 0 < proof["all of it"]["applied/dark"] <= 1
+    positives = {arm: row["positives_per_image"] for arm, row in proof.items()}
     assert positives["nearest"] > 1.2 * positives["MAL"]
     # Metrics: one of the page, whose direction is not declared, and a column of the log.
     for metric in ("confident", "seconds"):
