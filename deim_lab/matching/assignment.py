@@ -143,9 +143,10 @@ def _check(matches: Matches, logits: Tensor, targets: Targets, kind: str) -> Non
 def union(matches: Matches) -> Matches:
     """Merge the matches of all levels into one per query.
 
-    This is the global optimal set of GO-LSD (D-FINE). Identical (query, target) pairs are counted over the levels. A query keeps its most frequent
-    target, or the first of equally frequent targets. A target may have several queries. The result
-    is ordered by image and query, without a level axis, on the CPU.
+    This is the global optimal set of GO-LSD (D-FINE). Identical (query, target) pairs are counted
+    over the levels. A query keeps its most frequent target, or the first of equally frequent
+    targets. A target may have several queries. The result is ordered by image and query, without a
+    level axis, on the CPU.
     """
     image, query, target = (
         item.cpu().numpy() for item in (matches.image, matches.query, matches.target)

@@ -133,7 +133,8 @@ def cost_parts(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The three unweighted costs, each ``[..., T, Q]``: class, L1, GIoU.
 
-    Class: focal loss as a positive minus as a negative, ``α (1−p)^γ (−log p) − (1−α) p^γ (−log(1−p))``, with ``p`` the
+    Class: focal loss as a positive minus as a negative, ``α (1−p)^γ (−log p) − (1−α) p^γ
+        (−log(1−p))``, with ``p`` the
     score of the target's class (Deformable DETR). Box: L1 distance of cxcywh, and −GIoU (DETR,
     eq. 1).
     """
