@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from deim_lab.boxes import cxcywh_to_xyxy, paired_iou_and_giou
@@ -48,9 +49,9 @@ class LossTable:
 
     terms: dict[str, Tensor]
     levels: dict[str, tuple[str, ...]]
-    total: Tensor
+    total: Float[Tensor, ""]
     matches: Matches
-    matched_iou: Tensor
+    matched_iou: Float[Tensor, " M"]
     positives_per_image: float
     unmatched_targets: int
 
@@ -98,10 +99,10 @@ class _Pairs:
     Index tensors ``[P]`` on the device, and counts on the host.
     """
 
-    level: Tensor
-    image: Tensor
-    query: Tensor
-    target: Tensor
+    level: Int64[Tensor, " P"]
+    image: Int64[Tensor, " P"]
+    query: Int64[Tensor, " P"]
+    target: Int64[Tensor, " P"]
     by_level: tuple[int, ...]  # number of pairs of each level
     num_layers: int  # number of decoder layers: the last levels, with edge distributions
 
@@ -250,7 +251,9 @@ class _Scorer:
             weighted["ddf"] = self._distil(decoder, pairs, iou) * weights.weight_ddf
         return weighted, level_iou
 
-    def _classify(self, decoder: DecoderOutput, level_pairs: _Pairs, quality: Tensor) -> Tensor:
+    def _classify(
+        self, decoder: DecoderOutput, level_pairs: _Pairs, quality: Float[Tensor, " P"]
+    ) -> Float[Tensor, " K"]:
         """Classification loss ``[K]``, summed over images, queries and classes."""
         place = (
             level_pairs.level,
@@ -272,8 +275,12 @@ class _Scorer:
         return values.sum((1, 2, 3))
 
     def _refine(
-        self, decoder: DecoderOutput, pairs: _Pairs, target_xyxy: Tensor, iou: Tensor
-    ) -> Tensor:
+        self,
+        decoder: DecoderOutput,
+        pairs: _Pairs,
+        target_xyxy: Float[Tensor, "P 4"],
+        iou: Float[Tensor, " P"],
+    ) -> Float[Tensor, " L"]:
         """FGL × IoU ``[L]``, summed over the pairs of each decoder layer."""
         assert decoder.corners is not None
         assert decoder.reference_cxcywh is not None
@@ -295,7 +302,9 @@ class _Scorer:
         )
         return _sum_by_level(edges.sum(-1) * iou[of_layers], layer, decoder.num_layers)
 
-    def _distil(self, decoder: DecoderOutput, pairs: _Pairs, iou: Tensor) -> Tensor:
+    def _distil(
+        self, decoder: DecoderOutput, pairs: _Pairs, iou: Float[Tensor, " P"]
+    ) -> Float[Tensor, " students"]:
         """DDF ``[L − 1]`` of each decoder layer, with the last layer as teacher.
 
         Covers *all* queries. Matched queries are weighted by IoU, other queries by the teacher's
@@ -361,7 +370,9 @@ def _level_names(named: Iterable[str], decoder: DecoderOutput) -> dict[str, tupl
     return {term: {"fgl": layers, "ddf": layers[:-1]}.get(term, decoder.levels) for term in named}
 
 
-def _sum_by_level(values: Tensor, level: Tensor, num_levels: int) -> Tensor:
+def _sum_by_level(
+    values: Float[Tensor, " P"], level: Int64[Tensor, " P"], num_levels: int
+) -> Float[Tensor, " levels"]:
     return torch.zeros(num_levels, dtype=values.dtype, device=values.device).index_add(
         0, level, values
     )

@@ -13,6 +13,7 @@ import logging
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from deim_lab.boxes import cxcywh_to_xyxy, paired_giou, paired_iou
@@ -27,8 +28,8 @@ _EPS = 1e-8  # inside the logarithms of the focal cost
 
 @torch.no_grad()
 def match(
-    logits: Tensor,
-    boxes_cxcywh: Tensor,
+    logits: Float[Tensor, "*levels B Q C"],
+    boxes_cxcywh: Float[Tensor, "*levels B Q 4"],
     targets: Targets,
     *,
     cost_class: float = MatchConfig.cost_class,
@@ -89,8 +90,8 @@ def match(
 
 
 def costs(
-    logits: Tensor,
-    boxes_cxcywh: Tensor,
+    logits: Float[Tensor, "*levels B Q C"],
+    boxes_cxcywh: Float[Tensor, "*levels B Q 4"],
     targets: Targets,
     *,
     cost_class: float = MatchConfig.cost_class,
@@ -98,7 +99,7 @@ def costs(
     cost_giou: float = MatchConfig.cost_giou,
     alpha: float = MatchConfig.alpha,
     gamma: float = MatchConfig.gamma,
-) -> Tensor:
+) -> Float[Tensor, "*levels T Q"]:
     """Cost of each target with every query of its image: the weighted sum of ``cost_parts``.
 
     ``[..., B, Q, C]``, ``[..., B, Q, 4]``, ``T`` targets → ``[..., T, Q]`` in float32 (float64
@@ -109,8 +110,12 @@ def costs(
 
 
 def late_costs(
-    logits: Tensor, boxes_cxcywh: Tensor, targets: Targets, *, iou_power: float
-) -> Tensor:
+    logits: Float[Tensor, "*levels B Q C"],
+    boxes_cxcywh: Float[Tensor, "*levels B Q 4"],
+    targets: Targets,
+    *,
+    iou_power: float,
+) -> Float[Tensor, "*levels T Q"]:
     """Late cost of each target with every query of its image: ``−p · IoU^iou_power``.
 
     ``p`` is the score of the target's class. DEIMv2 uses this cost in its last epochs. Shapes as in
@@ -124,19 +129,20 @@ def late_costs(
 
 
 def cost_parts(
-    logits: Tensor,
-    boxes_cxcywh: Tensor,
+    logits: Float[Tensor, "*levels B Q C"],
+    boxes_cxcywh: Float[Tensor, "*levels B Q 4"],
     targets: Targets,
     *,
     alpha: float = MatchConfig.alpha,
     gamma: float = MatchConfig.gamma,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[
+    Float[Tensor, "*levels T Q"], Float[Tensor, "*levels T Q"], Float[Tensor, "*levels T Q"]
+]:
     """The three unweighted costs, each ``[..., T, Q]``: class, L1, GIoU.
 
-    Class: focal loss as a positive minus as a negative, ``α (1−p)^γ (−log p) − (1−α) p^γ
-        (−log(1−p))``, with ``p`` the
-    score of the target's class (Deformable DETR). Box: L1 distance of cxcywh, and −GIoU (DETR,
-    eq. 1).
+    Class: focal loss as a positive minus as a negative (Deformable DETR). With ``p`` the score of
+    the target's class, this is ``α (1−p)^γ (−log p) − (1−α) p^γ (−log(1−p))``. Box: L1 distance of
+    cxcywh, and −GIoU (DETR, eq. 1).
     """
     score = _scores(logits, targets)
     positive_loss = alpha * (1 - score) ** gamma * -(score + _EPS).log()
@@ -148,7 +154,9 @@ def cost_parts(
     return positive_loss - negative_loss, by_l1, by_giou
 
 
-def _scores(logits: Tensor, targets: Targets) -> Tensor:
+def _scores(
+    logits: Float[Tensor, "*levels B Q C"], targets: Targets
+) -> Float[Tensor, "*levels T Q"]:
     """Score of each target's class from every query of its image.
 
     ``[..., B, Q, C]`` → ``[..., T, Q]``.
@@ -160,7 +168,9 @@ def _scores(logits: Tensor, targets: Targets) -> Tensor:
     )  # [T, ..., Q] → [..., T, Q]
 
 
-def _of_images(boxes_cxcywh: Tensor, targets: Targets) -> Tensor:
+def _of_images(
+    boxes_cxcywh: Float[Tensor, "*levels B Q 4"], targets: Targets
+) -> Float[Tensor, "*levels T Q 4"]:
     """Boxes of the queries of each target's image: ``[..., B, Q, 4]`` → ``[..., T, Q, 4]``."""
     return at_least_float32(boxes_cxcywh).index_select(-3, targets.image_index)
 

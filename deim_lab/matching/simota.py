@@ -12,6 +12,7 @@ import logging
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import softplus
 
@@ -30,8 +31,8 @@ _EPS = 1e-8  # inside the logarithm of the IoU
 
 @torch.no_grad()
 def simota(
-    logits: Tensor,
-    boxes_cxcywh: Tensor,
+    logits: Float[Tensor, "*levels B Q C"],
+    boxes_cxcywh: Float[Tensor, "*levels B Q 4"],
     targets: Targets,
     *,
     candidates: int = MatchConfig.simota_candidates,
@@ -84,13 +85,13 @@ def simota(
 
 
 def costs(
-    logits: Tensor,
-    boxes_cxcywh: Tensor,
+    logits: Float[Tensor, "*levels B Q C"],
+    boxes_cxcywh: Float[Tensor, "*levels B Q 4"],
     targets: Targets,
     *,
     radius: float = MatchConfig.simota_radius,
     iou_weight: float = MatchConfig.simota_iou_weight,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Float[Tensor, "*levels T Q"], Float[Tensor, "*levels T Q"]]:
     """SimOTA cost of each target with every query of its image, and their IoU.
 
     The cost is a sum of three parts:
@@ -127,7 +128,9 @@ def costs(
     return by_class - iou_weight * (iou + _EPS).log() + penalty, iou * anywhere
 
 
-def _claims(cost: Tensor, iou: Tensor, candidates: int) -> Tensor:
+def _claims(
+    cost: Float[Tensor, "K T Q"], iou: Float[Tensor, "K T Q"], candidates: int
+) -> Bool[Tensor, "K T Q"]:
     """``[K, T, Q]`` bool: cheapest queries of each target, as many as its best IoUs sum to."""
     reach = min(candidates, cost.shape[-1])
     number = iou.topk(reach, dim=-1).values.sum(-1).int().clamp(min=1)
@@ -136,7 +139,9 @@ def _claims(cost: Tensor, iou: Tensor, candidates: int) -> Tensor:
     return torch.zeros_like(cost, dtype=torch.bool).scatter(-1, cheapest, within)
 
 
-def _settle(claimed: Tensor, cost: Tensor, targets: Targets) -> Tensor:
+def _settle(
+    claimed: Bool[Tensor, "K T Q"], cost: Float[Tensor, "K T Q"], targets: Targets
+) -> Bool[Tensor, "K T Q"]:
     """Resolve contested queries: ``[K, T, Q]`` bool with at most one target per query.
 
     A contested query goes to the cheapest target of its image, or the first of equally cheap
