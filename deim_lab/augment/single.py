@@ -150,7 +150,7 @@ class IouCrop:
     def _judge(
         self, windows_xyxy: Tensor, boxes_xyxy: Tensor, overlap: float
     ) -> tuple[Tensor, Tensor]:
-        """Boxes centred in each window ``[trials, n]``, and valid windows ``[trials]``; both bool."""
+        """Flags: box centred in the window ``[trials, n]``, and window valid ``[trials]``."""
         size_wh = windows_xyxy[:, 2:] - windows_xyxy[:, :2]
         aspect = size_wh[:, 0] / size_wh[:, 1].clamp(min=1e-6)
         shaped = (size_wh > 0).all(1) & (aspect >= self.aspect[0]) & (aspect <= self.aspect[1])
