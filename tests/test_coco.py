@@ -217,7 +217,7 @@ class TestBoxes:
         content["annotations"] = []
         with pytest.raises(
             DataError,
-            match=r"instances_train\.json: none of its 0 annotations is a usable box.*2 images",
+            match=r"instances_train\.json: none of the 0 annotations of 2 images is a usable box",
         ):
             load(folder, content)
         assert load(
@@ -240,36 +240,36 @@ class TestBadJson:
             (changed("annotations", {}), r"key 'annotations' is a dict, not a list"),
             (changed("images", []), r"the list of images is empty"),
             (changed("categories", []), r"the list of categories is empty"),
-            (changed("images", 1, "id", 7), r"image id 7 stands twice \('a\.png' and 'b\.png'\)"),
+            (changed("images", 1, "id", 7), r"image id 7 occurs twice \('a\.png' and 'b\.png'\)"),
             (
                 changed("images", 0, "id", "7"),
                 r"image at position 0: id '7' \(str\) is not an integer",
             ),
             (
                 changed("images", 0, "file_name", ...),
-                r"image at position 0: key 'file_name' is missing; it has id, width, height",
+                r"image at position 0: key 'file_name' is missing. The keys are id, width, height",
             ),
             (
                 changed("images", 0, "width", 40.5),
                 r"image at position 0: width 40\.5 is not a whole number",
             ),
-            (changed("images", 0, 3), r"image at position 0 is 3, expected an object"),
+            (changed("images", 0, 3), r"image at position 0 is 3. Expected an object"),
             (changed("images", 0, "id", 2**63), r"id 9223372036854775808 needs more than 64 bits"),
             (changed("images", 0, "width", 2**63), r"width 9223372036854775808 needs more than 64"),
             (changed("annotations", 2, "bbox", [1, 2, 3, 10**400]), r"bbox .* in finite pixels"),
-            (changed("annotations", 2, "id", 100), r"annotation 100 stands twice"),
+            (changed("annotations", 2, "id", 100), r"annotation 100 occurs twice"),
             (
                 changed("annotations", 2, "image_id", 8),
-                r"annotation 102 is of image 8, which the list of images doesn't have",
+                r"annotation 102 is of image 8, which is not in the list of images",
             ),
             (changed("annotations", 2, "bbox", ...), r"annotation 102: key 'bbox' is missing"),
             (
                 changed("annotations", 2, "category_id", 4),
-                r"category id 4 \('no name'\) of annotation 102 in image 7 \(a\.png\) is unknown",
+                r"category id 4 \('no name'\) of annotation 102 in image 7 \(a\.png\) is not one",
             ),
             (
                 changed("categories", 0, "id", 1),
-                r"category id 1 stands twice \('class 2' and 'class 0'\)",
+                r"category id 1 occurs twice \('class 2' and 'class 0'\)",
             ),
             (
                 changed("categories", 0, "name", ...),
@@ -334,7 +334,7 @@ class TestPictures:
     def test_other_size_than_stated(self, folder: Path) -> None:
         with pytest.raises(
             DataError,
-            match=r"image 7 \(a\.png\) is stated as 80×60 and its file is 40×30, so its boxes "
+            match=r"image 7 \(a\.png\) is stated as 80×60, but its file is 40×30, so its boxes "
             r"can't fit",
         ):
             load(
@@ -359,8 +359,8 @@ class TestPictures:
         dataset = load(folder, changed("images", 0, "width", value))
         assert dataset.sizes_wh.tolist() == [[40, 30], [20, 20]]
         assert dataset.notices == [
-            "size-missing: 1 images have no width and height in the json; the files' were taken "
-            "(ids 7)"
+            "size-missing: 1 images have no width and height in the json; the sizes of the files "
+            "are used (ids 7)"
         ]
 
     def test_changed_during_the_run(self, folder: Path) -> None:
@@ -483,7 +483,7 @@ class TestExif:
         assert self.bright_edge(load(folder)) == "left"
 
     def test_neither_way_fits(self, folder: Path) -> None:
-        with pytest.raises(DataError, match="stated as 60×80 and its file is 30×40"):
+        with pytest.raises(DataError, match="stated as 60×80, but its file is 30×40"):
             self.dataset(folder, 6, (60, 80))
 
 
@@ -513,7 +513,9 @@ class TestCategories:
         assert categories.count == len(categories) == len(ids)
 
     def test_unknown_id(self) -> None:
-        with pytest.raises(DataError, match=r"category id 5 is unknown; known ids: \[1, 2\]"):
+        with pytest.raises(
+            DataError, match=r"category id 5 is unknown. The classes have the ids \[1, 2\]"
+        ):
             Categories((1, 2), ("a", "b")).index(5)
 
     def test_labels_follow_the_order_of_the_given_categories(self, folder: Path) -> None:
@@ -540,7 +542,7 @@ class TestCategories:
         write(folder, content, "val")
         message = (
             r"instances_val\.json: category id 44 \('zebra'\) of annotation 102 in image 7 "
-            r"\(a\.png\) is unknown .*\[1, 2, 3\]"
+            r"\(a\.png\) is not one .*\[1, 2, 3\]"
         )
         with pytest.raises(DataError, match=message):
             open_source(resolve(folder, cache_dir=folder))
@@ -554,7 +556,7 @@ class TestCategories:
 
     def test_same_name_under_another_id_is_pointed_at(self, folder: Path) -> None:
         write(folder, content_of((1, 2, 44)), "val")
-        with pytest.raises(DataError, match="the training file has that name under id 3"):
+        with pytest.raises(DataError, match="the training file has this name under id 3"):
             open_source(resolve(folder, cache_dir=folder))
 
     def test_same_id_with_another_name(self, folder: Path) -> None:

@@ -114,7 +114,7 @@ def test_names_of_the_lab_stay() -> None:
         lambda: losses.CLASSIFICATION.__setitem__("mal", losses.Term(plain)),
         lambda: losses.CLASSIFICATION.__delitem__("mal"),
     ):
-        with pytest.raises(ConfigError, match="part of the lab"):
+        with pytest.raises(ConfigError, match=r"built.in"):
             change()
     assert losses.CLASSIFICATION["mal"].function is losses.mal
 
@@ -129,7 +129,7 @@ def test_two_modules_cannot_use_one_name(tmp_path: Path, monkeypatch: pytest.Mon
     for name in ("first_ideas", "second_ideas"):
         (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
     plugins.load([str(tmp_path / "first_ideas.py")])
-    with pytest.raises(ConfigError, match=r"first_ideas.*second_ideas needs another name"):
+    with pytest.raises(ConfigError, match=r"first_ideas.*another name in second_ideas"):
         plugins.load([str(tmp_path / "second_ideas.py")])
     other = tmp_path / "other" / "first_ideas.py"
     other.parent.mkdir()
@@ -186,7 +186,7 @@ def test_a_loss_of_another_shape_is_refused(wrong: Any) -> None:
     losses.CLASSIFICATION["wrong"] = losses.Term(wrong)
     made, targets, match = output(), two_targets(), MatchConfig()
     matches = matching.assign(made, targets, match)
-    with pytest.raises(ConfigError, match=r"'wrong' returned a .*Expected a tensor of the shape"):
+    with pytest.raises(ConfigError, match=r"'wrong' returned a .*Expected the loss of each query"):
         criterion.compute(
             made, targets, matches, loss=LossConfig(classification="wrong"), match=match
         )
@@ -246,7 +246,7 @@ def test_the_late_cost_is_seen_only_late() -> None:
         ({"query": torch.tensor([9, 0, 0, 0])}, r"Matches\.query is outside \[0, 4\): 0 to 9"),
         ({"target": torch.tensor([-1, 1, 0, 1])}, r"Matches\.target is outside"),
         ({"level": torch.tensor([1, 1, 0, 0])}, "must be ordered"),
-        ({"image": torch.tensor([0, 0, 0, 1])}, "a query has at most one target"),
+        ({"image": torch.tensor([0, 0, 0, 1])}, "A query has at most one target"),
         ({"target": torch.tensor([1, 0, 0, 1])}, "a target of another image"),
     ],
 )
@@ -283,8 +283,8 @@ def test_augmentations_run_in_their_phases_with_their_probability() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"augment.extra": ["mosaic"]}, "augment.mosaic_prob turns it on"),
-        ({"augment.extra": ["dark", "dark"]}, "'dark' stands twice"),
+        ({"augment.extra": ["mosaic"]}, "Turn it on with augment.mosaic_prob"),
+        ({"augment.extra": ["dark", "dark"]}, "'dark' is listed twice"),
         ({"augment.extra": ["drak"]}, "did you mean 'dark'"),
         ({"augment.extra_prob": 0.5}, "augment.extra is empty"),
         ({"augment.extra": ["dark"], "augment.extra_prob": 1.5}, r"outside \[0, 1\]"),
@@ -299,7 +299,7 @@ def test_augmentations_that_cannot_be(overrides: dict[str, Any], message: str) -
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"of": "epoch"}, "known: image, batch"),
+        ({"of": "epoch"}, "Choose image or batch"),
         ({"prob": 2.0}, r"outside \[0, 1\]"),
         ({"phases": ("dens",)}, "did you mean 'dense'"),
     ],
@@ -376,7 +376,7 @@ def test_a_recalled_entry_has_no_code() -> None:
     assert (chosen.loss.effective_gamma, losses.CLASSIFICATION.label("mine")) == (3.0, "M")
     assert configs.fingerprint(chosen) == whole
     assert plugins.record(chosen)[0]["sha256"] == rows[0]["sha256"]
-    with pytest.raises(ConfigError, match="the code of classification loss 'mine' is not loaded"):
+    with pytest.raises(ConfigError, match="The code of classification loss 'mine' is not loaded"):
         plugins.ready(chosen)
     losses.CLASSIFICATION["mine"] = losses.Term(with_gamma)  # defined again
     plugins.ready(chosen)

@@ -306,7 +306,7 @@ def test_any_batch_has_the_same_terms_all_finite_and_all_outputs_in_the_graph(
     [
         ("simoto", "'simota'"),
         ("groups", r"groups\(k\)"),
-        ("groups(1)", "one group is 'hungarian'"),
+        ("groups(1)", "Use 'hungarian' for one group"),
         ("groups(21)", r"\[2, 20\]"),
         ("groups(2.5)", r"groups\(4\)"),
         ("group(4)", r"did you mean 'groups\(4\)'"),

@@ -237,7 +237,7 @@ def test_paths_are_made_absolute_once(monkeypatch: pytest.MonkeyPatch, tmp_path:
                 "parameters": {"weights": "own.pt"},
                 "arms": {"a": {}, "b": {"model.backbone_weights": "timm"}},
             },
-            "arm 'b': model.backbone_weights 'timm' would have no effect: weights 'own.pt'",
+            "arm 'b': model.backbone_weights='timm' and weights='own.pt' both fill the backbone",
         ),
         ({"baseline": "basline"}, "baseline 'basline' is no arm (did you mean 'baseline'?)"),
         ({"seeds": []}, "seeds is empty"),

@@ -138,7 +138,7 @@ class TestFolder:
 
     def test_foreign_folder_is_left_alone(self, tmp_path: Path) -> None:
         (tmp_path / "thesis.tex").write_text("precious", encoding="utf-8")
-        with pytest.raises(DataError, match="exists and is not an embedded data set"):
+        with pytest.raises(DataError, match="exists and is not a drawn data set"):
             synthetic.make(tmp_path, **SMALL)
         assert (tmp_path / "thesis.tex").read_text(encoding="utf-8") == "precious"
 

@@ -557,7 +557,7 @@ def test_rows_kept_without_names_to_compare_are_noted(tmp_path: Path) -> None:
 
 def test_weights_and_backbone_weights_exclude_each_other(tmp_path: Path) -> None:
     save_weights(tmp_path / "own.pt", small(seed=4), config=smoke_config(), categories=CATEGORIES)
-    with pytest.raises(ConfigError, match=r"model\.backbone_weights 'timm' would have no effect"):
+    with pytest.raises(ConfigError, match=r"model\.backbone_weights='timm' and weights="):
         train(
             smoke_config(backbone_weights="timm"),
             runs_dir=tmp_path / "runs",

@@ -1,9 +1,9 @@
 """Dense O2O and the plain augmentations: frozen callables, ``(scene, generator) → scene``.
 
-``single`` changes one image, ``mosaic`` joins four, ``mixup`` blends a batch, ``pipeline`` says
-which of them a phase runs. Nothing here touches the global random state: same input and generator,
-same output. ``OPERATIONS`` names Mosaic and MixUp; an augmentation of your own is one more entry
-(docs/extending.md).
+``single`` changes one image, ``mosaic`` joins four images, ``mixup`` blends a batch. ``pipeline``
+selects the operations of each phase. Nothing here touches the global random state: the same input
+and generator give the same output. ``OPERATIONS`` holds Mosaic and MixUp. To add your own
+augmentation, add an entry (docs/extending.md).
 """
 
 from __future__ import annotations

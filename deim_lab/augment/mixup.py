@@ -1,8 +1,7 @@
-"""MixUp of a batch: every image blended with the one before it, targets of both kept at full
-weight.
+"""MixUp: blend every image of a batch with the previous image.
 
-Zhang et al. 2018 as DEIM uses it: one ratio a batch, from the middle of [0, 1], and no weight on
-the loss.
+The targets of both images keep their full weight. This is MixUp (Zhang et al. 2018) as in DEIM: one
+ratio per batch, near the middle of [0, 1], and no weights in the loss.
 """
 
 from __future__ import annotations
@@ -20,20 +19,22 @@ logger = logging.getLogger(__name__)
 
 
 def draw_ratio(span: tuple[float, float], generator: Generator) -> float:
-    """Weight of the own image, U(span) rounded to six digits."""
+    """Draw the weight of the image itself: U(span), rounded to six digits."""
     return round(uniform(*span, generator), 6)
 
 
 def mix_images(images: Tensor, ratio: float) -> Tensor:
-    """``[B, 3, H, W]`` float → own · ratio + previous · (1 − ratio); the first image's previous one
-    is the last.
+    """Blend images ``[B, 3, H, W]`` (float): image · ratio + previous · (1 − ratio).
+
+    The previous image of the first image is the last image.
     """
     return images.roll(1, dims=0).mul_(1.0 - ratio).add_(images, alpha=ratio)
 
 
 def mix_targets(targets: Targets) -> Targets:
-    """Each image's own targets, then those of the image before it. Ids stay those of the own
-    image.
+    """Add the targets of the previous image to the targets of each image.
+
+    Image ids don't change.
     """
     size = targets.batch_size
     owner = torch.cat([targets.image_index, (targets.image_index + 1) % max(size, 1)])
@@ -44,10 +45,11 @@ def mix_targets(targets: Targets) -> Targets:
 
 @functools.cache
 def note_single_image() -> None:
-    """Say once that a batch of one image can't be mixed: blended with itself it would double every
-    target.
+    """Warn once that a batch of one image can't be mixed.
+
+    A blend of the image with itself would double every target.
     """
     logger.warning(
-        "MixUp is off: a batch of one image has no other to mix with (data.batch_size 1); "
-        "raise data.batch_size, or use train.accumulate for a larger step"
+        "MixUp is off: a batch of one image has no other image to mix with (data.batch_size 1). "
+        "Raise data.batch_size. For a larger step without MixUp, use train.accumulate."
     )

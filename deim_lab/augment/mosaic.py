@@ -1,9 +1,9 @@
-"""Mosaic: four images in a 2 × 2 grid, turned, shifted and scaled; about four times the targets in
-one image.
+"""Mosaic: join four images in a 2 × 2 grid, then rotate, shift and scale the grid.
 
-The official form: each image's shorter side becomes ``tile_px``; the canvas is twice the widest by
-twice the highest tile; every tile lies at the top left of its quadrant; an affine map of the whole
-canvas follows; a box becomes the upright box around its turned self.
+A Mosaic has about four times the targets of one image. As in the official code, the shorter side of
+each image becomes ``tile_px``. The canvas is twice as wide as the widest tile and twice as high as
+the highest tile. Every tile lies at the top left of its quadrant. Then an affine map transforms the
+whole canvas. A box becomes the upright box around its rotated corners.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from deim_lab.structures import Scene
 
 
 class SceneSource(Protocol):
-    """Anything that is indexed by position and gives scenes: a data set, a list."""
+    """Anything that returns a scene for a position: a data set, a list."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> Scene: ...
@@ -30,13 +30,14 @@ class SceneSource(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Mosaic:
-    """The image at ``index`` and three drawn from the whole source with replacement (the own one
-    may come again).
+    """Mosaic of the image at ``index`` and three random images of the source.
+
+    The three images are drawn with replacement, so the image at ``index`` may appear again.
     """
 
     tile_px: int = 320
-    rotation_deg: float = 10.0  # drawn from ± this
-    translate: float = 0.1  # drawn from ± this share of the canvas, whole pixels
+    rotation_deg: float = 10.0  # angle drawn from ± this
+    translate: float = 0.1  # shift drawn from ± this share of the canvas, in whole pixels
     scale: tuple[float, float] = (0.5, 1.5)
 
     def __call__(self, source: SceneSource, index: int, generator: Generator) -> Scene:
@@ -54,8 +55,9 @@ class Mosaic:
 
 
 def resize_shorter(scene: Scene, shorter_px: int) -> Scene:
-    """The scene with its shorter side at ``shorter_px``, aspect ratio kept (the longer side rounded
-    down).
+    """Resize a scene to the shorter side ``shorter_px``, keeping its aspect ratio.
+
+    The longer side is rounded down.
     """
     height, width = scene.size_hw
     longer_px = int(shorter_px * max(height, width) / min(height, width))
@@ -63,7 +65,7 @@ def resize_shorter(scene: Scene, shorter_px: int) -> Scene:
 
 
 def assemble(tiles: Sequence[Scene]) -> Scene:
-    """Four scenes on one black canvas: top left, top right, bottom left, bottom right."""
+    """Join four scenes on a black canvas: top left, top right, bottom left, bottom right."""
     cell_height, cell_width = (
         max(tile.size_hw[0] for tile in tiles),
         max(tile.size_hw[1] for tile in tiles),
@@ -87,11 +89,10 @@ def assemble(tiles: Sequence[Scene]) -> Scene:
 
 
 def affine(scene: Scene, *, angle_deg: float, shift_xy: tuple[int, int], scale: float) -> Scene:
-    """Turn about the centre, scale and shift on a canvas of the same size; nearest pixel, black
-    outside.
+    """Rotate a scene about its centre, scale and shift it on a canvas of the same size.
 
-    Boxes become the upright boxes around their turned corners, clamped to the canvas; one that left
-    it has no area.
+    Pixels are sampled by nearest neighbour, black outside the scene. Boxes become the upright boxes
+    around their rotated corners, clamped to the canvas. A box outside the canvas has no area.
     """
     motion = {"angle": angle_deg, "translate": list(shift_xy), "scale": scale, "shear": [0.0, 0.0]}
     boxes = tv_tensors.BoundingBoxes(scene.boxes_xyxy, format="XYXY", canvas_size=scene.size_hw)  # type: ignore[call-overload]

@@ -1,7 +1,7 @@
-"""Phase → what happens to an image and to a batch: the one order of augmentations that training and
-the density figure share.
+"""Apply the augmentations of a training phase to images and batches.
 
-``augment.extra`` names augmentations of your own, entries of ``augment.OPERATIONS``.
+Training and the density figure share this order of augmentations. ``augment.extra`` names your own
+augmentations, which are entries of ``augment.OPERATIONS``.
 """
 
 from __future__ import annotations
@@ -29,16 +29,18 @@ BASE = ("sanitise", "flip", "resize", "sanitise")
 
 @dataclass(frozen=True, kw_only=True)
 class Pipeline:
-    """Compose, mix and rescale by the phase of the schedule. ``input_size`` is (height, width) in
-    pixels.
+    """Compose, mix and rescale images according to the phase of the schedule.
+
+    ``input_size`` is (height, width) in pixels.
     """
 
     augment: AugmentConfig
     input_size: tuple[int, int]
 
     def plan(self, phase: Phase, *, mosaic: bool = False) -> tuple[str, ...]:
-        """Operations of one image, in order. ``mosaic``: whether the coin of the DENSE phase fell
-        for a Mosaic.
+        """Names of the operations on one image, in order.
+
+        ``mosaic``: whether a Mosaic was drawn in the DENSE phase.
         """
         if phase in (Phase.WARM_UP, Phase.CLEAN):
             return BASE
@@ -54,8 +56,9 @@ class Pipeline:
         generators: Sequence[Generator],
         batch_generator: Generator,
     ) -> Batch:
-        """A whole training batch: one generator for each image, one for what concerns all of them
-        (MixUp, size).
+        """Make a training batch.
+
+        Each image has its own generator. ``batch_generator`` draws MixUp and the multi-scale size.
         """
         scenes = [
             self.compose(source, index, phase, generator)
@@ -76,8 +79,9 @@ class Pipeline:
         return Batch(images, targets, tuple(scene.applied + of_batch for scene in scenes))
 
     def compose(self, source: SceneSource, index: int, phase: Phase, generator: Generator) -> Scene:
-        """The training image made of ``source[index]`` (and three others, where it becomes a
-        Mosaic), at the input size.
+        """Make the training image of ``source[index]``, at the input size.
+
+        A Mosaic also uses three other images.
         """
         mosaic = phase is Phase.DENSE and coin(self.augment.mosaic_prob, generator)
         plan = self.plan(phase, mosaic=mosaic)
@@ -94,8 +98,9 @@ class Pipeline:
     def mix(
         self, images: Tensor, targets: Targets, phase: Phase, generator: Generator
     ) -> tuple[Tensor, Targets, bool]:
-        """MixUp of the batch by its probability in the DENSE phase, else the batch as it is; and
-        whether it was mixed.
+        """Apply MixUp by its probability in the DENSE phase; return whether the batch was mixed.
+
+        In other phases the batch is returned unchanged.
         """
         if phase is not Phase.DENSE or self.augment.mixup_prob == 0:
             return images, targets, False
@@ -108,11 +113,10 @@ class Pipeline:
         return mixup.mix_images(images, ratio), mixup.mix_targets(targets), True
 
     def multiscale(self, images: Tensor, phase: Phase, generator: Generator) -> Tensor:
-        """``[B, 3, H, W]`` at a drawn size (nearest pixel, as official); off in the CLEAN phase and
-        without ``multiscale_repeat``.
+        """Resize images ``[B, 3, H, W]`` to a random size, with nearest pixels as official.
 
-        The list of sizes belongs to the shorter side; the longer one follows in step, in multiples
-        of 32.
+        Off in the CLEAN phase and without ``multiscale_repeat``. The size is drawn for the shorter
+        side. The longer side changes by the same factor, in multiples of 32.
         """
         repeat = self.augment.multiscale_repeat
         if repeat is None or phase is Phase.CLEAN:
@@ -128,9 +132,9 @@ class Pipeline:
         )
 
     def _extra(self, of: str, phase: Phase, generator: Generator) -> tuple[str, ...]:
-        """The operations of ``augment.extra`` whose coin falls, in their order.
+        """Draw the operations of ``augment.extra`` to apply, in their order.
 
-        No coin is tossed for an operation that is off in this phase.
+        Nothing is drawn for an operation that is off in this phase.
         """
         names = []
         for name in self.augment.extra:
@@ -143,7 +147,7 @@ class Pipeline:
         return tuple(names)
 
     def _changed_by(self, name: str, scene: Scene, generator: Generator) -> Scene:
-        """The scene after an added operation, checked."""
+        """Apply an added operation to a scene and check the result."""
         changed = OPERATIONS.callable(name)(scene, generator)
         if not isinstance(changed, Scene) or len(changed.boxes_xyxy) != len(changed.labels):
             raise ConfigError(
@@ -155,7 +159,7 @@ class Pipeline:
     def _mixed_by(
         self, name: str, images: Tensor, targets: Targets, generator: Generator
     ) -> tuple[Tensor, Targets]:
-        """The batch after an added operation, checked."""
+        """Apply an added operation to a batch and check the result."""
         mixed = OPERATIONS.callable(name)(images, targets, generator)
         if not isinstance(mixed, tuple) or len(mixed) != 2 or mixed[0].shape != images.shape:
             raise ConfigError(
@@ -193,8 +197,9 @@ class Pipeline:
 
 
 def stack(images: Sequence[Tensor]) -> Tensor:
-    """Images of one size, ``[3, H, W]`` uint8, → ``[B, 3, H, W]`` float32 in [0, 1]: one pass over
-    the pixels, whatever their layout.
+    """Stack uint8 images ``[3, H, W]`` of one size → ``[B, 3, H, W]`` float32 in [0, 1].
+
+    Reads the pixels once, in any memory layout.
     """
     batch = torch.empty(len(images), *images[0].shape, device=images[0].device)
     for row, image in zip(batch, images, strict=True):
@@ -203,8 +208,9 @@ def stack(images: Sequence[Tensor]) -> Tensor:
 
 
 def generator_of(*key: int | str) -> Generator:
-    """A CPU generator that depends on ``key`` alone, e.g. ``(seed, epoch, position)``: neighbouring
-    keys give unrelated streams.
+    """A CPU generator that depends only on ``key``, e.g. ``(seed, epoch, position)``.
+
+    Neighbouring keys give unrelated streams.
     """
     digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=4).digest()
     return Generator().manual_seed(int.from_bytes(digest, "little"))

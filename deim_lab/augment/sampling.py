@@ -1,8 +1,7 @@
-"""Composed images without training: drawn positions, batches of the pipeline, and images without
-pixels.
+"""Compose augmented images without training, also without pixels.
 
 Counting targets needs sizes and boxes, but no pixels. ``WithoutPixels`` gives the pipeline images
-that have a size and no memory: every draw and every box is the same.
+with a size but no memory. Every random draw and every box is the same as with pixels.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ BATCH_SIZE = 8
 
 
 def draw_positions(length: int, samples: int, *key: int | str) -> list[int]:
-    """``samples`` positions in ``[0, length)`` by ``key``: each once before any comes again."""
+    """Draw ``samples`` positions in ``[0, length)`` by ``key``; repeat none before all came."""
     turns = range(-(-samples // length))
     orders = [torch.randperm(length, generator=generator_of(*key, turn)) for turn in turns]
     drawn: list[int] = torch.cat(orders)[:samples].tolist()
@@ -38,9 +37,9 @@ def composed(
     *key: int | str,
     batch_size: int = BATCH_SIZE,
 ) -> Iterator[tuple[Sequence[int], Batch]]:
-    """What ``pipeline`` makes of the images at ``positions``: batches, each with its positions.
+    """Compose the images at ``positions``; yields positions and batch of each batch.
 
-    The random numbers depend on ``key`` and on the place in ``positions`` alone.
+    The random numbers depend only on ``key`` and on the place in ``positions``.
     """
     for start in range(0, len(positions), batch_size):
         chosen = positions[start : start + batch_size]
@@ -53,9 +52,7 @@ def composed(
 
 @runtime_checkable
 class Undecoded(Protocol):
-    """A source that knows sizes and boxes without decoding a picture
-    (``data.coco.CocoDataset``).
-    """
+    """A source of sizes and boxes without decoding, such as ``data.coco.CocoDataset``."""
 
     image_ids: Sequence[int]
     sizes_wh: Tensor
@@ -65,8 +62,9 @@ class Undecoded(Protocol):
 
 @dataclass
 class WithoutPixels:
-    """The source's sizes, boxes and labels. Where pictures must be decoded to know them, each is
-    decoded once.
+    """A source with sizes, boxes and labels, but without pixels.
+
+    A source that must decode its pictures decodes each once.
     """
 
     source: SceneSource

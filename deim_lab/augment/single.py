@@ -1,10 +1,10 @@
 """Augmentations of one image: colour, zoom-out, IoU crop, flip, resize, sanitise.
 
-The operations, their order and their ranges are SSD's (Liu et al. 2016, section 2.2) as torchvision
-implements them and the official recipes use them. Pixels stay uint8 in height-width-channel memory
-up to the last step: five times faster to resize than planes. A scene whose image lies on the
-``meta`` device has a size and boxes but no pixels: every draw and every box is the same, which is
-how ``sampling`` counts targets without touching a pixel.
+The operations, their order and their ranges are SSD's (Liu et al. 2016, section 2.2), as in
+torchvision and the official recipes. Pixels stay uint8 in height-width-channel memory up to the
+last step, because resizing is five times faster there than with planes. A scene with its image on
+the ``meta`` device has a size and boxes, but no pixels. Every random draw and every box is the
+same, so ``sampling`` can count targets without pixels.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from deim_lab.structures import Scene
 
 
 def uniform(low: float, high: float, generator: Generator) -> float:
-    """One draw from U(low, high)."""
+    """Draw one number from U(low, high)."""
     return low + (high - low) * float(torch.rand((), generator=generator))
 
 
 def coin(prob: float, generator: Generator) -> bool:
-    """True with probability ``prob``; never at 0, always at 1."""
+    """Return True with probability ``prob``: never at 0, always at 1."""
     return float(torch.rand((), generator=generator)) < prob
 
 
 @dataclass(frozen=True, kw_only=True)
 class Photometric:
-    """Brightness, contrast, saturation, hue and channel order, each with probability ``prob``;
-    contrast before or after the others.
+    """Change brightness, contrast, saturation, hue and channel order, each with ``prob``.
 
-    Works on PIL images as the official pipeline does: the same rounding between steps, and faster
-    than torch on uint8.
+    Contrast comes before or after saturation and hue, at random. Works on PIL images, as the
+    official pipeline does. So the rounding between steps is the same, and it is faster than torch
+    on uint8.
     """
 
     prob: float = 0.5
@@ -83,8 +83,9 @@ class Photometric:
 
 @dataclass(frozen=True, kw_only=True)
 class ZoomOut:
-    """Put the image at a random place of a black canvas 1 to ``max_ratio`` times as large: objects
-    become small.
+    """Put the image at a random place of a black canvas, so that objects become small.
+
+    The canvas is 1 to ``max_ratio`` times as large as the image, per side.
     """
 
     prob: float = 0.5
@@ -106,12 +107,12 @@ class ZoomOut:
 
 @dataclass(frozen=True, kw_only=True)
 class IouCrop:
-    """Crop to a window that overlaps some box by at least a drawn IoU; boxes whose centre lies
-    outside are dropped.
+    """Crop to a window that overlaps some box by at least a random IoU.
 
-    SSD's sampler: a minimal IoU is drawn from ``overlaps`` (1.0: leave the image as it is), then up
-    to ``trials`` windows; if none fits, the IoU is drawn anew. The trials of a round are drawn and
-    judged at once; the first that fits is taken.
+    Boxes with their centre outside the window are dropped. This is SSD's sampler. It draws a
+    minimal IoU from ``overlaps`` (1.0 leaves the image unchanged), then ``trials`` windows. It
+    takes the first window that fits. If none fits, it draws a new IoU. All windows of a round are
+    drawn and judged at once.
     """
 
     prob: float = 0.8
@@ -123,7 +124,7 @@ class IouCrop:
     def __call__(self, scene: Scene, generator: Generator) -> Scene:
         if not coin(self.prob, generator) or not len(
             scene.boxes_xyxy
-        ):  # without boxes no window is ever accepted
+        ):  # without boxes, no window would ever fit
             return scene
         while True:
             overlap = self.overlaps[int(torch.randint(len(self.overlaps), (), generator=generator))]
@@ -136,7 +137,7 @@ class IouCrop:
                 return crop(scene, windows_xyxy[first], centred[first])
 
     def _windows(self, size_hw: tuple[int, int], generator: Generator) -> Tensor:
-        """``[trials, 4]`` whole-pixel windows."""
+        """Draw windows ``[trials, 4]`` in whole pixels."""
         height, width = size_hw
         size_share, place = torch.rand(2, self.trials, 2, generator=generator)
         image_wh = torch.tensor([width, height])
@@ -149,9 +150,7 @@ class IouCrop:
     def _judge(
         self, windows_xyxy: Tensor, boxes_xyxy: Tensor, overlap: float
     ) -> tuple[Tensor, Tensor]:
-        """``[trials, n]`` which boxes are centred in which window, ``[trials]`` which windows are
-        accepted.
-        """
+        """Flags: box centred in the window ``[trials, n]``, and window valid ``[trials]``."""
         size_wh = windows_xyxy[:, 2:] - windows_xyxy[:, :2]
         aspect = size_wh[:, 0] / size_wh[:, 1].clamp(min=1e-6)
         shaped = (size_wh > 0).all(1) & (aspect >= self.aspect[0]) & (aspect <= self.aspect[1])
@@ -183,7 +182,7 @@ class Flip:
 
 @dataclass(frozen=True, kw_only=True)
 class Resize:
-    """Squash to ``size_hw``, aspect ratio not kept; bilinear with antialias, as PIL does."""
+    """Squash to ``size_hw`` without keeping the aspect ratio; bilinear, antialiased as in PIL."""
 
     size_hw: tuple[int, int]
 
@@ -193,7 +192,7 @@ class Resize:
 
 @dataclass(frozen=True, kw_only=True)
 class Sanitise:
-    """Clip boxes to the image and drop those narrower or lower than ``min_px``, or of no area."""
+    """Clip boxes to the image; drop boxes narrower or lower than ``min_px`` or without area."""
 
     min_px: float = 1.0
 
@@ -205,7 +204,7 @@ class Sanitise:
 
 
 def resize(scene: Scene, size_hw: tuple[int, int]) -> Scene:
-    """The scene at ``(height, width)``, whatever its aspect ratio was."""
+    """Resize a scene to ``(height, width)`` without keeping its aspect ratio."""
     (height, width), (new_height, new_width) = scene.size_hw, size_hw
     if (height, width) == (new_height, new_width):
         return scene
@@ -216,7 +215,7 @@ def resize(scene: Scene, size_hw: tuple[int, int]) -> Scene:
 
 
 def resize_pixels(image: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """``[3, H, W]`` uint8 → ``[3, *size_hw]`` uint8, bilinear with antialias."""
+    """Resize ``[3, H, W]`` uint8 → ``[3, *size_hw]`` uint8, bilinear with antialias."""
     if image.is_meta:
         return image.new_empty((image.shape[0], *size_hw))
     resized: Tensor = F.resize(image, list(size_hw), antialias=True)
@@ -224,7 +223,7 @@ def resize_pixels(image: Tensor, size_hw: tuple[int, int]) -> Tensor:
 
 
 def crop(scene: Scene, window_xyxy: Tensor, keep: Tensor) -> Scene:
-    """The window (whole pixels) of the scene with the boxes ``keep [n]``, clipped to it."""
+    """Crop a scene to a window in whole pixels; keep the boxes of ``keep [n]``, clipped."""
     left, top, right, bottom = (int(value) for value in window_xyxy)
     boxes_xyxy = scene.boxes_xyxy[keep] - torch.tensor([left, top, left, top])
     return replace(
@@ -236,7 +235,7 @@ def crop(scene: Scene, window_xyxy: Tensor, keep: Tensor) -> Scene:
 
 
 def clip(boxes_xyxy: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """Corners clamped to the image."""
+    """Clamp box corners to the image."""
     height, width = size_hw
     return boxes_xyxy.clamp(min=0).minimum(
         torch.tensor([width, height, width, height], dtype=boxes_xyxy.dtype)
@@ -244,17 +243,18 @@ def clip(boxes_xyxy: Tensor, size_hw: tuple[int, int]) -> Tensor:
 
 
 def black(height: int, width: int, *, like: Tensor) -> Tensor:
-    """A black ``[3, height, width]`` image in height-width-channel memory, on the device of
-    ``like``.
+    """A black image ``[3, height, width]`` with the dtype and device of ``like``.
+
+    Its memory layout is height-width-channel.
     """
     return torch.zeros(height, width, 3, dtype=like.dtype, device=like.device).permute(2, 0, 1)
 
 
 def to_pil(image: Tensor) -> Image.Image:
-    """``[3, H, W]`` uint8 → PIL."""
+    """Convert ``[3, H, W]`` uint8 to PIL."""
     return Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
 
 
 def from_pil(picture: Image.Image) -> Tensor:
-    """PIL → ``[3, H, W]`` uint8, a view of height-width-channel memory."""
+    """Convert PIL to ``[3, H, W]`` uint8, a view of height-width-channel memory."""
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)

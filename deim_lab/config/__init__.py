@@ -1,8 +1,8 @@
 """Every knob of an experiment, and the named presets.
 
-``sections`` holds the knobs, ``schema`` the whole config, ``checks`` what knobs must fit together,
-``values`` what one value must be, ``official`` and ``presets`` the recipes. ``entries`` holds the
-tables that can be added to, ``plugins`` loads the modules that add to them.
+``sections`` defines the knobs and ``schema`` the whole config. ``values`` checks one value,
+``checks`` checks knobs together. ``official`` and ``presets`` hold the recipes. ``entries`` holds
+the tables of losses, matchings and so on. ``plugins`` loads the modules that add entries to them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Checks across sections: knobs that fit one by one, but not together."""
+"""Reject combinations of config knobs that are each valid, but not together."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from deim_lab.config.sections import AugmentConfig, DataConfig, LossConfig, ModelConfig
 from deim_lab.errors import ConfigError
 
-# Knobs of edge distributions, which RT-DETRv2 does not have.
+# Knobs of edge distributions. RT-DETRv2 has none.
 _OF_EDGES = {
     "model": ("reg_max", "reg_scale", "up"),
     "loss": ("weight_fgl", "weight_ddf", "ddf_temperature"),
@@ -18,10 +18,10 @@ _OF_EDGES = {
 
 @dataclass(frozen=True)
 class _Owner:
-    """The part of a model that alone uses a knob."""
+    """The only part of a model that uses a certain knob."""
 
     name: str
-    chosen_by: str  # the knob that chooses the part
+    chosen_by: str  # the knob that selects the part
     remedy: str
     used: Callable[[ModelConfig], bool]
 
@@ -40,11 +40,11 @@ _OWNERS = {
         used=lambda model: model.encoder == "hybrid",
     ),
 }
-_SMALLEST_SCALE = 0.75  # of the shorter side, in multi-scale training
+_SMALLEST_SCALE = 0.75  # smallest multi-scale size / shorter side of the input
 
 
 def edges(model: ModelConfig, loss: LossConfig) -> None:
-    """Refuse knobs of edge distributions in a family without them."""
+    """Reject knobs of edge distributions in a model family without edge distributions."""
     if model.family != "rtdetrv2":
         return
     sections: dict[str, Any] = {"model": model, "loss": loss}
@@ -53,13 +53,13 @@ def edges(model: ModelConfig, loss: LossConfig) -> None:
             value = getattr(sections[section], name)
             if value != getattr(type(sections[section]), name):
                 raise ConfigError(
-                    f"{section}.{name} {value}: model.family 'rtdetrv2' has no edge "
-                    f"distributions, so it would have no effect"
+                    f"{section}.{name} {value} would have no effect. "
+                    f"model.family 'rtdetrv2' has no edge distributions. Leave it out."
                 )
 
 
 def of_the_model(model: ModelConfig, given: Iterable[str]) -> None:
-    """Refuse a knob that was given, but belongs to a part that the model does not have.
+    """Reject a given knob that only a part absent from this model would use.
 
     A knob at its default counts as not given.
     """
@@ -76,31 +76,31 @@ def of_the_model(model: ModelConfig, given: Iterable[str]) -> None:
 
 
 def one_start(model: ModelConfig, weights: object) -> None:
-    """Refuse weights of a backbone where weights of a whole detector are given too."""
+    """Reject backbone weights next to weights of a whole detector."""
     if weights is not None and model.backbone_weights is not None:
         raise ConfigError(
-            f"model.backbone_weights {model.backbone_weights!r} would have no effect: weights "
-            f"{str(weights)!r} fill the backbone too; give one of them"
+            f"model.backbone_weights={model.backbone_weights!r} and weights={str(weights)!r} both "
+            f"fill the backbone. Give only one of them."
         )
 
 
 def anchors(model: ModelConfig, augment: AugmentConfig, data: DataConfig) -> None:
-    """Refuse more queries than the smallest image of training has anchors."""
+    """Reject a config with more queries than the smallest training image has anchors."""
     height, width = _smallest(data.input_size, multiscale=augment.multiscale_repeat is not None)
-    number = sum((height // stride) * (width // stride) for stride in model.strides)
-    if number < model.num_queries:
+    num_anchors = sum((height // stride) * (width // stride) for stride in model.strides)
+    if num_anchors < model.num_queries:
         raise ConfigError(
-            f"model.num_queries {model.num_queries} is above the {number} anchors of "
-            f"{height}×{width} px (the smallest size of data.input_size {list(data.input_size)}): "
-            f"raise the size or lower the queries"
+            f"model.num_queries {model.num_queries} is above the {num_anchors} anchors of a "
+            f"{height}×{width} px image, the smallest size of data.input_size "
+            f"{list(data.input_size)}. Raise the size or lower the queries."
         )
 
 
 def _smallest(input_size: tuple[int, int], *, multiscale: bool) -> tuple[int, int]:
-    """Height and width of the smallest images that training sees.
+    """Height and width of the smallest images in training.
 
-    Multi-scale goes down to 0.75 of the shorter side in whole 32 px, the longer one in step
-    (``schedule.multiscale_sizes``).
+    Multi-scale goes down to 0.75 of the shorter side, in multiples of 32 px. The longer side
+    shrinks by the same factor (``schedule.multiscale_sizes``).
     """
     shorter, factor = min(input_size), 1.0
     if multiscale:

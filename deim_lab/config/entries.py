@@ -1,8 +1,8 @@
-"""Tables of named entries: one entry is all that a new loss or matching needs.
+"""Tables of named entries: a new loss or matching needs one entry.
 
-A table holds the entries of the lab and those that you add, from a module or from a notebook cell.
-The entries of the lab are named here without torch, so that a config can be checked quickly; the
-rooms that compute attach their functions (``losses.terms``, ``matching.assignment``).
+A table holds the built-in entries and the entries that you add, from a module or a notebook cell.
+This module names the built-in entries without importing torch, so checking a config is fast.
+``losses.terms`` and ``matching.assignment`` attach the functions that compute.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _COLOUR = re.compile(r"#[0-9A-Fa-f]{6}")
 
 @dataclass(frozen=True)
 class Entry:
-    """What all entries share: the function that computes, a label and a colour.
+    """Base of all entries: the function that computes, a label and a colour.
 
     Attributes:
-        function: computes; None where a stored run names an entry that is not defined here.
-        label: in figures and tables; "": the entry's name.
-        colour: ``#RRGGBB`` in figures; None: the next free one.
+        function: computes. None if a stored run names an entry whose code is not loaded.
+        label: name in figures and tables; "": the entry's name.
+        colour: ``#RRGGBB`` in figures; None: the next free colour.
     """
 
     function: Callable[..., Any] | None
@@ -52,17 +52,18 @@ class Entry:
 
 @dataclass(frozen=True)
 class Term(Entry):
-    """A classification loss, as ``losses.CLASSIFICATION`` holds it.
+    """A classification loss: an entry of ``losses.CLASSIFICATION``.
 
     ``function(logits, target, iou, *, gamma, alpha)`` takes three tensors ``[..., B, Q, C]`` and
-    returns the elementwise loss in the same shape (``losses.terms``). A function without ``gamma``
-    or ``alpha`` is called without it.
+    returns the elementwise loss in the same shape (``losses.terms``). A function whose signature
+    lacks ``gamma`` or ``alpha`` is called without that argument.
 
     Attributes:
-        gamma: γ where ``loss.gamma`` is None; None: the default of the function's own signature.
-        alpha: α where ``loss.alpha`` is None, likewise.
-        takes: which of γ and α the function takes; None: read from its signature.
-        signed_quality: whether the loss can use a quality below 0, as GIoU may be.
+        gamma: γ if ``loss.gamma`` is None; None: the default in the function's signature.
+        alpha: α if ``loss.alpha`` is None; None: the default in the function's signature.
+        takes: names of the arguments that the function takes, among ``gamma`` and ``alpha``; None:
+            read from its signature.
+        signed_quality: whether the loss accepts a quality below 0. GIoU can be below 0.
     """
 
     gamma: float | None = dataclasses.field(default=None, kw_only=True)
@@ -74,7 +75,7 @@ class Term(Entry):
         if self.takes is not None:
             return
         if self.function is None:
-            raise ConfigError("a Term needs a function")
+            raise ConfigError("Term: function is None. Give the function that computes the loss.")
         parameters = inspect.signature(self.function).parameters
         takes = tuple(name for name in ("gamma", "alpha") if name in parameters)
         object.__setattr__(self, "takes", takes)
@@ -95,30 +96,35 @@ class Term(Entry):
                 object.__setattr__(self, name, default)
 
     def default(self, name: str) -> float:
-        """γ (``gamma``) or α (``alpha``) of the loss. Raises ``ConfigError`` where it has none."""
+        """Default γ (``gamma``) or α (``alpha``) of the loss.
+
+        Raises ``ConfigError`` if there is no default.
+        """
         value: float | None = getattr(self, name)
         if value is None:
-            raise ConfigError(f"{self.label or 'this loss'} has no default for {name}")
+            raise ConfigError(
+                f"The loss {self.label or 'without a label'} has no default for {name}."
+            )
         return value
 
 
 @dataclass(frozen=True)
 class Kind(Entry):
-    """A kind of matching, as ``matching.KINDS`` holds it.
+    """A kind of matching: an entry of ``matching.KINDS``.
 
     ``function(logits, boxes_cxcywh, targets, match)`` takes ``[K, B, Q, C]`` and ``[K, B, Q, 4]``
     of the ``K`` levels, the ``Targets`` and the ``MatchConfig``. It returns ``Matches`` on the CPU
-    with a level axis, ordered by level, image and query. ``match.iou_power`` is None unless the run
-    is in its late part.
+    with a level axis, ordered by level, image and query. ``match.iou_power`` is None except in the
+    late part of a run.
 
     Attributes:
-        divided_by: ``targets``: sums of losses are divided by the targets of the batch (times the
-            query groups); ``pairs``: by each level's own pairs, so that more positives don't make
-            the loss larger.
+        divided_by: divisor of the summed losses. ``targets``: the targets of the batch times the
+            query groups. ``pairs``: the matched pairs of each level, so more positives don't
+            increase the loss.
         argument: least and largest whole number ``k`` of ``match.kind`` "name(k)"; None: the kind
             takes no number.
-        query_groups: whether ``k`` is the number of query groups that the detector trains with.
-        late_cost: whether ``match.iou_power`` changes its cost.
+        query_groups: whether ``k`` is the number of query groups in training.
+        late_cost: whether ``match.iou_power`` changes the cost of this kind.
     """
 
     divided_by: Literal["targets", "pairs"] = dataclasses.field(default="targets", kw_only=True)
@@ -129,25 +135,26 @@ class Kind(Entry):
     def __post_init__(self) -> None:
         if self.divided_by not in ("targets", "pairs"):
             raise ConfigError(
-                f"Kind: divided_by {self.divided_by!r} is unknown; known: targets, pairs"
+                f"Kind: divided_by {self.divided_by!r} is unknown. Choose targets or pairs."
             )
         if self.query_groups and self.argument is None:
-            raise ConfigError("Kind: query_groups needs argument=(least, largest)")
+            raise ConfigError("Kind: query_groups needs the range argument=(least, largest).")
 
 
 @dataclass(frozen=True)
 class Operation(Entry):
-    """An augmentation, as ``augment.OPERATIONS`` holds it. ``augment.extra`` turns it on.
+    """An augmentation: an entry of ``augment.OPERATIONS``. ``augment.extra`` turns it on.
 
-    With ``of="image"``, ``function(scene, generator)`` returns a ``Scene``: the image is uint8
-    ``[3, h, w]`` at its own size or a Mosaic, before the plain augmentations and the resizing. With
-    ``of="batch"``, ``function(images, targets, generator)`` returns float images ``[B, 3, H, W]``
-    in [0, 1] and ``Targets``, after MixUp. All randomness comes from ``generator``.
+    With ``of="image"``, ``function(scene, generator)`` returns a ``Scene``. Its image is uint8
+    ``[3, h, w]``, at the original size or a Mosaic. It runs before the plain augmentations and the
+    resizing. With ``of="batch"``, ``function(images, targets, generator)`` returns float images
+    ``[B, 3, H, W]`` in [0, 1] and ``Targets``. It runs after MixUp. All random numbers must come
+    from ``generator``.
 
     Attributes:
-        of: what the function changes, one image or the whole batch.
-        prob: probability where ``augment.extra_prob`` is None, in [0, 1].
-        phases: of the schedule in which it is on: ``warm_up``, ``dense``, ``plain``, ``clean``.
+        of: what the function changes: one image or the whole batch.
+        prob: probability in [0, 1], used if ``augment.extra_prob`` is None.
+        phases: schedule phases in which it is on: ``warm_up``, ``dense``, ``plain``, ``clean``.
     """
 
     of: Literal["image", "batch"] = dataclasses.field(default="image", kw_only=True)
@@ -156,23 +163,23 @@ class Operation(Entry):
 
     def __post_init__(self) -> None:
         if self.of not in ("image", "batch"):
-            raise ConfigError(f"Operation: of {self.of!r} is unknown; known: image, batch")
+            raise ConfigError(f"Operation: of {self.of!r} is unknown. Choose image or batch.")
         if not 0 <= self.prob <= 1:
-            raise ConfigError(f"Operation: prob {self.prob!r} is outside [0, 1]")
+            raise ConfigError(f"Operation: prob {self.prob!r} is outside [0, 1].")
         for phase in self.phases:
             if phase not in _PHASES:
                 raise ConfigError(
-                    f"Operation: phase {phase!r} is unknown{nearest(phase, _PHASES)}; "
-                    f"known: {', '.join(_PHASES)}"
+                    f"Operation: phase {phase!r} is unknown{nearest(phase, _PHASES)}. "
+                    f"Choose from {', '.join(_PHASES)}."
                 )
 
 
 @dataclass(frozen=True)
 class Metric(Entry):
-    """A number of each validation, as ``evaluation.VALIDATION`` holds it.
+    """A metric computed at each validation: an entry of ``evaluation.VALIDATION``.
 
     ``function(evaluation, dataset)`` takes the ``evaluation.Evaluation`` and the ``CocoDataset``
-    and returns a float, NaN where it is undefined.
+    and returns a float, or NaN if the metric is undefined.
 
     Attributes:
         higher_is_better: None: neither direction is better.
@@ -187,28 +194,28 @@ E = TypeVar("E", bound=Entry)
 
 
 class Entries(MutableMapping[str, E], Generic[E]):
-    """Name → entry. The lab's own entries stay as they are; yours can be added and taken out.
+    """Table of entries by name. Built-in entries are fixed; you can add and remove your own.
 
     Args:
-        what: of an entry, in messages ("classification loss").
-        table: where users find the table ("losses.CLASSIFICATION").
-        built_in: the entries of the lab.
+        what: name of one entry in messages ("classification loss").
+        table: public name of the table ("losses.CLASSIFICATION").
+        built_in: the built-in entries.
     """
 
     def __init__(self, what: str, table: str, built_in: Mapping[str, E]) -> None:
         self.what, self.table = what, table
         self._built_in = dict(built_in)
         self._added: dict[str, E] = {}
-        self._recalled: dict[str, Source] = {}  # of entries that a stored run names
+        self._recalled: dict[str, Source] = {}  # name → source that a stored run recorded
 
     def attach(self, functions: Mapping[str, Callable[..., Any]]) -> None:
-        """Give the lab's entries their functions.
+        """Set the functions of built-in entries.
 
-        Raises ``ConfigError`` for a name that is not an entry of the lab.
+        Raises ``ConfigError`` for a name that is not a built-in entry.
         """
         for name, function in functions.items():
             if name not in self._built_in:
-                raise ConfigError(f"{self.table} has no {name!r} to attach a function to")
+                raise ConfigError(f"{self.table} has no built-in entry {name!r} for this function.")
             self._built_in[name] = dataclasses.replace(self._built_in[name], function=function)
 
     def __getitem__(self, name: str) -> E:
@@ -219,46 +226,45 @@ class Entries(MutableMapping[str, E], Generic[E]):
     def __setitem__(self, name: str, entry: E) -> None:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ConfigError(
-                f"{self.table}: {name!r} is not a name. Use small letters, digits and _."
+                f"{self.table}: {name!r} is not a valid name. Use small letters, digits and _."
             )
         if name in self._built_in:
             raise ConfigError(
-                f"{self.table} has {name!r} already, and it is part of the lab. "
-                f"Choose another name."
+                f"{self.table} already has the built-in entry {name!r}. Choose another name."
             )
         before = self._added.get(name)
         if before is not None and _module(before) not in (None, _module(entry)):
             raise ConfigError(
-                f"{self.table} has {name!r} already, from {_module(before)}. "
-                f"{_module(entry)} needs another name."
+                f"{self.table} already has {name!r}, from {_module(before)}. "
+                f"Choose another name in {_module(entry)}."
             )
         if entry.colour is not None and not _COLOUR.fullmatch(entry.colour):
-            raise ConfigError(f"{self.table}[{name!r}]: colour {entry.colour!r} is not #RRGGBB")
+            raise ConfigError(f"{self.table}[{name!r}]: colour {entry.colour!r} is not #RRGGBB.")
         self._added[name] = entry
         self._recalled.pop(name, None)
         palette.add(name, entry.colour)
 
     def recall(self, name: str, values: Mapping[str, Json], source: Source) -> None:
-        """Make the entry of a stored run known without its code, unless its name is known."""
+        """Add the entry of a stored run without its function, unless the name exists already."""
         if name in self:
             return
         kind = type(next(iter(self._built_in.values())))
-        known = {item.name for item in dataclasses.fields(kind)}
+        field_names = {item.name for item in dataclasses.fields(kind)}
         fields: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value
             for key, value in values.items()
-            if key in known  # a later version may record more
+            if key in field_names  # a later version may record more
         }
         self[name] = kind(None, **fields)
         self._recalled[name] = source
 
     def source(self, name: str) -> Source:
-        """The source of an added entry, or the one that its stored run recorded."""
+        """The source of an added entry, or the source that a stored run recorded."""
         return self._recalled[name] if name in self._recalled else source_of(self[name])
 
     def __delitem__(self, name: str) -> None:
         if name in self._built_in:
-            raise ConfigError(f"{self.table}: {name!r} is part of the lab and stays")
+            raise ConfigError(f"{self.table}: {name!r} is built in and cannot be removed.")
         del self._added[name]
         self._recalled.pop(name, None)
         palette.remove(name)
@@ -274,18 +280,18 @@ class Entries(MutableMapping[str, E], Generic[E]):
 
     @property
     def own_entry(self) -> str:
-        """How a user adds an entry, as messages say it."""
+        """Sentence for messages: how a user adds an entry."""
         return (
-            f"A {self.what} of your own is an entry of {self.table}; "
+            f"To use your own {self.what}, add an entry to {self.table} and "
             f"name its module in train.plugins."
         )
 
     def is_added(self, name: str) -> bool:
-        """Whether the entry is one that was added."""
+        """Whether the entry was added, not built in."""
         return name in self._added
 
     def label(self, name: str) -> str:
-        """The label of an entry; a name that is no entry is its own label."""
+        """The label of an entry. A name without an entry is returned unchanged."""
         return (self[name].label or name) if name in self else name
 
     def check(self, key: str, name: str) -> None:
@@ -299,12 +305,12 @@ class Entries(MutableMapping[str, E], Generic[E]):
     def callable(self, name: str) -> Callable[..., Any]:
         """The function of an entry.
 
-        Raises ``ConfigError`` where a stored run named the entry and its code is not loaded.
+        Raises ``ConfigError`` if only a stored run names the entry and its code is not loaded.
         """
         function = self[name].function
         if function is None:
             raise ConfigError(
-                f"the code of {self.what} {name!r} is not loaded. Define {self.table}[{name!r}] "
+                f"The code of {self.what} {name!r} is not loaded. Define {self.table}[{name!r}] "
                 f"again, or name its module in train.plugins."
             )
         return function
@@ -338,7 +344,7 @@ KINDS: Entries[Kind] = Entries(
 )
 
 
-# The lab's two are turned on by augment.mosaic_prob and augment.mixup_prob, not by augment.extra.
+# augment.mosaic_prob and augment.mixup_prob turn on the built-in two, not augment.extra.
 OPERATIONS: Entries[Operation] = Entries(
     "augmentation",
     "augment.OPERATIONS",
@@ -378,12 +384,12 @@ VALIDATION: Entries[Metric] = Entries(
 
 @dataclass(frozen=True)
 class Source:
-    """Where the code of an entry stands, and what it was.
+    """Module and hash of the code of an entry.
 
     Attributes:
         module: importable name; ``__main__`` for a notebook cell or a script.
-        sha256: of the module's file, or of the function's own text for ``__main__``, together with
-            the values of the entry.
+        sha256: hash of the module's file and the values of the entry. For ``__main__``, the
+            function's own text replaces the file.
     """
 
     module: str
@@ -391,9 +397,9 @@ class Source:
 
 
 def source_of(entry: Entry) -> Source:
-    """The source of an added entry. Raises ``ConfigError`` where Python cannot read it."""
+    """The source of an added entry. Raises ``ConfigError`` if Python cannot read it."""
     if entry.function is None:
-        raise ConfigError("an entry without a function has no source")
+        raise ConfigError("An entry without a function has no source. Give it a function.")
     code = _code(entry.function)
     module = str(code.__module__)
     path = getattr(sys.modules.get(module), "__file__", None)
@@ -404,7 +410,7 @@ def source_of(entry: Entry) -> Source:
             text = inspect.getsource(code).encode()
         except (OSError, TypeError) as error:
             raise ConfigError(
-                f"the source of {_name_of(entry.function)} cannot be read, so a run could not "
+                f"The source of {_name_of(entry.function)} cannot be read, so a run could not "
                 f"record it. Define it in a module or in a notebook cell."
             ) from error
     values = json.dumps([entry.values(), _bound(entry.function)], sort_keys=True).encode()
@@ -412,12 +418,12 @@ def source_of(entry: Entry) -> Source:
 
 
 def _module(entry: Entry) -> str | None:
-    """The module that defined an entry; None for one whose code is not loaded."""
+    """The module that defined an entry; None if its code is not loaded."""
     return None if entry.function is None else str(_code(entry.function).__module__)
 
 
 def _code(function: Callable[..., Any]) -> Any:
-    """The function, or the class of a callable object, that has the source."""
+    """The function, or the class of a callable object, whose source can be read."""
     while isinstance(function, functools.partial):
         function = function.func
     function = inspect.unwrap(function)
@@ -427,7 +433,7 @@ def _code(function: Callable[..., Any]) -> Any:
 
 
 def _bound(function: Callable[..., Any]) -> str:
-    """Arguments that a ``functools.partial`` binds, as text."""
+    """The arguments that a ``functools.partial`` binds, as text."""
     if not isinstance(function, functools.partial):
         return ""
     return f"{function.args!r} {sorted(function.keywords.items())!r} {_bound(function.func)}"

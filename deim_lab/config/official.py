@@ -1,8 +1,8 @@
 """The official recipes of D-FINE, RT-DETRv2, DEIM on both, and DEIMv2: one row each.
 
-A row overrides the defaults of ``schema.Config`` by dotted keys. A part that rows share has a name
-and stands above them; a row's own numbers win. All numbers are those of the DEIM repository's
-configurations (docs/architecture.md lists their quirks).
+A row overrides the defaults of ``schema.Config`` by dotted keys. Rows share named parts, defined
+above them. The row's own numbers override those of a shared part. All numbers come from the
+configurations of the DEIM repository (docs/architecture.md lists their quirks).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 Recipe = dict[str, Any]
 
-# What turns a DEIM recipe into the plain one it is compared with, all else equal.
+# Turns a DEIM recipe into the plain recipe for comparison, with all else equal.
 PLAIN_RECIPE: Recipe = {
     "loss.classification": "vfl",
     "augment.mosaic_prob": 0.0,
@@ -327,7 +327,7 @@ _DEIMV2: Recipe = {
     "model.query_position": "deep",
     "match.iou_power": 4.0,
 }
-# The three smallest learn without the edge distributions' own losses and without the union.
+# The three smallest sizes train without the losses of edge distributions and without the union.
 _LITE: Recipe = {
     **_DEIMV2,
     "model.encoder": "lite",
@@ -340,7 +340,7 @@ _LITE: Recipe = {
     "loss.go_union": False,
     "augment.mixup_prob": 0.0,
     "data.batch_size": 128,
-    # Dense O2O for the epochs 4 to 250, strong augmentation to 400, of 500.
+    # 500 epochs: Dense O2O in epochs 4 to 250, strong augmentation up to epoch 400.
     "train.epochs": 500,
     "schedule.warmup_epochs": 4,
     "schedule.dense_share": 0.615,
@@ -401,5 +401,5 @@ _DEIMV2_HGNETV2: dict[str, Recipe] = {
     },
 }
 
-# Every official recipe, in the order of the listings.
+# Every official recipe, in the order in which they are listed.
 OFFICIAL: dict[str, Recipe] = {**_DFINE, **_RTDETRV2, **_DEIMV2_HGNETV2}

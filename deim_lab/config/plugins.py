@@ -1,7 +1,7 @@
-"""Modules that add entries: import them, record which entries a run uses, recall a stored record.
+"""Import modules that add entries; record and recall the entries of a run.
 
-A config names its modules in ``train.plugins``. A notebook cell needs no module: the entry that it
-defines is used in that kernel.
+A config names its modules in ``train.plugins``. A notebook cell needs no module: its entry is
+available in that kernel.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ Json = Any
 
 @dataclass(frozen=True)
 class _Table:
-    """A table of entries, and which of them a config uses.
+    """A table of entries, and the function that lists the entries a config uses.
 
-    ``identifies``: whether they change what a run computes, and not only what it measures.
+    ``identifies``: whether these entries change what a run computes, not only what is measured.
     """
 
     entries: Entries[Any]
@@ -45,19 +45,19 @@ TABLES = [
 
 
 def watch(entries: Entries[Any], used: Callable[[Config], Iterable[str]]) -> None:
-    """Let the entries of a further table count for the identity and the record of a run.
+    """Include the entries of a further table in the identity and record of a run.
 
     Args:
         entries: the table.
-        used: config → the names that it uses. Names that are no entries are ignored.
+        used: config → the names that the config uses. Names without an entry are ignored.
     """
     TABLES.append(_Table(entries, used))
 
 
 def ready(config: Config) -> None:
-    """Import the plugins of a config, and raise ``ConfigError`` where code that it uses is absent.
+    """Import the plugins of a config. Raises ``ConfigError`` if code that it uses is absent.
 
-    To be called before anything of a run is made.
+    Call it before creating any part of a run.
     """
     load(config.train.plugins)
     for table, name in _in_use(config):
@@ -66,14 +66,14 @@ def ready(config: Config) -> None:
 
 
 def load(modules: Iterable[str]) -> None:
-    """Import each module, so that it adds its entries.
+    """Import modules, so that they add their entries.
 
     Args:
-        modules: importable names, or paths of ``.py`` files. A bare name is looked for in the
-            current folder too.
+        modules: importable names, or paths of ``.py`` files. A bare name is also looked up in the
+            current folder.
 
     Raises:
-        ConfigError: no such module or file, two files of one name, or an error inside the module.
+        ConfigError: no such module or file, two files with one name, or an error in the module.
     """
     for name in modules:
         try:
@@ -90,25 +90,25 @@ def load(modules: Iterable[str]) -> None:
 
 
 def absolute(modules: Iterable[str], *folders: Path) -> list[str]:
-    """The same modules for a process that starts in another folder.
+    """Module names that a process in another folder can import.
 
-    A path, or a bare name that is a file in one of ``folders``, becomes an absolute path. Any other
-    name stays, to be imported.
+    A path becomes an absolute path. So does a bare name of a file in one of ``folders``. Any other
+    name stays unchanged.
     """
     result = []
     for name in modules:
         file = name if name.endswith(".py") else f"{name}.py"
-        found = [folder / file for folder in folders if (folder / file).is_file()]
-        if not found and name.endswith(".py"):
+        matching_files = [folder / file for folder in folders if (folder / file).is_file()]
+        if not matching_files and name.endswith(".py"):
             raise ConfigError(f"train.plugins: {name!r} does not exist{nearest_beside(Path(name))}")
-        result.append(str(found[0].resolve()) if found else name)
+        result.append(str(matching_files[0].resolve()) if matching_files else name)
     return result
 
 
 def record(config: Config) -> list[dict[str, Json]]:
-    """The added entries that a config uses, as a run stores them.
+    """Describe the added entries that a config uses, for storing with a run.
 
-    Each has ``table, name, module, sha256`` and ``entry``, the values of the entry.
+    Each row has ``table, name, module, sha256`` and ``entry``, the values of the entry.
     """
     rows = []
     for table, name in _in_use(config):
@@ -127,9 +127,9 @@ def record(config: Config) -> list[dict[str, Json]]:
 
 
 def recall(rows: Iterable[Mapping[str, Json]]) -> None:
-    """Make stored entries known by name, so that the config of their run can be read.
+    """Add stored entries by name, so that the config of their run can be read.
 
-    No code is run: an entry that is not defined here gets no function, and training with it raises
+    No plugin code runs. An entry whose code is not loaded gets no function. Training with it raises
     ``ConfigError``.
     """
     tables = {table.entries.table: table.entries for table in TABLES}
@@ -140,7 +140,7 @@ def recall(rows: Iterable[Mapping[str, Json]]) -> None:
 
 
 def identity(config: Config) -> list[list[str]]:
-    """What the added entries in use contribute to a fingerprint; empty where there are none."""
+    """Names and hashes of the added entries in use, for the fingerprint; empty without any."""
     return [
         [name, table.entries.source(name).sha256]
         for table, name in _in_use(config)
@@ -156,20 +156,20 @@ def _in_use(config: Config) -> Iterator[tuple[_Table, str]]:
 
 
 def _import_name(name: str) -> None:
-    """Import a module by name, from the current folder too."""
+    """Import a module by name, also from the current folder."""
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)
     if importlib.util.find_spec(name) is None:
         raise ConfigError(
             f"train.plugins: there is no module {name!r} in {here} or on Python's path"
-            f"{nearest_beside(Path(f'{name}.py'))}"
+            f"{nearest_beside(Path(f'{name}.py'))}. Check the name, or give the path of a .py file."
         )
     importlib.import_module(name)
 
 
 def _import_file(path: Path) -> None:
-    """Import a file as the module of its name."""
+    """Import a file as a module with the name of the file."""
     if not path.is_file():
         raise ConfigError(f"train.plugins: {str(path)!r} does not exist{nearest_beside(path)}")
     name, file = path.stem, path.resolve()
@@ -178,16 +178,16 @@ def _import_file(path: Path) -> None:
         other = getattr(loaded, "__file__", None)
         if other is None or Path(other).resolve() != file:
             raise ConfigError(
-                f"train.plugins: {str(path)!r} has the name of the module {name!r} ({other}), "
-                f"which is loaded already. Rename the file."
+                f"train.plugins: {str(path)!r} has the same name as the loaded module {name!r} "
+                f"({other}). Rename the file."
             )
         return
-    # Processes that load data find the module by this folder.
+    # Data loader processes find the module in this folder.
     if str(file.parent) not in sys.path:
         sys.path.append(str(file.parent))
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
-        raise ConfigError(f"train.plugins: {str(path)!r} is no Python file")
+        raise ConfigError(f"train.plugins: {str(path)!r} is not a Python file.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:

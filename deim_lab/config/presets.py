@@ -1,6 +1,6 @@
-"""Name → a whole Config: the official recipes, and two that a CPU trains in minutes.
+"""Named presets: the official recipes, and two that a CPU trains in minutes.
 
-A preset is its recipe, a row of dotted keys, over the defaults of ``schema.Config``.
+A preset applies its recipe, a row of dotted keys, to the defaults of ``schema.Config``.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ __all__ = ["PLAIN_RECIPE", "PRESETS", "preset"]
 
 Json = Any
 
-# Half a million parameters at 160 px: learns on one CPU thread in minutes. The DEIM recipe; for
-# the plain one, add PLAIN_RECIPE.
+# Half a million parameters at 160 px: learns on one CPU thread in minutes. This is the DEIM
+# recipe. For the plain recipe, add PLAIN_RECIPE.
 _CPU_DEMO: Recipe = {
     "model.backbone": "hgnetv2_tiny",
     "model.backbone_stages": (1, 2),
@@ -57,7 +57,7 @@ _CPU_DEMO: Recipe = {
     "train.threads": 1,
     "train.checkpoint_every": 4,
 }
-# Proves that everything runs, learns next to nothing.
+# Proves that everything runs. It learns almost nothing.
 _SMOKE: Recipe = {
     **_CPU_DEMO,
     "data.input_size": 96,
@@ -78,7 +78,7 @@ def _build(name: str) -> Config:
 
 
 class _Presets(Mapping[str, Config]):
-    """Names → Configs, built when asked for; iterating gives the names."""
+    """Mapping of preset name → Config. Each Config is built on first access."""
 
     def __getitem__(self, name: str) -> Config:
         if name not in _RECIPES:
@@ -101,10 +101,10 @@ PRESETS: Mapping[str, Config] = _Presets()
 def preset(name: str, overrides: Mapping[str, Json] | None = None) -> Config:
     """The named preset with dotted overrides applied.
 
-    Raises ``ConfigError`` with the nearest right name.
+    Raises ``ConfigError`` with the nearest valid name.
     """
     if name not in _RECIPES:
         raise ConfigError(
-            f"unknown preset {name!r}{nearest(name, _RECIPES)}; known: {', '.join(_RECIPES)}"
+            f"unknown preset {name!r}{nearest(name, _RECIPES)}. Choose from {', '.join(_RECIPES)}."
         )
     return override(_build(name), overrides or {})

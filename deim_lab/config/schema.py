@@ -1,9 +1,9 @@
-"""A whole config: override, diff, fingerprint, JSON in and out.
+"""The config of an experiment: override, diff, fingerprint, JSON in and out.
 
-An experiment arm is a plain dict of dotted overrides, ``{"loss.gamma": 2.0}``, which JSON, a
-papermill parameter, a grid file, a widget and the command line can all carry. Unknown keys, wrong
-types and values out of range raise ``ConfigError`` with the nearest right name. Nothing is
-injected or global, except the names of losses and matchings (``entries``).
+An experiment arm is a plain dict of dotted overrides, ``{"loss.gamma": 2.0}``. It fits into JSON, a
+papermill parameter, a grid file, a widget and the command line. Unknown keys, wrong types and
+values out of range raise ``ConfigError`` with the nearest valid name. Only the names of losses and
+matchings are global state (``entries``).
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ Json = Any
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """One whole experiment, except its data set and its seed.
+    """All settings of an experiment, except its data set and its seed.
 
-    Build one with ``presets.preset``; change it with ``override``.
+    Build a config with ``presets.preset``. Change it with ``override``.
     """
 
     preset: str = "deim_dfine_n"
@@ -64,9 +64,9 @@ class Config:
         checks.anchors(self.model, self.augment, self.data)
 
 
-# Where a run happens, not what it computes: outside the fingerprint. (Of weights the content
-# counts, not the name: weights.start. Of plugins the source counts, where it is used:
-# plugins.identity.)
+# Keys outside the fingerprint: they say where a run happens, not what it computes. Weights count by
+# content, not by name (weights.start). Plugins count by the source of the entries in use
+# (plugins.identity).
 NOT_IDENTITY = (
     "train.device",
     "train.threads",
@@ -86,8 +86,8 @@ def override(config: Config, overrides: Mapping[str, Json]) -> Config:
     """``config`` with the values of dotted keys replaced.
 
     Example: ``{"loss.gamma": 2.0, "data.input_size": [384, 640]}``.
-    Raises ``ConfigError`` for an unknown key (with the nearest right name), a wrong type, a value
-    out of range, or a knob that would have no effect.
+    Raises ``ConfigError`` for an unknown key (with the nearest valid name) or a wrong type. Also
+    raises it for a value out of range and for a knob that would have no effect.
     """
     plugins.load(coerce_plugins(overrides))
     changed = _replaced(config, overrides)
@@ -96,12 +96,12 @@ def override(config: Config, overrides: Mapping[str, Json]) -> Config:
 
 
 def coerce_plugins(overrides: Mapping[str, Json]) -> tuple[str, ...]:
-    """The modules that overrides name in ``train.plugins``."""
+    """The modules named in the override of ``train.plugins``."""
     return tuple(coerce("train.plugins", overrides.get("train.plugins", ()), tuple[str, ...]))
 
 
 def _replaced(config: Config, overrides: Mapping[str, Json]) -> Config:
-    """``config`` with the values of dotted keys replaced, each checked by itself and together."""
+    """``config`` with dotted keys replaced, each checked alone and with the others."""
     parts: dict[str, dict[str, Json]] = {}
     kinds = _kinds()
     for key, value in overrides.items():
@@ -120,7 +120,7 @@ def _replaced(config: Config, overrides: Mapping[str, Json]) -> Config:
 
 @cache
 def _kinds() -> dict[str, Any]:
-    """Dotted key → type of its value. Cached: Python reads the types from text."""
+    """Dotted key → type of its value. Cached, because Python parses the types from text."""
     return {
         f"{section}.{name}": kind
         for section, part in typing.get_type_hints(Config).items()
@@ -130,7 +130,7 @@ def _kinds() -> dict[str, Any]:
 
 
 def keys() -> tuple[str, ...]:
-    """Every dotted key that ``override`` takes."""
+    """Every dotted key that ``override`` accepts."""
     return tuple(_kinds())
 
 
@@ -151,10 +151,10 @@ def diff(base: Config, other: Config) -> dict[str, Json]:
 
 
 def fingerprint(config: Config, *extra: Json) -> str:
-    """Eight hex digits of what a run computes; equal for equal experiments.
+    """Eight hex digits that identify an experiment; equal for equal experiments.
 
-    Device and loader do not count (``NOT_IDENTITY``). Knobs at their default are left out: a knob
-    that a later version adds leaves the identity of older runs alone.
+    Device and loader do not count (``NOT_IDENTITY``). Knobs at their default do not count either,
+    so a knob added by a later version does not change the fingerprint of older runs.
     """
     flat, defaults = flatten(config), flatten(Config())
     changed = {
@@ -167,16 +167,16 @@ def fingerprint(config: Config, *extra: Json) -> str:
 
 
 def to_dict(config: Config) -> dict[str, Json]:
-    """The resolved whole as JSON values (tuples become lists)."""
+    """The complete config as JSON values (tuples become lists)."""
     plain: dict[str, Json] = json.loads(json.dumps(dataclasses.asdict(config)))
     return plain
 
 
 def from_dict(values: Mapping[str, Json]) -> Config:
-    """Inverse of ``to_dict``: equal to the config that was written.
+    """Inverse of ``to_dict``: a config equal to the written one.
 
-    Unknown sections and keys raise ``ConfigError``. A knob without effect is accepted: a stored
-    config holds every knob.
+    Unknown sections and keys raise ``ConfigError``. A knob without effect is accepted, because a
+    stored config holds every knob.
     """
     sections = {item.name for item in dataclasses.fields(Config)}
     for section in values:
@@ -192,15 +192,15 @@ def from_dict(values: Mapping[str, Json]) -> Config:
 
 
 def parse_assignments(assignments: typing.Iterable[str]) -> dict[str, Json]:
-    """Overrides from texts such as ``loss.gamma=2.0`` and ``data.input_size=[384, 640]``.
+    """Parse texts such as ``loss.gamma=2.0`` and ``data.input_size=[384, 640]``.
 
-    A value is read as JSON; what is not JSON is a plain string.
+    A value is read as JSON. Text that is not JSON stays a plain string.
     """
     result: dict[str, Json] = {}
     for item in assignments:
         key, separator, text = item.partition("=")
         if not separator:
-            raise ConfigError(f"{item!r} is not KEY=VALUE")
+            raise ConfigError(f"{item!r} is not KEY=VALUE. Write for example loss.gamma=2.0.")
         try:
             value = json.loads({"None": "null", "True": "true", "False": "false"}.get(text, text))
         except json.JSONDecodeError:

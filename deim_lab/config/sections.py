@@ -1,4 +1,4 @@
-"""The sections of a config, as frozen dataclasses: the source of defaults and ranges."""
+"""The sections of a config, as frozen dataclasses with defaults and ranges."""
 
 from __future__ import annotations
 
@@ -15,49 +15,49 @@ _NUMBERED = re.compile(r"[a-z][a-z0-9_]*\((?P<number>\d+)\)")
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The detector: backbone, hybrid encoder, decoder. Defaults are DEIM-D-FINE-N's."""
+    """The detector: backbone, encoder, decoder. Defaults are those of DEIM-D-FINE-N."""
 
-    # of the decoder, and of the encoder's fuse blocks
+    # selects the decoder and the encoder's fuse blocks
     family: Literal["dfine", "rtdetrv2", "deimv2"] = "dfine"
     # a name of detector.backbones: hgnetv2_*, resnet*_vd, lite0, timm:NAME, torchvision:NAME
     backbone: str = "hgnetv2_b0"
-    # ImageNet weights that training starts from: a file, or the name of a source
+    # ImageNet weights at the start of training: a file, or the name of a source
     # (detector.pretrained)
     backbone_weights: str | None = None
-    # 0-based stages handed to the encoder; strides 4·2^stage
+    # 0-based stages passed to the encoder; strides 4·2^stage
     backbone_stages: tuple[int, ...] = (2, 3)
     learnable_affine: bool = True  # HGNetV2's scalar scale and shift after each activation
-    # batch norm of the backbone as constants (plain D-FINE L and X)
+    # keep the batch norm of the backbone constant (plain D-FINE L and X)
     freeze_backbone_norm: bool = False
     freeze_stem: bool = False  # no gradient in the backbone's stem (plain D-FINE L and X)
-    # lite: DEIMv2's smallest sizes, two levels from one map of the backbone
+    # lite: two levels from one backbone map, in DEIMv2's smallest sizes
     encoder: Literal["hybrid", "lite"] = "hybrid"
     hidden_dim: int = 128  # encoder channels
-    encoder_ffn_dim: int = 512  # of the hybrid encoder; the lite one has no feed-forward
+    encoder_ffn_dim: int = 512  # only in the hybrid encoder; the lite encoder has no feed-forward
     expansion: float = 0.34  # width of the encoder's fuse blocks
     depth_mult: float = 0.5  # depth of the encoder's fuse blocks
     num_heads: int = 8
     decoder_dim: int = 128
     decoder_ffn_dim: int = 512
     decoder_layers: int = 3
-    # decoder layers that inference runs, at most decoder_layers; None: all
+    # decoder layers used in inference, at most decoder_layers; None: all
     eval_layers: int | None = None
-    # D-FINE's gate after cross-attention; False: a plain residual (DEIMv2's smallest sizes)
+    # D-FINE's gate after cross-attention; False: plain residual (DEIMv2's smallest sizes)
     gateway: bool = True
     share_box_head: bool = False  # one box head for all decoder layers (DEIMv2's smallest sizes)
-    # MLP from box to query position: 4→2d→d, or DEIM's 4→d→d→d for RT-DETRv2
+    # MLP from box to query position; wide: 4→2d→d, deep: 4→d→d→d (DEIM on RT-DETRv2)
     query_position: Literal["wide", "deep"] = "wide"
-    # sampling points a head takes on each level, fine to coarse
+    # sampling points per head on each level, fine to coarse
     decoder_points: tuple[int, ...] = (6, 6)
-    # of the decoder: SiLU in DEIM, ReLU in plain D-FINE
+    # decoder activation: SiLU in DEIM, ReLU in plain D-FINE
     activation: Literal["silu", "relu"] = "silu"
     num_queries: int = 300
-    num_denoising: int = 100  # denoising queries aimed at (0 switches denoising off)
-    # hard cap on denoising queries: an image with more targets gets fewer of them denoised
+    num_denoising: int = 100  # aimed number of denoising queries (0 turns denoising off)
+    # limit on denoising queries; in an image with more targets, not all targets get one
     max_denoising: int = 800
     label_noise_ratio: float = 0.5  # in [0, 1]
     box_noise_scale: float = 1.0  # ≥ 0
-    reg_max: int = 32  # bins of an edge distribution, less one
+    reg_max: int = 32  # bins of an edge distribution, minus 1
     reg_scale: float = 4.0  # curvature of W(n)
     up: float = 0.5  # bound of W(n)
 
@@ -70,14 +70,14 @@ class ModelConfig:
             within("model.eval_layers", self.eval_layers, 1, self.decoder_layers)
         if self.share_box_head and self.family != "deimv2":
             raise ConfigError(
-                f"model.share_box_head is of model.family 'deimv2' alone, and this is "
-                f"{self.family!r}"
+                f"model.share_box_head needs model.family 'deimv2', but model.family is "
+                f"{self.family!r}. Set model.share_box_head to false."
             )
         at_least("model.reg_max", self.reg_max, 4)
         if self.reg_max % 2:
             raise ConfigError(
-                f"model.reg_max {self.reg_max} must be even: W(n) has as many bins on either side "
-                f"of 0"
+                f"model.reg_max {self.reg_max} must be even. W(n) has equally many bins on both "
+                f"sides of 0."
             )
         for name in (
             "num_heads",
@@ -97,41 +97,40 @@ class ModelConfig:
         positive("model.up", self.up)
         if len(self.decoder_points) != len(self.strides):
             raise ConfigError(
-                f"model.decoder_points {list(self.decoder_points)} needs one entry a level, and "
-                f"model.backbone_stages "
-                f"{list(self.backbone_stages)} makes {len(self.strides)} with model.encoder "
-                f"{self.encoder!r}"
+                f"model.decoder_points {list(self.decoder_points)} must have one entry per level. "
+                f"model.backbone_stages {list(self.backbone_stages)} with model.encoder "
+                f"{self.encoder!r} makes {len(self.strides)} levels."
             )
         for name in ("hidden_dim", "decoder_dim"):
             if getattr(self, name) % self.num_heads:
                 raise ConfigError(
                     f"model.{name} {getattr(self, name)} is not a multiple of model.num_heads "
-                    f"{self.num_heads}"
+                    f"{self.num_heads}."
                 )
 
     @property
     def strides(self) -> tuple[int, ...]:
         """Stride in pixels of each level, fine to coarse."""
         stages = self.backbone_stages
-        if self.encoder == "lite" and stages:  # which adds a level to the one map it is handed
+        if self.encoder == "lite" and stages:  # the lite encoder adds one coarser level
             stages = (*stages, stages[-1] + 1)
         return tuple(4 * 2**stage for stage in stages)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """Which classification loss, its γ and α, and the weights of all terms (official values)."""
+    """The classification loss, its γ and α, and the weights of all terms (official values)."""
 
     classification: str = "mal"  # a name of losses.CLASSIFICATION: mal, vfl, focal, or your own
-    gamma: float | None = None  # ≥ 0; None: the loss's own, in losses.CLASSIFICATION
-    alpha: float | None = None  # weight of negatives, in [0, 1]; None: likewise
+    gamma: float | None = None  # ≥ 0; None: the default in losses.CLASSIFICATION
+    alpha: float | None = None  # weight of negatives, in [0, 1]; None: as gamma
     weight_class: float = 1.0
     weight_l1: float = 5.0
     weight_giou: float = 2.0
     weight_fgl: float = 0.15
     weight_ddf: float = 1.5
     ddf_temperature: float = 5.0
-    go_union: bool = True  # boxes and edges of all levels on the union of their matches (GO-LSD)
+    go_union: bool = True  # train boxes and edges of all levels on the union of matches (GO-LSD)
     giou_weighting: Literal["none", "iou", "giou"] = "none"  # weight of each pair's GIoU loss
 
     def _check(self) -> None:
@@ -139,8 +138,8 @@ class LossConfig:
         for name in ("gamma", "alpha"):
             if getattr(self, name) is not None and name not in (self.term.takes or ()):
                 raise ConfigError(
-                    f"loss.{name} {getattr(self, name)} would have no effect: "
-                    f"loss.classification {self.classification!r} takes no {name}"
+                    f"loss.{name} {getattr(self, name)} would have no effect. "
+                    f"loss.classification {self.classification!r} takes no {name}. Leave it out."
                 )
         if self.gamma is not None:
             within("loss.gamma", self.gamma, 0, 20)
@@ -157,28 +156,29 @@ class LossConfig:
 
     @property
     def effective_gamma(self) -> float | None:
-        """γ in force: the given one, or the classification loss's own; None: it has none."""
+        """γ in use: ``gamma``, else the default of the classification loss; None without one."""
         return self.term.gamma if self.gamma is None else self.gamma
 
     @property
     def effective_alpha(self) -> float | None:
-        """α in force: the given one, or the classification loss's own; None: it has none."""
+        """α in use: ``alpha``, else the default of the classification loss; None without one."""
         return self.term.alpha if self.alpha is None else self.alpha
 
     @property
     def options(self) -> dict[str, float | None]:
-        """γ and α in force, as far as the classification loss takes them."""
+        """γ and α in use, limited to the arguments that the classification loss takes."""
         values = {"gamma": self.effective_gamma, "alpha": self.effective_alpha}
         return {name: values[name] for name in self.term.takes or ()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class MatchConfig:
-    """Which query learns from which target: kind of matching, and its costs (official values).
+    """The kind of matching between queries and targets, and its costs (official values).
 
-    ``hungarian``: one query a target. ``simota``: as many as fit it well (``matching.simota``).
-    ``groups(k)``: one in each of ``k`` groups of queries that don't see one another; inference has
-    one group (``detector.queries``). Your own: an entry of ``matching.KINDS``.
+    ``hungarian``: one query per target. ``simota``: all queries that fit the target well
+    (``matching.simota``). ``groups(k)``: one query per target in each of ``k`` groups, which don't
+    attend to one another; inference uses one group (``detector.queries``). Your own: an entry of
+    ``matching.KINDS``.
     """
 
     kind: str = "hungarian"  # hungarian | simota | groups(k) with k in [2, 20], e.g. "groups(4)"
@@ -187,14 +187,14 @@ class MatchConfig:
     cost_giou: float = 2.0
     alpha: float = 0.25  # focal cost
     gamma: float = 2.0  # focal cost
-    # e of the late one-to-one cost −p·IoU^e (DEIMv2: 4; see schedule.late_match_share); None:
-    # never
+    # e of the late one-to-one cost −p·IoU^e (DEIMv2: 4; see schedule.late_match_share); None: the
+    # cost never changes
     iou_power: float | None = None
-    # the best IoUs that add up to a target's number of queries; also the most that it can claim
+    # a target's queries are the sum of so many of its best IoUs; also their largest number
     simota_candidates: int = 10
     # half side of the centre prior's square, in cells of 1/40 of the image (stride 16 at 640 px)
     simota_radius: float = 2.5
-    simota_iou_weight: float = 3.0  # of −log IoU beside the class cost; ≥ 0
+    simota_iou_weight: float = 3.0  # weight of −log IoU next to the class cost; ≥ 0
 
     def _check(self) -> None:
         self._check_kind()
@@ -214,13 +214,13 @@ class MatchConfig:
 
     @property
     def argument(self) -> int | None:
-        """The number ``k`` of a kind "name(k)"; None: there is none."""
-        found = _NUMBERED.fullmatch(self.kind)
-        return None if found is None else int(found["number"])
+        """The number ``k`` of a kind "name(k)"; None for a kind without a number."""
+        numbered = _NUMBERED.fullmatch(self.kind)
+        return None if numbered is None else int(numbered["number"])
 
     @property
     def groups(self) -> int:
-        """Groups of queries in training: ``k`` of ``groups(k)``, else 1."""
+        """Number of query groups in training: ``k`` of ``groups(k)``, else 1."""
         return (self.argument or 1) if KINDS[self.name].query_groups else 1
 
     def _check_kind(self) -> None:
@@ -230,43 +230,45 @@ class MatchConfig:
         if name not in KINDS or not well_formed or (span is None) != (number is None):
             forms = [_form(entry_name) for entry_name in KINDS]
             raise ConfigError(
-                f"match.kind {self.kind!r} is unknown; known: {', '.join(forms)}"
+                f"match.kind {self.kind!r} is not one of {', '.join(forms)}"
                 f"{nearest(self.kind, [form.replace('(k)', '(4)') for form in forms])}. "
-                f"(k) stands for a number such as 4. {KINDS.own_entry}"
+                f"Replace k by a number such as 4. {KINDS.own_entry}"
             )
         if span is not None and number is not None and not span[0] <= number <= span[1]:
-            one = "; one group is 'hungarian'" if self.kind == "groups(1)" else ""
+            advice = " Use 'hungarian' for one group." if self.kind == "groups(1)" else ""
             what = "number of groups" if KINDS[name].query_groups else "number"
-            raise ConfigError(f"match.kind {self.kind!r}: the {what} is outside {list(span)}{one}")
+            raise ConfigError(
+                f"match.kind {self.kind!r}: the {what} is outside {list(span)}.{advice}"
+            )
 
 
 def _form(name: str) -> str:
-    """How a kind of matching is written, ``groups(k)`` with its number."""
+    """How to write a kind of matching in a config: "name" or "name(k)"."""
     return name if KINDS[name].argument is None else f"{name}(k)"
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """Probabilities and strengths of augmentation. The schedule decides when each is on."""
+    """Probabilities and strengths of augmentations. The schedule turns each on and off."""
 
-    mosaic_prob: float = 0.5  # a sample, in the DENSE phase
-    mixup_prob: float = 0.5  # a batch, in the DENSE phase
+    mosaic_prob: float = 0.5  # per sample, in the DENSE phase
+    mixup_prob: float = 0.5  # per batch, in the DENSE phase
     # shorter side of a tile; None: half the input's shorter side (320 at 640)
     mosaic_tile_px: int | None = None
     mosaic_rotation_deg: float = 10.0
     mosaic_translate: float = 0.1  # share of the canvas
     mosaic_scale: tuple[float, float] = (0.5, 1.5)
-    mixup_ratio: tuple[float, float] = (0.45, 0.55)  # range of the weight of the own image
+    mixup_ratio: tuple[float, float] = (0.45, 0.55)  # range of the weight of the image itself
     photometric_prob: float = 0.5
     zoom_out_prob: float = 0.5
     zoom_out_max: float = 4.0  # largest side ratio, ≥ 1
     iou_crop_prob: float = 0.8
     flip_prob: float = 0.5
-    extra: tuple[str, ...] = ()  # names of augment.OPERATIONS that you added, in their order
-    # probability of each of augment.extra, a sample or batch; None: the entry's own
+    extra: tuple[str, ...] = ()  # your own entries of augment.OPERATIONS, in order
+    # probability of each entry of augment.extra, per sample or batch; None: the entry's prob
     extra_prob: float | None = None
-    min_box_px: float = 1.0  # smaller boxes are dropped after a transform
-    # times the base size stands among the multi-scale sizes; None: one fixed size
+    min_box_px: float = 1.0  # boxes smaller than this are dropped after a transform
+    # how often the multi-scale sizes include the base size; None: one fixed size
     multiscale_repeat: int | None = None
 
     def _check(self) -> None:
@@ -283,16 +285,16 @@ class AugmentConfig:
             OPERATIONS.check("augment.extra", name)
             if not OPERATIONS.is_added(name):
                 raise ConfigError(
-                    f"augment.extra: {name!r} is part of the lab; augment.{name}_prob turns it on"
+                    f"augment.extra: {name!r} is built in. Turn it on with augment.{name}_prob."
                 )
             if self.extra.count(name) > 1:
-                raise ConfigError(f"augment.extra: {name!r} stands twice")
+                raise ConfigError(f"augment.extra: {name!r} is listed twice. List it once.")
         if self.extra_prob is not None:
             within("augment.extra_prob", self.extra_prob, 0, 1)
             if not self.extra:
                 raise ConfigError(
-                    f"augment.extra_prob {self.extra_prob} would have no effect: augment.extra is "
-                    f"empty"
+                    f"augment.extra_prob {self.extra_prob} would have no effect, because "
+                    f"augment.extra is empty. Leave it out."
                 )
         at_least("augment.zoom_out_max", self.zoom_out_max, 1)
         at_least("augment.min_box_px", self.min_box_px, 0)
@@ -307,9 +309,9 @@ class AugmentConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Batches. The data set itself is named beside the config (``--data``)."""
+    """Batch and loader settings. The data set itself is not part of the config (``--data``)."""
 
-    batch_size: int = 32  # images a step and process
+    batch_size: int = 32  # images per step and process
     eval_batch_size: int | None = None  # None: twice batch_size
     # height, width; multiples of 32 (one number means a square)
     input_size: tuple[int, int] = (640, 640)
@@ -325,28 +327,28 @@ class DataConfig:
             if side < 32 or side % 32:
                 lower = max(32, side // 32 * 32)
                 raise ConfigError(
-                    f"data.input_size {list(self.input_size)}: {side} is not a multiple of 32; "
-                    f"nearest: {lower} or {lower + 32}"
+                    f"data.input_size {list(self.input_size)}: {side} is not a multiple of 32. "
+                    f"Use {lower} or {lower + 32}."
                 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
-    """The few numbers from which ``schedule.py`` derives every switch in time."""
+    """The numbers from which ``schedule.py`` derives all phases of training."""
 
     warmup_epochs: int = 4  # epochs without strong augmentation at the start
-    # Dense O2O lasts this share of (epochs − clean tail), after the warm-up
+    # after the warm-up, Dense O2O lasts this share of (epochs − clean tail)
     dense_share: float = 0.5
     clean_epochs: int = 12  # epochs without strong augmentation at the end
     lr_warmup_steps: int = 2000  # quadratic learning-rate warm-up
     lr_final_ratio: float = 0.5  # last learning rate / base; 1.0: constant after the warm-up
     # epochs at the end with the last learning rate; None: clean_epochs
     lr_clean_epochs: int | None = None
-    # last share of the epochs, where match.iou_power is the matching cost if it is given
+    # last share of the epochs, in which match.iou_power (if given) sets the matching cost
     late_match_share: float = 0.1
-    # True: take the numbers as they are, also where the run is too short for them
+    # True: use the numbers unchanged, even if the run is too short for them
     unscaled: bool = False
-    # enter the clean tail from the best weights so far, as the official recipe does
+    # start the clean tail from the best weights so far, as the official recipe does
     restart_from_best: bool = True
 
     def _check(self) -> None:
@@ -362,7 +364,7 @@ class ScheduleConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW and its parameter groups, as the official recipes make them.
+    """AdamW and its parameter groups, as in the official recipes.
 
     See "Official quirks" in docs/architecture.md.
     """
@@ -371,12 +373,12 @@ class OptimConfig:
     backbone_lr: float = 4e-4
     weight_decay: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.999)
-    # The backbone's batch norm: with the backbone (decayed), at the backbone's rate undecayed, or
-    # at lr undecayed.
+    # The backbone's batch norm. backbone: backbone_lr with decay. undecayed: backbone_lr without
+    # decay. base: lr without decay.
     backbone_norm: Literal["backbone", "undecayed", "base"] = "backbone"
     decay_bias: bool = False  # weight decay on the biases of encoder and decoder
     clip_norm: float = 0.1  # total gradient norm; 0: no clipping
-    recipe_batch: int = 128  # total batch that lr was chosen for; another one is noted in the log
+    recipe_batch: int = 128  # total batch that lr was chosen for; the log notes any other total
 
     def _check(self) -> None:
         positive("optim.lr", self.lr)
@@ -389,7 +391,7 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EmaConfig:
-    """Exponential moving average of the weights: d(k) = decay·(1 − exp(−k / warmup_updates))."""
+    """Exponential moving average of weights: d(k) = decay·(1 − exp(−k / warmup_updates))."""
 
     decay: float = 0.9999
     warmup_updates: int = 1000
@@ -401,21 +403,21 @@ class EmaConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """The loop: how long, on what, in which precision, how often it saves and evaluates."""
+    """The training loop: epochs, device, precision, intervals of saving and evaluation."""
 
     epochs: int = 160
     device: str = "auto"  # auto | cpu | cuda | cuda:N
-    # of the forward (matching and losses: float32); auto: bf16 on CUDA
+    # of the forward pass (matching and losses: float32); auto: bf16 on CUDA
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    accumulate: int = 1  # batches an optimisation step
-    eval_every: int = 1  # epochs; the last one is always evaluated
-    checkpoint_every: int = 1  # epochs; the last one is always saved
-    # optimisation steps between further checkpoints inside an epoch; None: none
+    accumulate: int = 1  # batches per optimisation step
+    eval_every: int = 1  # epochs; the last epoch is always evaluated
+    checkpoint_every: int = 1  # epochs; the last epoch is always saved
+    # optimisation steps between checkpoints within an epoch; None: no such checkpoints
     checkpoint_steps: int | None = None
-    # all: also the EMA weights of each epoch that is saved (``epoch_0003.pt``), to look back
+    # all: also keep the EMA weights of each saved epoch (``epoch_0003.pt``)
     keep_checkpoints: Literal["last", "all"] = "last"
-    log_every: int = 20  # steps between lines of the step log
-    threads: int | None = None  # CPU threads of torch; None: leave as it is
+    log_every: int = 20  # steps between two lines of the step log
+    threads: int | None = None  # CPU threads of torch; None: unchanged
     # modules or .py files that add losses, matchings and other entries (docs/extending.md)
     plugins: tuple[str, ...] = ()
 
@@ -431,10 +433,10 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
-    """Evaluation: the EMA weights, on images squashed to ``data.input_size``."""
+    """Evaluation of the EMA weights, on images squashed to ``data.input_size``."""
 
-    top_k: int = 300  # best of queries × classes that are scored
-    # auto: hotcoco where installed (same numbers, faster)
+    top_k: int = 300  # number of best queries × classes that are scored
+    # auto: hotcoco if installed (same numbers, faster)
     backend: Literal["auto", "pycocotools", "hotcoco"] = "auto"
 
     def _check(self) -> None:

@@ -1,6 +1,6 @@
-"""One value of a config: its type and its range.
+"""Check one value of a config: its type and its range.
 
-A value that does not fit raises ``ConfigError``, which names key and value.
+A wrong value raises ``ConfigError``, which names the key and the value.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ Json = Any
 
 
 def coerce(key: str, value: Json, kind: Any) -> Any:
-    """``value`` as ``kind``.
+    """``value`` converted to the type ``kind``.
 
-    The only conversions are int → float, one number → a square (``data.input_size``) and one name →
-    a list (``train.plugins``).
+    There are three conversions: int → float, one number → a square (``data.input_size``), and one
+    name → a list (``train.plugins``).
     """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
@@ -43,14 +43,14 @@ def coerce(key: str, value: Json, kind: Any) -> Any:
         item_kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
         if len(item_kinds) != len(value):
             raise ConfigError(
-                f"{key}: expected {len(item_kinds)} values, got {len(value)}: {value!r}"
+                f"{key}: expected {len(item_kinds)} values, got {len(value)}: {value!r}."
             )
         return tuple(
             coerce(key, item, item_kind) for item, item_kind in zip(value, item_kinds, strict=True)
         )
     if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         if not math.isfinite(value):
-            raise ConfigError(f"{key}: {value!r} is not finite")
+            raise ConfigError(f"{key}: {value!r} is not finite. Give a finite number.")
         return float(value)
     if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return value
@@ -61,32 +61,32 @@ def coerce(key: str, value: Json, kind: Any) -> Any:
 
 def within(key: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
-        raise ConfigError(f"{key} {value!r} is outside [{low}, {high}]")
+        raise ConfigError(f"{key} {value!r} is outside [{low}, {high}].")
 
 
 def at_least(key: str, value: float, low: float) -> None:
     if value < low:
-        raise ConfigError(f"{key} {value!r} is below {low}")
+        raise ConfigError(f"{key} {value!r} is below {low}, the smallest value allowed.")
 
 
 def positive(key: str, value: float) -> None:
     if value <= 0:
-        raise ConfigError(f"{key} {value!r} must be above 0")
+        raise ConfigError(f"{key} {value!r} must be above 0.")
 
 
 def ordered(key: str, pair: tuple[float, float], low: float, high: float) -> None:
     if not low <= pair[0] <= pair[1] <= high:
-        raise ConfigError(f"{key} {list(pair)} must be ordered and inside [{low}, {high}]")
+        raise ConfigError(f"{key} {list(pair)} must be ordered and inside [{low}, {high}].")
 
 
 def check_device(device: str) -> None:
     """Raise ``ConfigError`` unless ``device`` is auto, cpu, cuda or cuda:N.
 
-    Whether the machine has it is found out by ``training.compute``.
+    ``training.compute`` checks whether the machine has the device.
     """
     kind, colon, index = device.partition(":")
     if kind not in ("auto", "cpu", "cuda") or (colon and (kind != "cuda" or not index.isdigit())):
         raise ConfigError(
-            f"device {device!r} is unknown; known: auto, cpu, cuda, "
-            f"cuda:N{nearest(kind, ['auto', 'cpu', 'cuda'])}"
+            f"device {device!r} is unknown{nearest(kind, ['auto', 'cpu', 'cuda'])}. "
+            f"Choose auto, cpu, cuda or cuda:N."
         )

@@ -1,3 +1,5 @@
-"""Data sets: read and check (``annotations``, ``coco``), the embedded default (``synthetic``), a
-report (``doctor``), batches (``loader``).
+"""Data sets: read, check, draw, report, load.
+
+``annotations`` and ``coco`` read and check. ``synthetic`` draws the embedded default. ``doctor``
+reports on a data set. ``loader`` makes batches.
 """

@@ -1,8 +1,7 @@
-"""A COCO annotation file, read and checked: json on disk → flat arrays, or a DataError that names
-file, id, value and remedy.
+"""Read and check a COCO annotation file: json on disk → flat arrays.
 
-Nothing here opens a picture. What depends on pictures (sizes, clipping, EXIF) is
-``data/coco.py``'s.
+A faulty file raises ``DataError``, which names the file, the id, the value and the remedy. Nothing
+here opens a picture. Checks that need pictures (sizes, clipping, EXIF) are in ``data/pictures.py``.
 """
 
 from __future__ import annotations
@@ -25,16 +24,16 @@ Json = Any
 
 _log = logging.getLogger(__name__)
 
-_NAMED = 12  # ids that a message lists
+_NAMED = 12  # largest number of ids in a message
 
 
 @dataclass(frozen=True)
 class Categories:
     """Category ids and names in class order: the class index is the position.
 
-    A training file's classes are in ascending order of their ids (``from_coco``). A weights
-    file's are in the order of its head's rows, whatever their ids (``from_list``). Every
-    checkpoint holds them (``as_list``); predictions read ``ids[label]``.
+    Classes of a training file are in ascending order of their ids (``from_coco``). Classes of a
+    weights file are in the order of the rows of its head (``from_list``). Every checkpoint holds
+    the classes (``as_list``). Predictions read ``ids[label]``.
     """
 
     ids: tuple[int, ...]
@@ -47,8 +46,8 @@ class Categories:
         """Class index in ``[0, len)`` of a category id; ``DataError`` for an unknown one."""
         if category_id not in self._index:
             raise DataError(
-                f"category id {category_id!r} is unknown; "
-                f"known ids: [{first_few(self.ids, _NAMED)}]"
+                f"category id {category_id!r} is unknown. "
+                f"The classes have the ids [{first_few(self.ids, _NAMED)}]."
             )
         return self._index[category_id]
 
@@ -63,8 +62,9 @@ class Categories:
     def from_list(
         cls, items: Iterable[Mapping[str, Json]], *, source: str = "categories"
     ) -> Categories:
-        """Inverse of ``as_list``: classes in the order of ``items``. ``source`` names them in
-        errors.
+        """Inverse of ``as_list``: classes in the order of ``items``.
+
+        ``source`` names the origin of the items in errors.
         """
         pairs: dict[int, str] = {}
         for position, item in enumerate(items):
@@ -72,14 +72,13 @@ class Categories:
             category_id = _integer(_get(item, "id", where), "id", where)
             if category_id in pairs:
                 raise DataError(
-                    f"{source}: category id {category_id} stands twice ({pairs[category_id]!r} and "
-                    f"{item.get('name')!r}); "
-                    "give every category its own id"
+                    f"{source}: category id {category_id} occurs twice ({pairs[category_id]!r} and "
+                    f"{item.get('name')!r}). Give every category its own id."
                 )
             pairs[category_id] = str(_get(item, "name", where))
         if not pairs:
             raise DataError(
-                f"{source}: the list of categories is empty; a detector needs at least one class"
+                f"{source}: the list of categories is empty. A detector needs at least one class."
             )
         return cls(tuple(pairs), tuple(pairs.values()))
 
@@ -87,7 +86,7 @@ class Categories:
     def from_coco(
         cls, items: Iterable[Mapping[str, Json]], *, source: str = "categories"
     ) -> Categories:
-        """Classes of a COCO file's ``categories``, listed in any order: by ascending id."""
+        """Classes of a COCO file's ``categories``, sorted by ascending id."""
         listed = cls.from_list(items, source=source).as_list()
         return cls.from_list(sorted(listed, key=lambda item: item["id"]))
 
@@ -107,17 +106,17 @@ class Annotations:
 
     Attributes:
         path: the json file.
-        sha256: of its bytes.
+        sha256: hash of the file's bytes.
         image_ids: ``[N]`` int64, unique.
         file_names: ``N`` names, relative to the image folder.
-        sizes_wh: ``[N, 2]`` int64 width and height as the json states them; 0 where it doesn't.
+        sizes_wh: ``[N, 2]`` int64 width and height as stated in the json; 0 if not stated.
         ids: ``[A]`` int64 annotation ids, unique.
         image_index: ``[A]`` int64 position of each annotation's image.
         category_ids: ``[A]`` int64.
-        boxes_xywh: ``[A, 4]`` float64 pixels, finite, otherwise as they stand.
-        areas: ``[A]`` float64 px² as stated; NaN where no finite number is.
+        boxes_xywh: ``[A, 4]`` float64 pixels, finite, otherwise unchanged.
+        areas: ``[A]`` float64 px² as stated; NaN without a finite number.
         crowd: ``[A]`` bool.
-        categories: of this file.
+        categories: classes of this file.
     """
 
     path: Path
@@ -136,8 +135,8 @@ class Annotations:
     def labels(self, categories: Categories) -> np.ndarray:
         """``[A]`` int64 class indices in ``categories`` (the training file's).
 
-        Raises ``DataError`` for a category that ``categories`` doesn't know, or knows under another
-        name.
+        Raises ``DataError`` for a category that is missing from ``categories`` or has another name
+        there.
         """
         for category_id, name in zip(self.categories.ids, self.categories.names, strict=True):
             if category_id in categories.ids:
@@ -145,8 +144,7 @@ class Annotations:
                 if trained.strip().casefold() != name.strip().casefold():
                     raise DataError(
                         f"{self.path}: category id {category_id} is {name!r} here and {trained!r} "
-                        f"in the training file; "
-                        "the same id must name the same class in both"
+                        f"in the training file. The same id must name the same class in both."
                     )
         unknown = ~np.isin(self.category_ids, categories.ids)
         if unknown.any():
@@ -164,40 +162,40 @@ class Annotations:
         names = dict(zip(self.categories.ids, self.categories.names, strict=True))
         image = self.image_index[row]
         same_name = [
-            known
-            for known, name in zip(categories.ids, categories.names, strict=True)
+            same_id
+            for same_id, name in zip(categories.ids, categories.names, strict=True)
             if name == names.get(category_id)
         ]
-        hint = f"; the training file has that name under id {same_name[0]}" if same_name else ""
+        hint = f" (the training file has this name under id {same_name[0]})" if same_name else ""
         return (
             f"{self.path}: category id {category_id} ({names.get(category_id, 'no name')!r}) of "
             f"annotation {self.ids[row]} in image "
-            f"{self.image_ids[image]} ({self.file_names[image]}) is unknown to the training "
+            f"{self.image_ids[image]} ({self.file_names[image]}) is not one of the training "
             f"categories [{first_few(categories.ids, _NAMED)}]{hint}. "
-            f"{count} annotations are of such categories: remove them, or add the category to the "
-            f"training file"
+            f"{count} annotations have such categories. Remove them, or add the category to the "
+            f"training file."
         )
 
 
 def read(path: str | Path) -> Annotations:
-    """Read and check a COCO ``instances`` file to train on (see ``parse_coco``)."""
+    """Read and check a COCO ``instances`` file for training (see ``parse_coco``)."""
     content, sha256 = _load(Path(path))
     return parse_coco(content, name=str(path), sha256=sha256)
 
 
 def parse_coco(content: Json, *, name: str, sha256: str = "", strict: bool = True) -> Annotations:
-    """Check the content of a COCO file. Raises ``DataError`` for anything that can be known to be
-    wrong without the pictures.
+    """Check the content of a COCO file.
 
-    Needed keys: ``images`` (``id``, ``file_name``), ``annotations`` (``id``, ``image_id``,
-    ``category_id``, ``bbox``) and ``categories`` (``id``, ``name``). ``iscrowd`` defaults to 0;
-    ``segmentation`` and the rest aren't looked at.
+    Raises ``DataError`` for every fault that can be found without the pictures. Required keys:
+    ``images`` (``id``, ``file_name``), ``annotations`` (``id``, ``image_id``, ``category_id``,
+    ``bbox``) and ``categories`` (``id``, ``name``). ``iscrowd`` defaults to 0; ``segmentation`` and
+    other keys are ignored.
 
     Args:
-        name: of the file, for messages.
-        strict: as training needs it. Otherwise as a ground truth is scored: names, sizes and the
-            annotations' own ids aren't looked at, and annotations of an image or a category that
-            isn't listed are left out, with a counted warning.
+        name: name of the file, for messages.
+        strict: True: check as required for training. False: check as required for scoring. Then
+            names, sizes and annotation ids are ignored. Annotations of an unlisted image or
+            category are left out, with a counted warning.
     """
     check_lists(content, name)
     if strict:
@@ -228,13 +226,13 @@ def parse_coco(content: Json, *, name: str, sha256: str = "", strict: bool = Tru
 
 def _load(path: Path) -> tuple[dict[str, Json], str]:
     if not path.is_file():
-        raise DataError(f"{path}: no such annotation file{files.nearest_beside(path)}")
+        raise DataError(f"{path}: no such annotation file{files.nearest_beside(path)}.")
     raw = path.read_bytes()
     content = files.parse_json(raw, str(path))
     if not isinstance(content, dict):
         raise DataError(
             f"{path}: expected a json object with images, annotations and categories, got a "
-            f"{type(content).__name__}"
+            f"{type(content).__name__}."
         )
     return content, hashlib.sha256(raw).hexdigest()
 
@@ -245,8 +243,8 @@ def check_lists(content: Json, name: str) -> None:
         fault = _fault_of_list(content, key)
         if fault:
             raise DataError(
-                f"{name} has no list {key!r}: {fault}; a COCO file has the lists images, "
-                f"annotations and categories"
+                f"{name} has no list {key!r}: {fault}. A COCO file has the lists images, "
+                f"annotations and categories."
             )
 
 
@@ -261,7 +259,7 @@ def _fault_of_list(content: Json, key: str) -> str:
 
 
 def _ids(items: Iterable[Json], where: str) -> list[int]:
-    """The ids of a list, each once."""
+    """The distinct ids of a list, in order."""
     ids: dict[int, None] = {}
     for position, item in enumerate(items):
         place = f"{where} at position {position}"
@@ -270,7 +268,7 @@ def _ids(items: Iterable[Json], where: str) -> list[int]:
 
 
 def _scored_categories(items: Sequence[Json], name: str) -> Categories:
-    """Classes by ascending id, with or without a name. Of one id that stands twice, the later."""
+    """Classes by ascending id, with or without a name. The later of two equal ids counts."""
     _ids(items, f"{name}: category")
     names = {int(item["id"]): str(item.get("name")) for item in items}
     return Categories(tuple(sorted(names)), tuple(names[key] for key in sorted(names)))
@@ -280,17 +278,17 @@ def _images(path: str, items: list[Json]) -> tuple[list[int], list[str], list[tu
     seen: dict[int, str] = {}
     sizes_wh: list[tuple[int, int]] = []
     if not items:
-        raise DataError(f"{path}: the list of images is empty; at least one image is needed")
+        raise DataError(f"{path}: the list of images is empty. Add at least one image.")
     for position, item in enumerate(items):
         where = f"{path}: image at position {position}"
         image_id = _integer(_get(item, "id", where), "id", where)
         file_name = _get(item, "file_name", where)
         if not isinstance(file_name, str) or not file_name:
-            raise DataError(f"{where} (id {image_id}): file_name {file_name!r} is not a name")
+            raise DataError(f"{where} (id {image_id}): file_name {file_name!r} is not a name.")
         if image_id in seen:
             raise DataError(
-                f"{path}: image id {image_id} stands twice ({seen[image_id]!r} and {file_name!r}); "
-                f"give every image its own id"
+                f"{path}: image id {image_id} occurs twice ({seen[image_id]!r} and {file_name!r}). "
+                f"Give every image its own id."
             )
         seen[image_id] = file_name
         sizes_wh.append((_side(item, "width", where), _side(item, "height", where)))
@@ -307,7 +305,7 @@ class _Row(NamedTuple):
 
 
 def _training_rows(name: str, items: Sequence[Json], image_ids: Container[int]) -> list[_Row]:
-    """Annotations with ids of their own, each of a listed image."""
+    """Check that annotations have distinct ids and listed images."""
     rows: list[_Row] = []
     seen: set[int] = set()
     for position, item in enumerate(items):
@@ -316,15 +314,15 @@ def _training_rows(name: str, items: Sequence[Json], image_ids: Container[int]) 
         where = f"{name}: annotation {annotation_id}"
         if annotation_id in seen:
             raise DataError(
-                f"{where} stands twice; give every annotation its own id (the evaluator would "
-                f"count only one)"
+                f"{where} occurs twice. Give every annotation its own id. The evaluator would "
+                f"count only one."
             )
         seen.add(annotation_id)
         image_id = _integer(_get(item, "image_id", where), "image_id", where)
         if image_id not in image_ids:
             raise DataError(
-                f"{where} is of image {image_id}, which the list of images doesn't have; remove it "
-                f"or add the image"
+                f"{where} is of image {image_id}, which is not in the list of images. Remove the "
+                f"annotation or add the image."
             )
         rows.append(_row(item, annotation_id, where, f"{where} of image {image_id}"))
     return rows
@@ -333,7 +331,7 @@ def _training_rows(name: str, items: Sequence[Json], image_ids: Container[int]) 
 def _scored_rows(
     name: str, items: Sequence[Json], image_ids: Container[int], category_ids: Container[int]
 ) -> list[_Row]:
-    """Annotations of listed images and categories, numbered from 1; the others are counted."""
+    """Annotations of listed images and categories, numbered from 1. Warns about the others."""
     rows: list[_Row] = []
     for position, item in enumerate(items):
         where = f"{name}: annotation at position {position}"
@@ -344,8 +342,8 @@ def _scored_rows(
             rows.append(row)
     if len(rows) < len(items):
         _log.warning(
-            "%s: %d annotations are of an image or a category that it doesn't list; they are not "
-            "scored",
+            "%s: %d annotations have an image or a category that the file does not list. They are "
+            "not scored.",
             name,
             len(items) - len(rows),
         )
@@ -357,7 +355,7 @@ def _row(item: Json, annotation_id: int, where: str, where_of_box: str) -> _Row:
     box: Any = _get(item, "bbox", where)
     if not _is_box(box):
         raise DataError(
-            f"{where_of_box}: bbox {box!r} is not [x, y, width, height] in finite pixels"
+            f"{where_of_box}: bbox {box!r} is not [x, y, width, height] in finite pixels."
         )
     category_id = _integer(_get(item, "category_id", where), "category_id", where)
     area = item.get("area")
@@ -382,39 +380,37 @@ def _is_box(value: Json) -> bool:
 
 def _get(item: Json, key: str, where: str) -> Json:
     if not isinstance(item, Mapping):
-        raise DataError(f"{where} is {item!r}, expected an object")
+        raise DataError(f"{where} is {item!r}. Expected an object.")
     if key not in item:
         raise DataError(
-            f"{where}: key {key!r} is missing{nearest(key, item)}; it has "
-            f"{', '.join(map(str, item)) or 'no key'}"
+            f"{where}: key {key!r} is missing{nearest(key, item)}. The keys are "
+            f"{', '.join(map(str, item)) or 'none'}."
         )
     return item[key]
 
 
 def _integer(value: Json, key: str, where: str) -> int:
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
-        raise DataError(f"{where}: {key} {value!r} ({type(value).__name__}) is not an integer")
+        raise DataError(f"{where}: {key} {value!r} ({type(value).__name__}) is not an integer.")
     return _in_64_bits(int(value), key, where)
 
 
 def _in_64_bits(value: int, key: str, where: str) -> int:
     if not -(2**63) <= value < 2**63:
-        raise DataError(
-            f"{where}: {key} {value} needs more than 64 bits; expected a smaller number"
-        )
+        raise DataError(f"{where}: {key} {value} needs more than 64 bits. Use a smaller number.")
     return value
 
 
 def _side(item: Mapping[str, Json], key: str, where: str) -> int:
-    """A stated width or height; 0 where it is missing, null or 0, as some exporters write."""
+    """A stated width or height; 0 if it is missing, null or 0, as in some exported files."""
     value = item.get(key) or 0
     if not _is_number(value) or value < 0 or value != int(value):
-        raise DataError(f"{where}: {key} {value!r} is not a whole number of pixels")
+        raise DataError(f"{where}: {key} {value!r} is not a whole number of pixels.")
     return _in_64_bits(int(value), key, where)
 
 
 def _is_number(value: Json) -> bool:
-    """Whether a value is a finite number, of Python or of NumPy."""
+    """Whether a value is a finite number of Python or NumPy."""
     try:
         return not isinstance(value, (str, bool)) and math.isfinite(value)
     except (TypeError, OverflowError):

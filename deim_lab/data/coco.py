@@ -1,8 +1,8 @@
-"""A COCO-layout data set as samples: uint8 RGB pictures with clipped pixel boxes and contiguous
-labels.
+"""Serve a data set in COCO layout as samples: pictures, boxes and labels.
 
-``layouts`` says where the files are, ``pictures`` holds the annotations against the picture files,
-``CocoDataset`` serves one half, ``open_source`` opens both.
+Pictures are uint8 RGB, boxes are clipped and in pixels, labels are contiguous. ``layouts`` finds
+the files. ``pictures`` compares the annotations with the picture files. ``CocoDataset`` serves one
+half, ``open_source`` opens both halves.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 
-Sample = Scene  # its name until 0.2
+Sample = Scene  # the name of Scene until 0.2
 
 
 class CocoDataset:
     """One half of a data set, in the order of its json. Build with ``CocoDataset.load``.
 
     Attributes:
-        name: of the data set.
+        name: name of the data set.
         annotations_path: the json, for the evaluator.
         categories: class index ↔ category id, of the training file.
         image_ids: ``N`` ids.
-        notices: what was repaired or left out: a named, counted warning each, with the first ids.
-            Already logged.
+        notices: warnings about repaired or dropped items. Each has a name, a count and the first
+            ids. They are already logged.
         fingerprint: hex sha256 of the json's bytes and of each picture's name and size in bytes.
-            Pixels aren't hashed.
+            Pixels are not hashed.
         sizes_wh: int64 ``[N, 2]`` size of each image as it is served.
-        crowd_counts: int64 ``[N]`` crowd regions of each image, none of which is a target.
+        crowd_counts: int64 ``[N]`` crowd regions of each image. Crowd regions are never targets.
     """
 
     def __init__(
@@ -100,21 +100,21 @@ class CocoDataset:
         cache: bool = False,
         name: str | None = None,
     ) -> CocoDataset:
-        """Read and check everything that can be known without decoding a picture.
+        """Read and check a data set without decoding its pictures.
 
         Args:
-            images_dir: folder that the json's ``file_name`` is relative to.
+            images_dir: folder of the images; each ``file_name`` of the json is relative to it.
             annotations_json: COCO ``instances`` file.
-            categories: those of the training file, to read another half with; ``None`` reads a
-                training file, whose own they then are, and which must have at least one usable box.
-            cache: keep decoded pictures in memory once they are read (uint8, 3·H·W bytes an image,
-                in each loader process).
-            name: for logs and runs; ``None``: the folder that holds the ``annotations`` folder.
+            categories: classes of the training file, to read another half. ``None`` reads a
+                training file and takes its classes. It must have at least one usable box.
+            cache: keep decoded pictures in memory (uint8, 3·H·W bytes per image, in each loader
+                process).
+            name: name in logs and runs; ``None``: the folder that holds the ``annotations`` folder.
 
         Raises:
-            DataError: naming file, id, value and remedy. Boxes outside the image or of no area are
-                dropped and those that stick out clipped, each with a counted notice; images without
-                boxes stay as negatives.
+            DataError: names file, id, value and remedy. Some faults give only a counted notice.
+                Boxes outside the image or without area are dropped. Boxes that extend beyond the
+                image are clipped. Images without boxes stay as negatives.
         """
         annotations = read(annotations_json)
         labels = annotations.labels(categories or annotations.categories)
@@ -124,9 +124,9 @@ class CocoDataset:
         notices += dropped
         if categories is None and not keep.any():
             raise DataError(
-                f"{annotations.path}: none of its {len(annotations.ids)} annotations is a usable "
-                f"box, so there is nothing to "
-                f"learn in {len(paths)} images; is this the right file?"
+                f"{annotations.path}: none of the {len(annotations.ids)} annotations of "
+                f"{len(paths)} images is a usable box. Training needs at least one. Check that "
+                f"this is the right file."
             )
         order = np.flatnonzero(keep)[np.argsort(annotations.image_index[keep], kind="stable")]
         for notice in notices:
@@ -150,29 +150,31 @@ class CocoDataset:
         return len(self.image_ids)
 
     def __getitem__(self, index: int) -> Scene:
-        """The decoded image at a position in ``[0, N)``, with boxes of positive size inside it.
+        """The decoded image at a position in ``[0, N)``, with its clipped, non-empty boxes.
 
-        Crowd regions are left out. The cache shares the image: never change it in place.
+        Crowd regions are left out. The cache shares the image, so never change it in place.
         Raises ``DataError`` for a picture that can't be decoded.
         """
         return Scene(self.decode(index), *self.targets(index), (self.image_ids[index],))
 
     @property
     def counts(self) -> Tensor:
-        """int64 ``[N]`` targets of each image; nothing is decoded."""
+        """Number of targets of each image, int64 ``[N]``; nothing is decoded."""
         return self._counts
 
     def targets(self, index: int) -> tuple[Tensor, Tensor]:
-        """Boxes ``[n, 4]`` (xyxy, pixels) and labels ``[n]`` of one image, copied; nothing is
-        decoded.
+        """Boxes ``[n, 4]`` (xyxy, pixels) and labels ``[n]`` of one image, as copies.
+
+        Nothing is decoded.
         """
         index = range(len(self))[index]
         rows = slice(self._offsets[index], self._offsets[index + 1])
         return self._boxes_xyxy[rows].clone(), self._labels[rows].clone()
 
     def all_targets(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes ``[T, 4]`` (xyxy, pixels), labels ``[T]`` and image position ``[T]`` of the whole
-        set, ordered by image.
+        """Boxes ``[T, 4]`` (xyxy, pixels), labels ``[T]`` and image positions ``[T]`` of the set.
+
+        Ordered by image.
         """
         return (
             self._boxes_xyxy,
@@ -181,8 +183,9 @@ class CocoDataset:
         )
 
     def decode(self, index: int) -> Tensor:
-        """uint8 ``[3, H, W]`` RGB, turned as the json's boxes need it (``data.pictures``). Modes:
-        ``deim_lab.data.images.decode``.
+        """Decode an image to uint8 ``[3, H, W]`` RGB, oriented to fit its boxes.
+
+        ``data.pictures`` decides the orientation, ``data.images.decode`` converts the pixels.
         """
         index = range(len(self))[index]
         if self._cache is not None and index in self._cache:
@@ -195,9 +198,9 @@ class CocoDataset:
         if [image.shape[2], image.shape[1]] != size_wh:
             raise DataError(
                 f"{self.paths[index]} (image id {self.image_ids[index]}) is "
-                f"{image.shape[2]}×{image.shape[1]} and was "
-                f"{size_wh[0]}×{size_wh[1]} when the data set was opened; it must not change "
-                f"during a run"
+                f"{image.shape[2]}×{image.shape[1]}, but was "
+                f"{size_wh[0]}×{size_wh[1]} when the data set was opened. Do not change files "
+                f"during a run."
             )
         if self._cache is not None:
             self._cache[index] = image
@@ -205,7 +208,7 @@ class CocoDataset:
 
 
 def open_source(source: DataSource, *, cache: bool = False) -> tuple[CocoDataset, CocoDataset]:
-    """``(train, val)`` of a source; val is read with train's categories."""
+    """Open ``(train, val)`` of a source; val is read with the categories of train."""
     train = CocoDataset.load(*source.train, cache=cache, name=source.name)
     return train, CocoDataset.load(
         *source.val, categories=train.categories, cache=cache, name=source.name
@@ -213,7 +216,7 @@ def open_source(source: DataSource, *, cache: bool = False) -> tuple[CocoDataset
 
 
 def joint_fingerprint(train: CocoDataset, val: CocoDataset) -> str:
-    """One hex sha256 for both halves: what a run was trained on and scored with."""
+    """One hex sha256 of both halves, to identify the data of a run."""
     return hashlib.sha256(f"{train.fingerprint} {val.fingerprint}".encode()).hexdigest()
 
 

@@ -1,8 +1,7 @@
-"""What a data set will do to a run, before the run: a report of counts, box sizes at the network's
-input, and known troubles.
+"""Report on a data set before a run: counts, box sizes at the input, and problems.
 
-Composed images (Mosaic, MixUp) are counted on the very pipeline that trains, without pixels: images
-with a size and no memory.
+Composed images (Mosaic, MixUp) are counted with the training pipeline, but without pixels: the
+images have a size and no memory.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ from deim_lab.data.coco import CocoDataset
 from deim_lab.errors import first_few
 from deim_lab.schedule import Phase
 
-# a box of less than this (square root of its area) falls between the cells of the finest feature
+# boxes smaller than this (square root of the area) fall between the cells of the finest feature
 # level
 TINY_PX = 8.0
-_EVALUATED = 100  # detections an image that COCO's AP looks at
-_RARE = 10  # boxes below which a class is said to be rare
-_NAMED = 5  # cases that a notice lists
+_EVALUATED = 100  # detections per image that COCO's AP counts
+_RARE = 10  # a class with fewer boxes is reported as rare
+_NAMED = 5  # largest number of cases in a notice
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: NDArray[np.float64]) -> Spread:
-        """Of ``[n]`` values; all 0 for none."""
+        """Spread of ``[n]`` values; all 0 without values."""
         if not len(values):
             return cls(0.0, 0.0, 0.0, 0.0)
         return cls(
@@ -57,30 +56,30 @@ class Spread:
 
 @dataclass(frozen=True)
 class Report:
-    """What ``examine`` found.
+    """Result of ``examine``.
 
     Attributes:
-        name: of the data set.
+        name: name of the data set.
         images, boxes, negatives, crowds: images, targets, images without targets, crowd regions
             (never targets).
-        per_class: (name, boxes, images with one) of each class.
-        input_size: height and width that box sizes are given at.
-        size_px, size_dense_px: square root of the box area at the input, of the images as they are
-            and of composed ones.
-        tiny_share, tiny_dense_share: of boxes below ``TINY_PX``, likewise.
-        targets, targets_dense: targets an image, likewise. Dense: with the Mosaic and MixUp
+        per_class: (name, boxes, images with such a box) of each class.
+        input_size: height and width of the network's input, for box sizes.
+        size_px, size_dense_px: square root of the box area at the input, of plain images and of
+            composed images. Fields with ``dense`` are for images composed with the Mosaic and MixUp
             probabilities of the given augmentation.
-        num_queries: of the model.
-        unmatched_share, unmatched_dense_share: of targets beyond the number of queries, which
+        tiny_share, tiny_dense_share: share of boxes below ``TINY_PX``.
+        targets, targets_dense: targets per image.
+        num_queries: queries of the model.
+        unmatched_share, unmatched_dense_share: share of targets beyond the number of queries, which
             one-to-one matching leaves out.
-        proposed_queries: ``num_queries``, or enough for every image and 99 % of the composed ones,
-            in steps of 50.
-        duplicates: boxes that repeat another of the same image and class (to the pixel).
-        conflicts: boxes that repeat another of the same image under another class.
+        proposed_queries: ``num_queries`` if it is enough. Else a multiple of 50, enough for every
+            plain image and 99 % of the composed images.
+        duplicates: boxes that repeat another box of the same image and class (to the pixel).
+        conflicts: boxes that repeat another box of the same image under another class.
         copies: pairs of equal files within the set.
         leaked: pairs of equal files, one in the set, one in ``val``; ``None`` without ``val``.
-        notices: troubles, each named, counted and with what to do; the reader's own
-            (``dataset.notices``) first.
+        notices: problems, each with a name, a count and a remedy. The notices of the reader
+            (``dataset.notices``) come first.
     """
 
     name: str
@@ -107,7 +106,7 @@ class Report:
     notices: tuple[str, ...]
 
     def table(self) -> list[tuple[str, str]]:
-        """(what, value) a line, for printing or a data frame."""
+        """Rows (what, value), for printing or a data frame."""
         height, width = self.input_size
         leaked = "?" if self.leaked is None else str(len(self.leaked))
         return [
@@ -172,17 +171,18 @@ def examine(
     samples: int = 2000,
     seed: int = 0,
 ) -> Report:
-    """Look a training set over. No picture is decoded; files are hashed only where two have the
-    same size in bytes.
+    """Examine a training set without decoding pictures.
+
+    Only files of equal size in bytes are hashed.
 
     Args:
         dataset: the training half.
-        num_queries: of the model.
+        num_queries: queries of the model.
         input_size: (height, width) of the network's input.
-        augment: whose Mosaic and MixUp compose the images.
-        val: the other half, to look for images that stand in both.
-        samples: composed images to estimate from.
-        seed: of the estimate.
+        augment: settings of Mosaic and MixUp for composed images.
+        val: the other half, to find images that are in both.
+        samples: number of composed images for the estimate.
+        seed: seed of the estimate.
     """
     boxes_xyxy, labels, image_index = dataset.all_targets()
     size_px = _sizes_px(boxes_xyxy, dataset.sizes_wh[image_index], input_size)
@@ -219,96 +219,93 @@ def examine(
 
 
 def _notices(report: Report, counts: NDArray[np.float64]) -> list[str]:
-    """The troubles that the numbers show, each with what to do about it."""
+    """Problems that the numbers show, each with a remedy."""
     return [*_count_notices(report, counts), *_size_notices(report), *_label_notices(report)]
 
 
 def _count_notices(report: Report, counts: NDArray[np.float64]) -> list[str]:
-    """Too many targets for the queries, or for the evaluation."""
-    found = []
+    """Notices about too many targets for the queries or for the evaluation."""
+    notices = []
     queries, proposed = report.num_queries, report.proposed_queries
     if report.unmatched_share > 0:
-        found.append(
+        notices.append(
             f"queries-too-few: {int((counts > queries).sum())} images have more targets (up to "
             f"{report.targets.largest:.0f}) than "
-            f"the {queries} queries; {report.unmatched_share:.2%} of the targets can never be "
+            f"the {queries} queries. {report.unmatched_share:.2%} of the targets can never be "
             f"matched. "
-            f"Set model.num_queries={proposed}"
+            f"Set model.num_queries={proposed}."
         )
     elif proposed > queries:
-        found.append(
+        notices.append(
             f"queries-too-few-dense: 1 % of composed images have over "
-            f"{report.targets_dense.p99:.0f} targets, more than the "
-            f"{queries} queries; {report.unmatched_dense_share:.2%} of their targets go unmatched. "
-            f"Set model.num_queries={proposed}, or lower augment.mosaic_prob or augment.mixup_prob"
+            f"{report.targets_dense.p99:.0f} targets, but the model has {queries} queries. "
+            f"{report.unmatched_dense_share:.2%} of composed targets are not matched. "
+            f"Set model.num_queries={proposed}, or lower augment.mosaic_prob or augment.mixup_prob."
         )
     over = int((counts > _EVALUATED).sum())
     if over:
-        found.append(
-            f"over-100-targets: {over} images have more than {_EVALUATED} targets, "
-            f"and COCO's AP looks at {_EVALUATED} detections an image"
+        notices.append(
+            f"over-100-targets: {over} images have more than {_EVALUATED} targets. "
+            f"COCO's AP counts only {_EVALUATED} detections per image."
         )
-    return found
+    return notices
 
 
 def _size_notices(report: Report) -> list[str]:
-    """Boxes too small for the finest feature level."""
+    """Notices about boxes too small for the finest feature level."""
     plain, dense = report.tiny_share, report.tiny_dense_share
     height, width = report.input_size
     if plain > 0.1:
         return [
-            f"tiny-boxes: {plain:.0%} of the boxes are below {TINY_PX:g} px at {width}×{height}; "
-            f"use a larger data.input_size"
+            f"tiny-boxes: {plain:.0%} of the boxes are below {TINY_PX:g} px at {width}×{height}. "
+            f"Use a larger data.input_size."
         ]
     if dense > max(0.1, 2 * plain):
         return [
             f"tiny-boxes-dense: {dense:.0%} of the boxes of composed images are below {TINY_PX:g} "
             f"px at {width}×{height} ({plain:.0%} "
-            "without composing); raise data.input_size or the lower end of augment.mosaic_scale, "
-            "or lower augment.mosaic_prob"
+            "without composing). Raise data.input_size or the lower end of augment.mosaic_scale, "
+            "or lower augment.mosaic_prob."
         ]
     return []
 
 
 def _label_notices(report: Report) -> list[str]:
-    """Classes with little to learn from, boxes and files that stand twice."""
-    found = []
+    """Notices about classes with few boxes, repeated boxes and repeated files."""
+    notices = []
     empty = [name for name, boxes, _ in report.per_class if boxes == 0]
     if empty:
-        found.append(
-            f"class-without-boxes: {len(empty)} classes have no box to learn from: "
-            f"{first_few(empty, _NAMED)}"
+        notices.append(
+            f"class-without-boxes: {len(empty)} classes have no boxes: {first_few(empty, _NAMED)}"
         )
     rare = [f"{name} ({boxes})" for name, boxes, _ in report.per_class if 0 < boxes < _RARE]
     if rare:
-        found.append(
+        notices.append(
             f"class-rare: {len(rare)} classes have fewer than {_RARE} boxes: "
             f"{first_few(rare, _NAMED)}"
         )
     if report.duplicates:
-        found.append(
-            f"box-repeated: {report.duplicates} boxes repeat another of the same image and class, "
-            f"and one-to-one matching "
-            "asks for each of them; remove them"
+        notices.append(
+            f"box-repeated: {report.duplicates} boxes repeat another of the same image and class. "
+            f"One-to-one matching needs a query for each. Remove the repeated boxes."
         )
     if report.conflicts:
-        found.append(
+        notices.append(
             f"box-two-classes: {report.conflicts} boxes repeat another of the same image under "
-            f"another class; keep one of the two"
+            f"another class. Keep one of the two."
         )
     if report.copies:
         pairs = first_few((f"{first} = {second}" for first, second in report.copies), _NAMED)
-        found.append(
+        notices.append(
             f"image-repeated: {len(report.copies)} pairs of images are the same file: {pairs}"
         )
     if report.leaked:
         pairs = first_few((f"{first} = {second}" for first, second in report.leaked), _NAMED)
-        found.append(
-            f"leak: {len(report.leaked)} images of val are also in train: {pairs}; AP measures "
-            f"memory there. "
-            "Take them out of one half"
+        notices.append(
+            f"leak: {len(report.leaked)} images of val are also in train: {pairs}. On them, AP "
+            f"measures memory. Remove them from one half."
         )
-    return found
+    return notices
 
 
 def _compose(
@@ -318,9 +315,7 @@ def _compose(
     samples: int,
     seed: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Targets of each of ``samples`` composed images, and the size in input pixels of each of their
-    boxes.
-    """
+    """Compose ``samples`` images; return targets per image, and box sizes in input pixels."""
     pipeline = Pipeline(augment=augment, input_size=input_size)
     drawn = torch.randint(len(dataset), (samples,), generator=generator_of(seed, "doctor"))
     counts, sizes = [], []
@@ -341,7 +336,7 @@ def _compose(
 def _sizes_px(
     boxes_xyxy: Tensor, sizes_wh: Tensor, input_size: tuple[int, int]
 ) -> NDArray[np.float64]:
-    """Square root of each box's area once its image is squashed to the input."""
+    """Square root of each box's area in input pixels, after squashing the image to the input."""
     relative = ((boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).double() / sizes_wh).prod(-1)
     sizes: NDArray[np.float64] = (relative * input_size[0] * input_size[1]).sqrt().numpy()
     return sizes
@@ -357,9 +352,7 @@ def _per_class(
 
 
 def _repeats(boxes_xyxy: Tensor, labels: Tensor, image_index: Tensor) -> tuple[int, int]:
-    """Boxes that repeat one of the same image: under the same class, and (counted apart) under
-    another.
-    """
+    """Count boxes that repeat a box of their image: with the same class, with another class."""
     keys = torch.cat([image_index[:, None], boxes_xyxy.round().long(), labels[:, None]], dim=1)
     distinct = len(torch.unique(keys, dim=0))
     places = len(torch.unique(keys[:, :-1], dim=0))
@@ -369,7 +362,7 @@ def _repeats(boxes_xyxy: Tensor, labels: Tensor, image_index: Tensor) -> tuple[i
 def _equal_files(
     paths: Sequence[Path], others: Sequence[Path] | None = None
 ) -> list[tuple[str, str]]:
-    """Pairs of file names with the same bytes: within ``paths``, or one of each."""
+    """Pairs of files with equal bytes: within ``paths``, or one in each list."""
     by_size: dict[int, list[tuple[int, Path]]] = defaultdict(list)
     for side, group in enumerate((paths, others or ())):
         for path in group:
@@ -380,9 +373,9 @@ def _equal_files(
         if len(candidates) > 1 and (others is None or len({side for side, _ in candidates}) == 2):
             for side, path in candidates:
                 by_content[hashlib.blake2b(path.read_bytes()).digest()][side].append(path.name)
-        for own, other in by_content.values():
-            partners = own[1:] if others is None else other
-            pairs += [(own[0], name) for name in partners if own]
+        for names, other_names in by_content.values():
+            partners = names[1:] if others is None else other_names
+            pairs += [(names[0], name) for name in partners if names]
     return pairs
 
 
@@ -405,5 +398,5 @@ def _spread(spread: Spread) -> str:
     )
 
 
-def _percent(part: int, whole: int) -> str:
-    return f"{part / max(1, whole):.1%}"
+def _percent(part: int, total: int) -> str:
+    return f"{part / max(1, total):.1%}"

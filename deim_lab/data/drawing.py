@@ -1,9 +1,8 @@
-"""Pictures of simple things, drawn by code: one generator in, one scene out. What the embedded data
-set is made of.
+"""Draw the pictures of the embedded data set: simple things on textured grounds.
 
-Five classes told apart by shape alone: colour, texture, size, rotation and stretch are drawn
-independently of the class. Things overlap, leave the frame, lie among clutter (bars, lines, arcs,
-specks) on textured grounds; some scenes have none at all.
+One generator gives one scene. The five classes differ only in shape. Colour, texture, size,
+rotation and stretch are drawn independently of the class. Things overlap, leave the frame, and lie
+among clutter (bars, lines, arcs, specks). Some scenes have no things.
 """
 
 from __future__ import annotations
@@ -21,17 +20,27 @@ CLASSES = ("disc", "triangle", "cross", "ring", "star")
 Array = NDArray[np.float32]
 
 _SUPERSAMPLE = 3  # drawn at this multiple of the final size, then averaged
-_THINGS_SHARE = (0.07, 0.10, 0.22, 0.28, 0.20, 0.13)  # scenes with 0, 1, … 5 things: 2.8 on average
+_THINGS_SHARE = (
+    0.07,
+    0.10,
+    0.22,
+    0.28,
+    0.20,
+    0.13,
+)  # share of scenes with 0, 1, … 5 things: 2.8 on average
 _SIZE_SHARE = (0.15, 0.50)  # longer extent of a thing / shorter side of the scene
-_MIN_VISIBLE = 0.4  # of a thing's full area, the part outside the frame included
+_MIN_VISIBLE = (
+    0.4  # visible share of a thing's full area; the part outside the frame counts as hidden
+)
 _VIVID = ((0.45, 0.95), (0.4, 1.0))  # saturation and value of things
 _MIN_CONTRAST = 80.0  # Euclidean RGB distance between a thing and the ground around it
 
 
 @dataclass(frozen=True)
 class Thing:
-    """A drawn object: its class, the box around its extent (occluded parts too) clipped to the
-    frame, and its visible pixels.
+    """A drawn object: class, box and visible pixels.
+
+    The box also covers occluded parts and is clipped to the frame.
     """
 
     label: int
@@ -42,9 +51,7 @@ class Thing:
 
 @dataclass
 class _Canvas:
-    """The picture while it is drawn, supersampled, and the mask of each thing as far as it is still
-    visible.
-    """
+    """The supersampled picture during drawing, and the mask of each thing's visible part."""
 
     image: Image.Image
     masks: list[Image.Image] = field(default_factory=list)
@@ -52,7 +59,7 @@ class _Canvas:
 
 
 def scene(generator: Generator, size_hw: tuple[int, int]) -> tuple[Image.Image, list[Thing]]:
-    """One RGB picture of ``size_hw`` pixels and the things in it."""
+    """Draw one RGB picture of ``size_hw`` pixels; return it and the things in it."""
     height, width = (side * _SUPERSAMPLE for side in size_hw)
     canvas = _Canvas(_ground(generator, *size_hw).resize((width, height), Image.Resampling.BICUBIC))
     _clutter(generator, canvas, count=int(generator.integers(2, 9)))
@@ -84,8 +91,9 @@ def scene(generator: Generator, size_hw: tuple[int, int]) -> tuple[Image.Image, 
 def _place(
     generator: Generator, canvas: _Canvas, label: int
 ) -> tuple[float, float, float, float] | None:
-    """Draw one thing, if it then shows enough of itself and hides no other too far. Returns its box
-    on the canvas.
+    """Draw one thing if enough of it and of all other things stays visible.
+
+    Returns its box on the canvas, or None if nothing was drawn.
     """
     width, height = canvas.image.size
     low, high = _SIZE_SHARE
@@ -112,7 +120,7 @@ def _place(
 
 
 def _stamp(generator: Generator, label: int, extent: float) -> Image.Image:
-    """A mask, cropped to the shape: white where the thing is, its longer side ``extent`` pixels."""
+    """A mask cropped to the thing, white inside; its longer side has ``extent`` pixels."""
     outline = _outline(generator, CLASSES[label]) * np.array([generator.uniform(0.78, 1.0), 1.0])
     angle = generator.uniform(0, 2 * math.pi)
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
@@ -130,7 +138,7 @@ def _stamp(generator: Generator, label: int, extent: float) -> Image.Image:
 
 
 def _outline(generator: Generator, name: str) -> NDArray[np.float64]:
-    """``[n, 2]`` points of a shape about the origin, within the unit circle."""
+    """Points ``[n, 2]`` of a shape around the origin, within the unit circle."""
     if name in ("disc", "ring"):
         return _around(np.ones(64))
     if name == "triangle":
@@ -154,8 +162,9 @@ def _paint(
     stamp: Image.Image,
     corner: tuple[int, int],
 ) -> None:
-    """Fill the mask with a texture that stands out from what it covers; often with a shadow and an
-    outline.
+    """Fill the mask with a texture that contrasts with the ground below.
+
+    Often adds a shadow and an outline.
     """
     unit = _SUPERSAMPLE * max(1.0, min(image.size) / _SUPERSAMPLE / 160)
     below = np.asarray(image.resize((32, 32)), dtype=np.float32)[
@@ -180,7 +189,7 @@ def _paint(
 
 
 def _texture(generator: Generator, colour: Array, height: int, width: int) -> NDArray[np.uint8]:
-    """``[h, w, 3]`` flat, shaded, striped, dotted or mottled, in tones of one colour."""
+    """A texture ``[h, w, 3]`` in one colour: flat, shaded, striped, dotted or mottled."""
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     angle, period = generator.uniform(0, math.pi), generator.uniform(4, 9) * _SUPERSAMPLE
     along, across = (
@@ -206,8 +215,9 @@ def _texture(generator: Generator, colour: Array, height: int, width: int) -> ND
 
 
 def _ground(generator: Generator, height: int, width: int) -> Image.Image:
-    """A textured background: two or three muted tones mixed by clouds, waves, a checker or a slope,
-    with grain.
+    """A textured background of two or three muted tones with grain.
+
+    The tones are mixed by clouds, waves, a checker or a slope.
     """
     dark, light, third = (_colour(generator, (0.05, 0.5), (0.15, 0.85)) for _ in range(3))
     y, x = np.mgrid[0:height, 0:width].astype(np.float32) / min(height, width)
@@ -240,8 +250,9 @@ def _ground(generator: Generator, height: int, width: int) -> Image.Image:
 
 
 def _clutter(generator: Generator, canvas: _Canvas, *, count: int, occluding: bool = False) -> None:
-    """Distractors of no class: bars, lines, arcs, specks. ``occluding``: a thin one in front, which
-    hides what lies below.
+    """Draw distractors without a class: bars, lines, arcs, specks.
+
+    ``occluding``: draw a thin bar in front, which hides things below.
     """
     width, height = canvas.image.size
     side = min(width, height)
@@ -288,7 +299,7 @@ def _clutter(generator: Generator, canvas: _Canvas, *, count: int, occluding: bo
 
 
 def _expose(generator: Generator, image: Image.Image) -> Image.Image:
-    """Sometimes a slight blur; always a little sensor noise, contrast and brightness."""
+    """Change contrast and brightness a little, add sensor noise, sometimes blur slightly."""
     if generator.random() < 0.25:
         image = image.filter(ImageFilter.GaussianBlur(generator.uniform(0.3, 0.8)))
     pixels = np.asarray(image, dtype=np.float32)
@@ -300,18 +311,18 @@ def _expose(generator: Generator, image: Image.Image) -> Image.Image:
 def _colour(
     generator: Generator, saturation: tuple[float, float], value: tuple[float, float]
 ) -> Array:
-    """``[3]`` RGB in [0, 255] of any hue."""
+    """A random colour of any hue: RGB ``[3]`` in [0, 255]."""
     hue, s, v = generator.uniform(0, 6), generator.uniform(*saturation), generator.uniform(*value)
     ramp = np.clip(np.abs((hue + np.array([0.0, 4.0, 2.0])) % 6 - 3) - 1, 0, 1)
     return (255 * v * (1 - s + s * ramp)).astype(np.float32)
 
 
 def _noise(generator: Generator, height: int, width: int, *, cells: int) -> Array:
-    """``[h, w]`` smooth noise in [0, 1] of about ``cells`` bumps a side."""
+    """Smooth noise ``[h, w]`` in [0, 1] with about ``cells`` bumps per side."""
     coarse = Image.fromarray(generator.random((cells + 1, cells + 1), dtype=np.float32))
     return np.clip(np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)), 0, 1)
 
 
 def _count(mask: Image.Image) -> float:
-    """Pixels of a mask that are more on than off."""
+    """Number of pixels of a mask with a value of at least 128."""
     return float(sum(mask.histogram()[128:]))

@@ -1,8 +1,7 @@
-"""Picture files → RGB pixels: the one place where a file is decoded, for training, evaluation and
-prediction alike.
+"""Decode picture files to RGB pixels, for training, evaluation and prediction.
 
-Greyscale, palette, alpha, 16-bit, CMYK and EXIF-rotated files all become the upright 8-bit RGB that
-a viewer would show.
+Greyscale, palette, alpha, 16-bit, CMYK and EXIF-rotated files all become upright 8-bit RGB, as
+shown by a viewer. No other module decodes files.
 """
 
 from __future__ import annotations
@@ -17,21 +16,22 @@ from torch import Tensor
 
 from deim_lab.errors import DataError
 
-# What a folder of images is searched for; a file named outright may have any suffix that Pillow
+# Suffixes to search for in a folder of images. A file given by name may have any suffix that Pillow
 # reads.
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 
-_SIXTEEN_TO_EIGHT_BIT = 257  # 65535 / 255: full range to full range
+_SIXTEEN_TO_EIGHT_BIT = 257  # 65535 / 255, from full range to full range
 
 
 def decode(path: str | os.PathLike[str], *, follow_exif: bool = True) -> Tensor:
-    """``uint8 [3, H, W]`` RGB of a picture file (of an animation: the first frame).
+    """Decode a picture file to ``uint8 [3, H, W]`` RGB; an animation to its first frame.
 
-    Alpha is composited on black; 16-bit grey is divided by 257; CMYK and palettes are converted by
-    Pillow. ``follow_exif`` turns the picture upright by its EXIF orientation, so H and W are those
-    that a viewer shows; without it they are the stored ones. Raises ``DataError`` naming the file
-    when it is missing, truncated, no picture or of a pixel type without a defined range (32-bit
-    integer above 65535, float).
+    Alpha is composited on black. 16-bit grey is divided by 257. Pillow converts CMYK and palettes.
+    ``follow_exif`` turns the picture upright by its EXIF orientation, so H and W are as shown by a
+    viewer. Otherwise H and W are as stored in the file.
+
+    Raises ``DataError`` with the file name for a file that is missing, truncated or not a picture.
+    Also raises it for pixels without a defined range (float, 32-bit integer above 65535).
     """
     file = Path(path)
     try:
@@ -42,31 +42,30 @@ def decode(path: str | os.PathLike[str], *, follow_exif: bool = True) -> Tensor:
     except (DataError, MemoryError):
         raise
     except FileNotFoundError as error:
-        raise DataError(f"image {file} does not exist") from error
+        raise DataError(f"image {file} does not exist.") from error
     # Pillow's decoders raise almost anything on a damaged file: SyntaxError, struct.error, …
     except Exception as error:
         raise DataError(
-            f"image {file} can't be decoded: {error or type(error).__name__}; "
-            "it is truncated, damaged or no picture: replace it or take it out of the data set"
+            f"image {file} can't be decoded: {error or type(error).__name__}. "
+            "It is truncated, damaged or not a picture. Replace it or remove it from the data set."
         ) from error
     return torch.from_numpy(pixels).permute(
         2, 0, 1
-    )  # a view of HWC memory: torchvision resizes that several times faster
+    )  # a view of HWC memory, which torchvision resizes several times faster
 
 
 def _rgb(image: Image.Image, file: Path) -> np.ndarray:
-    """``uint8 [H, W, 3]`` of an opened picture of any mode."""
+    """Convert an opened picture of any mode to ``uint8 [H, W, 3]`` RGB."""
     if image.mode == "F":
         raise DataError(
-            f"image {file} has float pixels, whose range is not defined; save it as 8- or 16-bit"
+            f"image {file} has float pixels, which have no defined range. Save it as 8- or 16-bit."
         )
     if image.mode.startswith("I"):
         grey = np.asarray(image).astype(np.int64)
         if grey.size and (grey.min() < 0 or grey.max() > 65535):
             raise DataError(
-                f"image {file} has 32-bit pixels of range [{grey.min()}, {grey.max()}]; expected "
-                f"at most [0, 65535]: "
-                "save it as 8- or 16-bit"
+                f"image {file} has 32-bit pixels of range [{grey.min()}, {grey.max()}]. Expected "
+                f"at most [0, 65535]. Save it as 8- or 16-bit."
             )
         eight_bit = np.round(grey / _SIXTEEN_TO_EIGHT_BIT).astype(np.uint8)
         return np.repeat(eight_bit[..., None], 3, axis=2)

@@ -1,4 +1,4 @@
-"""Where the files of a data set lie: the known folder layouts, or each path by itself."""
+"""Find the files of a data set, in a known folder layout or at given paths."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from deim_lab.errors import DataError, nearest
 from deim_lab.host import files
 
 EMBEDDED = "embedded"
-# Drawn once by ``synthetic.make`` and shipped: the same bytes and fingerprint on every machine.
+# Drawn once by ``synthetic.make`` and shipped, so bytes and fingerprint are equal on every machine.
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
-# (images of a split, its annotations): the layout of this lab, then COCO 2017's own, unpacked
-# either way.
+# (images of a split, its annotations): the layout of this lab, then the two usual ways to unpack
+# COCO 2017.
 _LAYOUTS = (
     ("images/{split}", "annotations/instances_{split}.json"),
     ("{split}2017", "annotations/instances_{split}2017.json"),
@@ -24,7 +24,7 @@ _LAYOUTS = (
 
 @dataclass(frozen=True)
 class DataSource:
-    """Where a data set lies: ``(folder of images, annotation json)`` of each half, and its name."""
+    """Location of a data set: ``(image folder, annotation json)`` of each half, and a name."""
 
     train: tuple[Path, Path]
     val: tuple[Path, Path]
@@ -34,17 +34,17 @@ class DataSource:
 def resolve(
     data: str | Path | Mapping[str, Any] | None, *, cache_dir: str | Path | None = None
 ) -> DataSource:
-    """Find a data set's files; nothing but their existence is looked at.
+    """Find the files of a data set; only check that they exist.
 
     Args:
-        data: ``None`` or ``"embedded"``: the set that is shipped with the package. A folder: the
+        data: ``None`` or ``"embedded"``: the set shipped with the package. A folder: in the
             lab's layout (``images/{train,val}``, ``annotations/instances_{train,val}.json``) or
-            COCO 2017's own (``train2017``, …). A mapping: ``{"train": {"images": folder,
+            COCO 2017's layout (``train2017``, …). A mapping: ``{"train": {"images": folder,
             "annotations": json}, "val": {…}}``, optionally with ``"name"``.
-        cache_dir: without effect since the embedded set is shipped; accepted until 0.3.0.
+        cache_dir: has no effect since the embedded set is shipped; accepted until 0.3.0.
 
     Raises:
-        DataError: saying what was looked for, and the nearest name that exists.
+        DataError: names the missing files and the nearest existing name.
     """
     if data is None or data == EMBEDDED:
         return _from_mapping({**_in_layout(EMBEDDED_FOLDER, _LAYOUTS[0]), "name": EMBEDDED})
@@ -52,10 +52,8 @@ def resolve(
         return _from_mapping(data)
     folder = Path(data)
     if not folder.is_dir():
-        beside = map(str, files.beside(folder))
-        raise DataError(
-            f"data folder {str(folder)!r} does not exist{nearest(str(folder), [*beside, EMBEDDED])}"
-        )
+        names = [*map(str, files.beside(folder)), EMBEDDED]
+        raise DataError(f"data folder {str(folder)!r} does not exist{nearest(str(folder), names)}.")
     for layout in _LAYOUTS:
         if all(
             (folder / part.format(split=split)).exists()
@@ -80,20 +78,21 @@ def _from_mapping(data: Mapping[str, Any]) -> DataSource:
     for key in data:
         if key not in ("train", "val", "name"):
             raise DataError(
-                f"data: unknown key {key!r}{nearest(str(key), ['train', 'val', 'name'])}; known: "
-                f"train, val, name"
+                f"data: unknown key {key!r}{nearest(str(key), ['train', 'val', 'name'])}. "
+                f"Expected train, val and optionally name."
             )
     halves: dict[str, tuple[Path, Path]] = {}
     for split in ("train", "val"):
         half = data.get(split)
         if not isinstance(half, Mapping) or set(half) != {"images", "annotations"}:
-            found = (
+            actual = (
                 f"has {', '.join(map(str, half)) or 'nothing'}"
                 if isinstance(half, Mapping)
                 else f"is {half!r}"
             )
             raise DataError(
-                f"data: {split!r} {found}; expected {{'images': folder, 'annotations': json file}}"
+                f"data: {split!r} {actual}. "
+                f"Expected {{'images': folder, 'annotations': json file}}."
             )
         folder, json_file = Path(half["images"]), Path(half["annotations"])
         for path, kind in ((folder, "folder of images"), (json_file, "annotation file")):
@@ -101,7 +100,7 @@ def _from_mapping(data: Mapping[str, Any]) -> DataSource:
                 beside = map(str, files.beside(path))
                 raise DataError(
                     f"data: {kind} {str(path)!r} of {split!r} does not "
-                    f"exist{nearest(str(path), beside)}"
+                    f"exist{nearest(str(path), beside)}."
                 )
         halves[split] = (folder, json_file)
     return DataSource(
@@ -110,11 +109,11 @@ def _from_mapping(data: Mapping[str, Any]) -> DataSource:
 
 
 def _layout_message(folder: Path) -> str:
-    """What a folder lacks of the layout that it comes closest to."""
+    """Name the files that a folder lacks for the closest layout."""
 
     def missing(layout: tuple[str, str]) -> list[str]:
-        wanted = [part.format(split=split) for split in ("train", "val") for part in layout]
-        return [part for part in wanted if not (folder / part).exists()]
+        required = [part.format(split=split) for split in ("train", "val") for part in layout]
+        return [part for part in required if not (folder / part).exists()]
 
     absent = min((missing(layout) for layout in _LAYOUTS), key=len)
     parent = (folder / absent[0]).parent
@@ -126,8 +125,8 @@ def _layout_message(folder: Path) -> str:
     )
     return (
         f"data folder {str(folder)!r} has no {', no '.join(absent)}{nearest(absent[0], existing)}. "
-        f"Looked for {layouts}; "
-        "of any other layout name the image folders and json files one by one"
+        f"Looked for {layouts}. "
+        "For any other layout, give the image folders and json files one by one."
     )
 
 

@@ -1,9 +1,8 @@
-"""Batches for training and evaluation: shuffled, sharded, composed; the same stream whatever the
-number of workers.
+"""Load batches for training and evaluation: shuffled, sharded, composed.
 
-A worker builds whole batches, and each image's randomness depends on ``(seed, epoch, position)``
-alone. So the stream is the same with no worker or many, and can start at any batch of an epoch:
-what an exact resume needs.
+A worker builds whole batches. The random numbers of an image depend only on ``(seed, epoch,
+position)``. So the batches don't depend on the number of workers, and an epoch can start at any
+batch, as an exact resume requires.
 """
 
 from __future__ import annotations
@@ -32,8 +31,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EvalBatch:
-    """Images to score: ``images [B, 3, H, W]`` float32 in [0, 1], their ids, and
-    ``sizes_wh [B, 2]`` int64, original width and height.
+    """A batch of images to score.
+
+    ``images [B, 3, H, W]`` are float32 in [0, 1]. ``sizes_wh [B, 2]`` int64 are the original width
+    and height.
     """
 
     images: Tensor
@@ -58,17 +59,16 @@ def train_batches(
     workers: int | None = None,
     pin_memory: bool = False,
 ) -> Iterator[Batch]:
-    """The training batches of one epoch, from ``start_batch`` on, for process ``rank`` of
-    ``world_size``.
+    """Iterate over the training batches of one epoch for process ``rank`` of ``world_size``.
 
-    Shuffled by (seed, epoch), augmented by the epoch's phase. What doesn't fill a batch in all
-    processes is left out of the epoch, but for a set smaller than one batch: that makes one smaller
-    batch. ``workers``: loader processes; None: ``config.data.workers``. ``pin_memory``: workers'
-    batches come in page-locked memory (for a run on CUDA).
+    Starts at ``start_batch``. The order is shuffled by (seed, epoch), the phase of the epoch
+    selects the augmentation. Drops the last partial batch. A set smaller than one batch gives one
+    small batch. ``workers``: loader processes; None: ``config.data.workers``. ``pin_memory``:
+    workers return batches in page-locked memory (for a run on CUDA).
 
     Raises:
-        DataError: an empty set, fewer images than processes, or an image that can't be read (also
-            from a worker, with its own message).
+        DataError: an empty set, fewer images than processes, or an unreadable image (with the same
+            message from a worker).
     """
     plan = _split(len(dataset), config.data.batch_size, world_size)
     phase = schedule.phase(epoch)
@@ -90,11 +90,11 @@ def eval_batches(
     workers: int | None = None,
     pin_memory: bool = False,
 ) -> Iterator[EvalBatch]:
-    """The images in order, squashed to the input size; the last batch may be smaller. ``limit``:
-    the first so many images only.
+    """Iterate over the images in order, squashed to the input size.
 
-    ``batch_size``: None takes ``data.eval_batch_size``, or twice ``data.batch_size`` where that is
-    None. Raises ``DataError`` as above.
+    The last batch may be smaller. ``limit``: number of first images to use. ``batch_size``: None
+    means ``data.eval_batch_size``, or twice ``data.batch_size`` if ``data.eval_batch_size`` is
+    None. Raises ``DataError`` as ``train_batches`` does.
     """
     size = batch_size or config.data.eval_batch_size or 2 * config.data.batch_size
     count = len(dataset) if limit is None else min(limit, len(dataset))
@@ -103,18 +103,19 @@ def eval_batches(
 
 
 def steps_per_epoch(dataset: SceneSource, config: Config, *, world_size: int = 1) -> int:
-    """Batches that each process gets in an epoch (``train.accumulate`` of them make one
-    optimisation step).
+    """Number of batches per process and epoch.
 
-    Raises ``DataError`` for a set that makes none.
+    ``train.accumulate`` batches make one optimisation step. Raises ``DataError`` for a set that
+    gives no batch.
     """
     return _split(len(dataset), config.data.batch_size, world_size).batches
 
 
 @dataclass(frozen=True)
 class _Split:
-    """How an epoch falls into batches: ``batch_size`` images for each of ``world_size`` processes,
-    ``batches`` times.
+    """Division of an epoch into batches.
+
+    Each of ``world_size`` processes gets ``batches`` batches of ``batch_size`` images.
     """
 
     batch_size: int
@@ -122,31 +123,31 @@ class _Split:
     world_size: int
 
     def positions(self, index: int, rank: int) -> range:
-        """Places in the epoch's order of the images of batch ``index`` in process ``rank``."""
+        """Places in the epoch's order of the images in batch ``index`` of process ``rank``."""
         start = (index * self.world_size + rank) * self.batch_size
         return range(start, start + self.batch_size)
 
 
 def _split(images: int, batch_size: int, world_size: int) -> _Split:
     if images < 1:
-        raise DataError("the training set is empty: there is no image to train on")
+        raise DataError("The training set is empty. Training needs at least one image.")
     if images < world_size:
         raise DataError(
-            f"{images} images can't be shared by {world_size} processes: at least one each is "
-            f"needed"
+            f"{images} images can't be shared by {world_size} processes. Each process needs at "
+            f"least one image."
         )
     size = min(batch_size, images // world_size)
     return _Split(size, images // (size * world_size) if size == batch_size else 1, world_size)
 
 
 @functools.cache
-def _note_small_set(images: int, size: int, wanted: int, world_size: int) -> None:
+def _note_small_set(images: int, size: int, configured: int, world_size: int) -> None:
     shared = f" for each of {world_size} processes" if world_size > 1 else ""
     logger.warning(
-        "the training set of %d images is smaller than one batch (data.batch_size %d): one batch "
-        "of %d%s an epoch",
+        "the training set of %d images is smaller than one batch (data.batch_size %d). An epoch is "
+        "one batch of %d%s.",
         images,
-        wanted,
+        configured,
         size,
         shared,
     )
@@ -156,7 +157,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class _Batches(Protocol[T_co]):
-    """Whole batches by index: what a worker builds."""
+    """Batches by index. A worker builds whole batches."""
 
     @property
     def dataset(self) -> SceneSource: ...
@@ -218,7 +219,7 @@ class _EvalBatches:
 
 @dataclass(frozen=True)
 class _Failure:
-    """A ``DataError`` on its way out of a worker: torch would bury its message in a traceback."""
+    """A ``DataError`` passed out of a worker. torch would hide its message in a traceback."""
 
     message: str
 
@@ -235,8 +236,9 @@ class _Guarded(Dataset[T_co], Generic[T_co]):
 
 
 def _fill_cache(dataset: SceneSource) -> None:
-    """Read everything here once, so that workers share one cache: what a worker reads itself is
-    lost with it at the epoch's end.
+    """Read all images once in this process, so that workers share one cache.
+
+    Images cached in a worker are lost when the worker ends, after the epoch.
     """
     for index in range(len(dataset)):
         dataset[index]
@@ -245,7 +247,7 @@ def _fill_cache(dataset: SceneSource) -> None:
 def _iterate(
     batches: _Batches[T_co], indices: range, config: Config, workers: int | None, pin_memory: bool
 ) -> Iterator[T_co]:
-    """The batches in order, built here (0 workers) or ahead of time in worker processes."""
+    """Yield batches in order, built here (0 workers) or ahead of time in worker processes."""
     workers = config.data.workers if workers is None else workers
     if workers == 0:
         for index in indices:
@@ -253,8 +255,8 @@ def _iterate(
         return
     if config.data.cache and multiprocessing.get_start_method() == "fork":
         _fill_cache(batches.dataset)
-    # A generator of its own: DataLoader would draw its base seed from the global state, and so
-    # change what a run computes.
+    # A separate generator. Otherwise DataLoader draws its base seed from the global state and
+    # changes the result of a run.
     loader = DataLoader(
         _Guarded(batches),
         batch_size=None,

@@ -1,13 +1,12 @@
-"""Annotations held against their picture files: where each file lies, which way up it is served,
-and which boxes lie inside it.
+"""Compare annotations with picture files: locations, orientation, boxes inside the image.
 
-Only the heads of the files are read.
+Only the headers of the files are read.
 
-Which way up. A json's boxes fit *some* pixels: COCO's own those stored in the file, most annotation
-tools' those a viewer shows after the EXIF orientation. The stated width and height decide, image by
-image: orientation is followed where they equal the turned size, and not where they equal only the
-stored one; where both fit (square, mirrored or half-turned) or none is stated, it is followed, as
-annotation tools do. Prediction on bare files always follows it.
+Orientation: COCO's boxes fit the pixels stored in the file. Boxes of most annotation tools fit the
+picture after its EXIF orientation. The width and height stated in the json decide for each image.
+The orientation is ignored if they equal only the stored size. It is followed if they equal the
+turned size. It is also followed if both sizes fit (square, mirrored or half-turned) or no size is
+stated, as in annotation tools. Prediction on files without a json always follows the orientation.
 """
 
 from __future__ import annotations
@@ -28,14 +27,15 @@ _TURNED = (5, 6, 7, 8)  # orientations that swap width and height
 
 
 def find_pictures(images_dir: Path, annotations: Annotations) -> tuple[list[Path], list[int]]:
-    """Path and size in bytes of each picture listed. One listing a folder: no system call an
-    image.
+    """Path and size in bytes of each listed picture.
+
+    Lists each folder once, instead of one system call per image.
     """
     if not images_dir.is_dir():
         beside = [item.name for item in files.beside(images_dir) if item.is_dir()]
         raise DataError(
             f"{images_dir}: no such folder of images (for "
-            f"{annotations.path}){nearest(images_dir.name, beside)}"
+            f"{annotations.path}){nearest(images_dir.name, beside)}."
         )
     listings: dict[Path, dict[str, int]] = {}
     paths, sizes_bytes, absent = [], [], []
@@ -54,8 +54,8 @@ def find_pictures(images_dir: Path, annotations: Annotations) -> tuple[list[Path
         raise DataError(
             f"{annotations.path} lists image {annotations.image_ids[absent[0]]} "
             f"({annotations.file_names[absent[0]]!r}), "
-            f"which is not in {images_dir}{hint}; {len(absent)} of {len(paths)} images are absent. "
-            "Check the folder, or take them out of the json"
+            f"which is not in {images_dir}{hint}. {len(absent)} of {len(paths)} images are absent. "
+            "Check the folder, or remove the images from the json."
         )
     return paths, sizes_bytes
 
@@ -70,11 +70,10 @@ def _listing(folder: Path) -> dict[str, int]:
 def fit_sizes(
     annotations: Annotations, paths: Sequence[Path]
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Size ``[N, 2]`` of each image as it will be served, whether its EXIF orientation is followed
-    ``[N]``, notices.
+    """Served size ``[N, 2]`` of each image, whether to follow its EXIF ``[N]``, and notices.
 
-    Reads the headers. A stated size that fits neither way up is an error where there are boxes
-    (they would be wrong), else a notice.
+    Reads the headers. A stated size that fits no orientation is an error if the image has boxes,
+    because they would be wrong. Without boxes it is a notice.
     """
     sizes_wh = np.zeros((len(paths), 2), dtype=np.int64)
     follow_exif = np.ones(len(paths), dtype=bool)
@@ -102,22 +101,21 @@ def fit_sizes(
                 raise DataError(
                     f"{annotations.path}: image {image_id} ({annotations.file_names[position]}) is "
                     f"stated as "
-                    f"{stated[0]}×{stated[1]} and its file is {served[0]}×{served[1]}, so its "
-                    f"boxes can't fit; "
-                    "scale the boxes with the image or restore the file"
+                    f"{stated[0]}×{stated[1]}, but its file is {served[0]}×{served[1]}, so its "
+                    f"boxes can't fit. Scale the boxes with the image or restore the file."
                 )
             different.append(image_id)
     notices = [
         _notice(
             "size-missing",
             unstated,
-            "images have no width and height in the json; the files' were taken",
+            "images have no width and height in the json; the sizes of the files are used",
         ),
         _notice(
             "size-differs",
             different,
-            "images differ in size from the json, without boxes or by one pixel; the files' were "
-            "taken",
+            "images differ in size from the json, without boxes or by one pixel; the sizes of the "
+            "files are used",
         ),
         _notice(
             "exif-turned", turned, "images are turned by their EXIF orientation to fit their boxes"
@@ -127,27 +125,25 @@ def fit_sizes(
 
 
 def _header(path: Path, image_id: int, stated: tuple[int, ...]) -> tuple[tuple[int, int], int]:
-    """Stored (width, height) and EXIF orientation (1: upright), from the file's head."""
+    """Stored (width, height) and EXIF orientation (1: upright), from the file's header."""
     try:
         with Image.open(path) as image:
-            # Pillow decodes a whole PNG to find EXIF data that may follow the pixels; do so only if
-            # the size is a riddle.
+            # Pillow decodes a whole PNG to find EXIF data after the pixels. Do so only if the
+            # stored size differs from the stated size.
             if image.format == "PNG" and "exif" not in image.info and image.size == stated:
                 return image.size, 1
             return image.size, int(image.getexif().get(_EXIF_ORIENTATION, 1))
     except Exception as error:  # Pillow raises almost anything on a damaged file
         raise DataError(
-            f"{path} (image id {image_id}) is not a readable picture: {error}; "
-            "replace it or take it out of the json"
+            f"{path} (image id {image_id}) is not a readable picture: {error}. "
+            "Replace it or remove it from the json."
         ) from error
 
 
 def clip_boxes(
     annotations: Annotations, sizes_wh: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Boxes ``[A, 4]`` float32 xyxy inside their image, which of them are targets ``[A]``,
-    notices.
-    """
+    """Clip boxes to their image; return xyxy ``[A, 4]`` float32, target flags, notices."""
     xywh = annotations.boxes_xywh
     limit = np.tile(sizes_wh[annotations.image_index], 2).astype(np.float64)
     corners = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
@@ -162,7 +158,7 @@ def clip_boxes(
         _notice(
             "box-no-area",
             annotations.ids[no_area].tolist(),
-            "annotations have a box of no width or height; dropped",
+            "annotations have a box without width or height; dropped",
         ),
         _notice(
             "box-outside",
@@ -172,14 +168,14 @@ def clip_boxes(
         _notice(
             "box-clipped",
             annotations.ids[sticks_out].tolist(),
-            "annotations have a box that sticks out by over a pixel; clipped",
+            "annotations have a box more than a pixel beyond the image; clipped",
         ),
     ]
     return clipped, keep, [notice for notice in notices if notice]
 
 
 def _notice(name: str, ids: Sequence[int], text: str) -> str:
-    """``"box-outside: 3 annotations …; dropped (ids 7, 9, 12)"``, or "" for no case."""
+    """A notice such as ``"box-outside: 3 annotations …; dropped (ids 7, 9)"``; "" without ids."""
     if not ids:
         return ""
     more = ", …" if len(ids) > 5 else ""

@@ -1,8 +1,8 @@
-"""Draw a data set: seeded, in COCO layout, of any number of images and any size.
+"""Draw a seeded data set in COCO layout, with any number and size of images.
 
-The embedded data set is one drawing with the default values. It is shipped (``data/embedded``,
-4.1 MB), because other versions of the JPEG library write other bytes, and the bytes are a part of
-its identity. ``layouts.resolve`` opens the shipped files and draws nothing.
+The embedded data set was drawn with the default values. It is shipped (``data/embedded``, 4.1 MB),
+because other versions of the JPEG library write other bytes, and the bytes are part of its
+identity. ``layouts.resolve`` opens the shipped files and draws nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 _MARKER = "spec.json"
 _VERSION = (
-    1  # raise when the drawing changes: older folders are then drawn anew, the shipped set stays
+    1  # increase when the drawing changes: older folders are then redrawn, the shipped set stays
 )
 
 
@@ -36,20 +36,22 @@ def make(
     size_px: tuple[int, int] = (160, 160),
     seed: int = 0,
 ) -> Path:
-    """Draw the set into ``folder``, or keep it if it is there, whole and of the same description.
-    Returns the folder.
+    """Draw the set into ``folder``, or keep a complete set with the same settings.
 
     Args:
-        folder: becomes ``images/{train,val}`` and ``annotations/instances_{train,val}.json``. It
-            appears at once, whole. One that this function made is drawn anew if incomplete or of
-            another description; any other that isn't empty is refused.
-        train_images, val_images: at least 1 each. An image depends on seed, half and position
-            alone, not on how many there are.
+        folder: gets ``images/{train,val}`` and ``annotations/instances_{train,val}.json``. It
+            appears only when complete. A set drawn by this function is redrawn if it is incomplete
+            or has other settings. Any other non-empty folder is an error.
+        train_images, val_images: at least 1 each. An image depends only on seed, half and position,
+            not on the number of images.
         size_px: height and width, at least 32.
         seed: not negative.
 
+    Returns:
+        The folder.
+
     Raises:
-        DataError: for a value out of range, or a folder that holds something else.
+        DataError: a value out of range, or a folder with other content.
     """
     folder = Path(folder)
     spec = _checked_spec(train_images, val_images, size_px, seed)
@@ -73,7 +75,7 @@ def make(
 def _checked_spec(
     train_images: int, val_images: int, size_px: tuple[int, int], seed: int
 ) -> dict[str, Any]:
-    """The description that a folder is known by. Raises ``DataError`` for a value out of range."""
+    """Settings that identify a drawn set. Raises ``DataError`` for a value out of range."""
     for name, value, least in (
         ("train_images", train_images, 1),
         ("val_images", val_images, 1),
@@ -81,7 +83,7 @@ def _checked_spec(
         ("seed", seed, 0),
     ):
         if value < least:
-            raise DataError(f"drawn data set: {name} {value!r} is below {least}")
+            raise DataError(f"drawn data set: {name} {value!r} is below {least}.")
     return {
         "version": _VERSION,
         "train_images": train_images,
@@ -92,12 +94,12 @@ def _checked_spec(
 
 
 def _refuse_foreign(folder: Path) -> None:
-    """Raise ``DataError`` if the folder holds anything that ``make`` did not write."""
+    """Raise ``DataError`` if the folder holds files that ``make`` did not write."""
     if not folder.exists() or (folder / _MARKER).is_file():
         return
     if not folder.is_dir() or any(folder.iterdir()):
         raise DataError(
-            f"{folder} exists and is not an embedded data set; name another folder, or remove it"
+            f"{folder} exists and is not a drawn data set. Name another folder, or remove it."
         )
 
 
@@ -156,12 +158,12 @@ def _is_complete(folder: Path, spec: dict[str, Any]) -> bool:
             return False
         for split in ("train", "val"):
             listed = files.read_json(folder / "annotations" / f"instances_{split}.json")["images"]
-            there = {
+            nonempty_files = {
                 entry.name
                 for entry in os.scandir(folder / "images" / split)
                 if entry.stat().st_size
             }
-            if not there.issuperset(image["file_name"] for image in listed):
+            if not nonempty_files.issuperset(image["file_name"] for image in listed):
                 return False
     except (OSError, ValueError, KeyError):
         return False
@@ -169,8 +171,9 @@ def _is_complete(folder: Path, spec: dict[str, Any]) -> bool:
 
 
 def _put_in_place(draft: Path, folder: Path, spec: dict[str, Any]) -> None:
-    """Rename the draft to ``folder``. Of two processes that draw the same set at once, the later
-    one keeps the earlier one's.
+    """Rename the draft to ``folder``.
+
+    If two processes draw the same set at once, the set of the earlier process stays.
     """
     if folder.exists() and not _is_complete(folder, spec):
         old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))

@@ -1,6 +1,6 @@
 """The loss terms of DEIM and D-FINE as pure functions (``terms``).
 
-The ``criterion`` decides which match meets which term with which weight; import it by its path.
+``losses.criterion`` applies the terms, with their weights, to the matches. Import it by its path.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Which term × which match × which weight → LossTable.
+"""Compute all losses of a batch: terms × matches × weights → LossTable.
 
-Three steps, each for all levels at once: gather the matched pairs and their IoU, score them by the
-pure functions of ``terms``, weigh and normalise. Classification learns from each level's own
-matches. With ``go_union`` boxes and edges learn from the union of the matches of all levels (GO-LSD
-of D-FINE). Denoising queries bring their own matches.
+Three steps, each for all levels at once: gather the matched pairs and their IoU, score them with
+the pure functions of ``terms``, weigh and normalise. Classification learns from the matches of each
+level. With ``go_union``, boxes and edges learn from the union of the matches of all levels (GO-LSD
+of D-FINE). Denoising queries come with their matches.
 
 A one-to-many comparator (``match.kind``) changes the assignment only. The union still works,
-because it needs one target per query, not one query per target (``loss.go_union=false`` leaves each
-level its own pairs). ``matching.Divisors`` says what each sum is divided by.
+because it needs one target per query, not one query per target. ``loss.go_union=false`` trains
+boxes on the pairs of each level. ``matching.Divisors`` holds the divisor of each sum.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from deim_lab.structures import DecoderOutput, DetectorOutput, Matches, Targets,
 
 @dataclass(frozen=True)
 class LossTable:
-    """Term × level, weighted and normalised, and what the matching behind it looked like.
+    """Losses of a batch by term and level, weighted and normalised, with matching statistics.
 
     Attributes:
-        terms: term → ``[levels of the term]``: ``class``, ``l1``, ``giou`` at every level, ``fgl``
-            at the decoder layers, ``ddf`` at all layers but the last (which teaches); ``dn_*`` for
-            the denoising queries where there were any.
+        terms: term → ``[levels of the term]``. ``class``, ``l1`` and ``giou`` have every level,
+            ``fgl`` the decoder layers. ``ddf`` has all decoder layers except the last, which
+            teaches. ``dn_*`` are the terms of the denoising queries, if there were any.
         levels: term → names of its levels, coarse to fine (``encoder``, ``pre``, ``layer_0`` …).
-        total: scalar, the sum of everything, with gradient.
-        matches: each level's own matches, with level axis, on the device of the output.
+        total: scalar sum of all terms, with gradient.
+        matches: the matches of each level, with level axis, on the device of the output.
         matched_iou: ``[M]`` IoU of the pairs of the last level, detached.
-        positives_per_image: matched queries of the last level over images, those of all groups.
-        unmatched_targets: targets of the batch that no query of the last level was left for (more
-            targets than queries; with SimOTA also a target whose queries all fit another one
-            better).
+        positives_per_image: matched queries of the last level (all groups) / images.
+        unmatched_targets: targets of the batch without a query in the last level. An image may have
+            more targets than queries. With SimOTA, all queries of a target may fit another target
+            better.
     """
 
     terms: dict[str, Tensor]
@@ -56,8 +56,9 @@ class LossTable:
     unmatched_targets: int
 
     def as_dict(self) -> dict[str, float]:
-        """``{"class/layer_2": 0.81, …, "total": 24.1}`` as Python floats, in one device-to-host
-        copy.
+        """Losses as Python floats: ``{"class/layer_2": 0.81, …, "total": 24.1}``.
+
+        Makes one device-to-host copy.
         """
         values = torch.cat([*self.terms.values(), self.total.reshape(1)]).detach().tolist()
         return dict(
@@ -72,9 +73,9 @@ class LossTable:
         )
 
     def official_names(self, classification: str) -> dict[str, str]:
-        """The official code's name of each entry, e.g. ``loss_mal_aux_0`` → ``class/layer_0``."""
+        """Names in the official code → names here, e.g. ``loss_mal_aux_0`` → ``class/layer_0``."""
         last = self.levels["class"][-1]
-        found: dict[str, str] = {}
+        by_official_name: dict[str, str] = {}
         for term in self.terms:
             base = {"class": classification, "l1": "bbox"}.get(
                 term.removeprefix("dn_"), term.removeprefix("dn_")
@@ -87,31 +88,32 @@ class LossTable:
                     suffix = "_dn" + suffix.replace("_aux", "")
                 elif level == last:
                     suffix = ""
-                found[f"loss_{base}{suffix}"] = f"{term}/{level}"
-        return found
+                by_official_name[f"loss_{base}{suffix}"] = f"{term}/{level}"
+        return by_official_name
 
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Matched pairs of all ``K`` levels, ordered by level: index tensors ``[P]`` on the device, and
-    counts that the host knows.
+    """Matched pairs of all ``K`` levels, ordered by level.
+
+    Index tensors ``[P]`` on the device, and counts on the host.
     """
 
     level: Int64[Tensor, " P"]
     image: Int64[Tensor, " P"]
     query: Int64[Tensor, " P"]
     target: Int64[Tensor, " P"]
-    by_level: tuple[int, ...]  # pairs of each level
-    num_layers: int  # the last levels, which have edge distributions
+    by_level: tuple[int, ...]  # number of pairs of each level
+    num_layers: int  # number of decoder layers: the last levels, with edge distributions
 
     @property
     def before_layers(self) -> int:
-        """Pairs of the levels that have no edge distributions; they come first."""
+        """Number of pairs of levels without edge distributions, which come first."""
         return sum(self.by_level[: len(self.by_level) - self.num_layers])
 
     @property
     def in_last(self) -> int:
-        """Pairs of the last level; they come last."""
+        """Number of pairs of the last level, which come last."""
         return self.by_level[-1]
 
     def __len__(self) -> int:
@@ -127,44 +129,45 @@ def compute(
     match: MatchConfig,
     num_targets: float | None = None,
 ) -> LossTable:
-    """All losses of one batch, in float32 whatever the autocast (float64 stays).
+    """Compute all losses of one batch, in float32 despite autocast (float64 stays).
 
-    A batch without targets gives the same matching terms, finite, and every matching output stays
-    in the graph.
+    A batch without targets gives the same matching terms with finite values. Every matching output
+    stays in the graph.
 
     Args:
-        output: of the detector in training mode.
-        targets: of the batch, on the output's device, checked (``Targets.check``).
-        matches: of every level (``matching.assign``).
+        output: output of the detector in training mode.
+        targets: targets of the batch, on the output's device, checked (``Targets.check``).
+        matches: matches of every level (``matching.assign``).
         loss: terms and weights.
-        match: by which ``matches`` were made; its kind says what the sums are divided by.
-        num_targets: this rank's normaliser in place of ``len(targets)`` (gradient accumulation: the
-            mean over the batches of a step). Pairs (of the union, of SimOTA) and the shares of DDF
-            are each batch's own: those of the whole step are known only after its last forward.
+        match: the config that made ``matches``. Its kind selects the divisors of the sums.
+        num_targets: normaliser of this rank, replacing ``len(targets)``. With gradient
+            accumulation it is the mean over the batches of a step. Numbers of pairs (union, SimOTA)
+            and the shares of DDF always come from one batch. Their totals for the step are known
+            only after its last forward pass.
     """
     device = output.matching.logits.device
     with torch.autocast(device.type, enabled=False):
         decoder = _single(output.matching)
-        own = pairs = _pairs_by_level(matches, decoder, device)
+        level_pairs = pairs = _pairs_by_level(matches, decoder, device)
         if loss.go_union:
             pairs = _pairs_of_all_levels(union(matches), decoder, device)
         divisors = Divisors.count(
             match,
             num_targets=len(targets) if num_targets is None else num_targets,
-            pairs_by_level=own.by_level,
+            pairs_by_level=level_pairs.by_level,
             pairs_of_union=pairs.in_last if loss.go_union else None,
             device=device,
         )
         scorer = _Scorer(
             targets, loss, _bins(output), output.reg_scale, _ddf_shares(decoder, pairs)
         )
-        weighted, own_iou = scorer.score(decoder, own, pairs, divisors)
+        weighted, level_iou = scorer.score(decoder, level_pairs, pairs, divisors)
         names = _level_names(weighted, decoder)
         if output.denoising is not None and output.dn_matches is not None:
             denoising = _single(output.denoising)
-            known = _pairs_of_all_levels(output.dn_matches, denoising, device)
+            dn_pairs = _pairs_of_all_levels(output.dn_matches, denoising, device)
             of_copies = divisors.of_denoising(output.dn_groups)
-            dn_terms, _ = scorer.score(denoising, known, known, of_copies)
+            dn_terms, _ = scorer.score(denoising, dn_pairs, dn_pairs, of_copies)
             dn_names = _level_names(dn_terms, denoising)
             names |= {f"dn_{term}": levels for term, levels in dn_names.items()}
             weighted |= {f"dn_{term}": values for term, values in dn_terms.items()}
@@ -172,16 +175,19 @@ def compute(
         terms=weighted,
         levels=names,
         total=torch.cat(list(weighted.values())).sum(),
-        matches=Matches(own.image, own.query, own.target, own.level),
-        matched_iou=own_iou[len(own) - own.in_last :],
-        positives_per_image=own.in_last / max(targets.batch_size, 1),
-        unmatched_targets=len(targets) - len(matches.target[len(matches) - own.in_last :].unique()),
+        matches=Matches(
+            level_pairs.image, level_pairs.query, level_pairs.target, level_pairs.level
+        ),
+        matched_iou=level_iou[len(level_pairs) - level_pairs.in_last :],
+        positives_per_image=level_pairs.in_last / max(targets.batch_size, 1),
+        unmatched_targets=len(targets)
+        - len(matches.target[len(matches) - level_pairs.in_last :].unique()),
     )
 
 
 @dataclass(frozen=True)
 class _Scorer:
-    """What matching and denoising queries are scored against alike."""
+    """Targets, weights and edge bins, which matching and denoising queries share."""
 
     targets: Targets
     loss: LossConfig
@@ -189,47 +195,50 @@ class _Scorer:
     reg_scale: Tensor | None
     ddf_shares: tuple[
         float, float
-    ]  # of matched and unmatched queries; denoising queries use those of the matching ones
+    ]  # of matched and unmatched queries; denoising queries use the shares of matching queries
 
     def score(
         self,
         decoder: DecoderOutput,
-        own: _Pairs,
+        level_pairs: _Pairs,
         pairs: _Pairs,
         divisors: Divisors,
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Weighted terms of one set of queries, and the IoU of its ``own`` pairs, which the class
-        terms learn from.
+        """Weighted terms of one set of queries, and the IoU of its ``level_pairs``.
+
+        The class terms learn from ``level_pairs``, the box and edge terms from ``pairs``.
         """
         weights, num_levels = self.loss, len(decoder.levels)
-        wanted = self.targets.boxes_cxcywh.to(decoder.boxes_cxcywh.dtype)
-        wanted_xyxy = cxcywh_to_xyxy(wanted)
+        all_targets_cxcywh = self.targets.boxes_cxcywh.to(decoder.boxes_cxcywh.dtype)
+        all_targets_xyxy = cxcywh_to_xyxy(all_targets_cxcywh)
         predicted = decoder.boxes_cxcywh[pairs.level, pairs.image, pairs.query]
-        predicted_xyxy, target_xyxy = cxcywh_to_xyxy(predicted), wanted_xyxy[pairs.target]
+        predicted_xyxy, target_xyxy = cxcywh_to_xyxy(predicted), all_targets_xyxy[pairs.target]
         iou, overlap = paired_iou_and_giou(predicted_xyxy.detach(), target_xyxy)
-        own_iou, own_overlap = iou, overlap
-        if own is not pairs:
-            boxes = decoder.boxes_cxcywh.detach()[own.level, own.image, own.query]
-            own_iou, own_overlap = paired_iou_and_giou(
-                cxcywh_to_xyxy(boxes), wanted_xyxy[own.target]
+        level_iou, level_overlap = iou, overlap
+        if level_pairs is not pairs:
+            boxes = decoder.boxes_cxcywh.detach()[
+                level_pairs.level, level_pairs.image, level_pairs.query
+            ]
+            level_iou, level_overlap = paired_iou_and_giou(
+                cxcywh_to_xyxy(boxes), all_targets_xyxy[level_pairs.target]
             )
 
-        quality = own_iou
+        quality = level_iou
         l1, giou = (
-            terms.l1(predicted, wanted[pairs.target]),
+            terms.l1(predicted, all_targets_cxcywh[pairs.target]),
             terms.giou(predicted_xyxy, target_xyxy),
         )
         if weights.giou_weighting == "iou":
             giou = giou * iou
         elif weights.giou_weighting == "giou":
-            # As in the official code, this measure then stands for the match's quality too; few
-            # terms can use it below 0.
+            # As in the official code, GIoU then also replaces IoU as the quality of a match. Few
+            # class terms accept a quality below 0.
             giou, quality = (
                 giou * overlap,
-                own_overlap if weights.term.signed_quality else own_overlap.clamp(min=0),
+                level_overlap if weights.term.signed_quality else level_overlap.clamp(min=0),
             )
         weighted = {
-            "class": self._classify(decoder, own, quality)
+            "class": self._classify(decoder, level_pairs, quality)
             * (weights.weight_class / divisors.class_terms),
             "l1": _sum_by_level(l1, pairs.level, num_levels)
             * (weights.weight_l1 / divisors.box_terms),
@@ -240,13 +249,18 @@ class _Scorer:
             per_layer = weights.weight_fgl / divisors.edge_terms(decoder.num_layers)
             weighted["fgl"] = self._refine(decoder, pairs, target_xyxy, iou) * per_layer
             weighted["ddf"] = self._distil(decoder, pairs, iou) * weights.weight_ddf
-        return weighted, own_iou
+        return weighted, level_iou
 
     def _classify(
-        self, decoder: DecoderOutput, own: _Pairs, quality: Float[Tensor, " P"]
+        self, decoder: DecoderOutput, level_pairs: _Pairs, quality: Float[Tensor, " P"]
     ) -> Float[Tensor, " K"]:
-        """``[K]`` sum of the classification loss over images, queries and classes."""
-        place = (own.level, own.image, own.query, self.targets.labels[own.target])
+        """Classification loss ``[K]``, summed over images, queries and classes."""
+        place = (
+            level_pairs.level,
+            level_pairs.image,
+            level_pairs.query,
+            self.targets.labels[level_pairs.target],
+        )
         target, iou = torch.zeros_like(decoder.logits), torch.zeros_like(decoder.logits)
         target[place] = 1.0
         iou[place] = quality
@@ -255,8 +269,8 @@ class _Scorer:
         if getattr(values, "shape", None) != target.shape:
             raise ConfigError(
                 f"loss.classification {self.loss.classification!r} returned "
-                f"{_described(values)}. Expected a tensor of the shape of its logits, "
-                f"{list(target.shape)}: the loss of each query and class."
+                f"{_described(values)}. Expected the loss of each query and class: a tensor of "
+                f"the shape of the logits, {list(target.shape)}."
             )
         return values.sum((1, 2, 3))
 
@@ -267,7 +281,7 @@ class _Scorer:
         target_xyxy: Float[Tensor, "P 4"],
         iou: Float[Tensor, " P"],
     ) -> Float[Tensor, " L"]:
-        """``[L]`` sum of FGL × IoU over the pairs of each decoder layer."""
+        """FGL × IoU ``[L]``, summed over the pairs of each decoder layer."""
         assert decoder.corners is not None
         assert decoder.reference_cxcywh is not None
         assert self.bins is not None
@@ -275,8 +289,8 @@ class _Scorer:
         of_layers = slice(pairs.before_layers, None)
         image, query = pairs.image[of_layers], pairs.query[of_layers]
         layer = pairs.level[of_layers] - (len(decoder.levels) - decoder.num_layers)
-        # Each pair's own bins. The official code without union re-uses the last layer's in all
-        # layers, matched to other targets there.
+        # Each pair gets bins of its own. Without the union, the official code reuses the bins of
+        # the last layer in all layers, although these layers match other targets.
         position, right, left = boxes_to_bins(
             decoder.reference_cxcywh[image, query],
             target_xyxy[of_layers],
@@ -291,8 +305,10 @@ class _Scorer:
     def _distil(
         self, decoder: DecoderOutput, pairs: _Pairs, iou: Float[Tensor, " P"]
     ) -> Float[Tensor, " students"]:
-        """``[L − 1]`` DDF of each layer from the last one: over *all* queries, weighed by IoU if
-        matched, else by the teacher's score.
+        """DDF ``[L − 1]`` of each decoder layer, with the last layer as teacher.
+
+        Covers *all* queries. Matched queries are weighted by IoU, other queries by the teacher's
+        score.
         """
         assert decoder.corners is not None
         corners = decoder.corners.unflatten(-1, (4, -1))
@@ -316,11 +332,10 @@ class _Scorer:
 
 
 def _ddf_shares(matching: DecoderOutput, pairs: _Pairs) -> tuple[float, float]:
-    """Square roots of the numbers of matched and unmatched queries (the official ones times √(32 /
-    B), which cancels).
+    """Square roots of the numbers of matched and unmatched queries.
 
-    Numbers are means over the layers that learn (with one-to-one matches or the union all layers
-    have the same).
+    The official code multiplies both roots by √(32 / B), which cancels. The numbers are means over
+    the layers that learn. With one-to-one matches or the union, all layers have the same number.
     """
     students = pairs.by_level[len(pairs.by_level) - pairs.num_layers : -1] or pairs.by_level[-1:]
     matched = sum(students) / len(students)
@@ -330,7 +345,7 @@ def _ddf_shares(matching: DecoderOutput, pairs: _Pairs) -> tuple[float, float]:
 
 
 def _pairs_by_level(matches: Matches, decoder: DecoderOutput, device: torch.device) -> _Pairs:
-    """Matches of each level (on the CPU, ordered by level) as pairs on the device."""
+    """Convert matches per level (on the CPU, ordered by level) to pairs on the device."""
     assert matches.level is not None
     counts = torch.bincount(matches.level, minlength=len(decoder.levels)).tolist()
     level, image, query, target = torch.stack(
@@ -340,7 +355,7 @@ def _pairs_by_level(matches: Matches, decoder: DecoderOutput, device: torch.devi
 
 
 def _pairs_of_all_levels(matches: Matches, decoder: DecoderOutput, device: torch.device) -> _Pairs:
-    """Matches without a level axis as pairs of every level."""
+    """Convert matches without a level axis to pairs of every level."""
     num_levels = len(decoder.levels)
     shared = torch.stack([matches.image, matches.query, matches.target]).to(
         device, non_blocking=True
@@ -364,25 +379,25 @@ def _sum_by_level(
 
 
 def _bins(output: DetectorOutput) -> Tensor | None:
-    """W(n) of the edge distributions, where the detector has them."""
+    """W(n) of the edge distributions; None for a detector without them."""
     if output.matching.corners is None:
         return None
     if output.up is None or output.reg_scale is None or output.matching.reference_cxcywh is None:
-        raise ValueError("an output with corners needs up, reg_scale and reference_cxcywh too")
+        raise ValueError("An output with corners also needs up, reg_scale and reference_cxcywh.")
     return bin_distances(
         output.matching.corners.shape[-1] // 4 - 1, output.up.detach(), output.reg_scale.detach()
     )
 
 
 def _described(values: object) -> str:
-    """A tensor by its shape, anything else by its type."""
+    """Describe a tensor by its shape, any other value by its type."""
     if isinstance(values, Tensor):
         return f"a tensor of the shape {list(values.shape)}"
     return f"a {type(values).__name__}"
 
 
 def _single(decoder: DecoderOutput) -> DecoderOutput:
-    """The same output in float32 at least."""
+    """The same output in at least float32."""
     return replace(
         decoder,
         logits=at_least_float32(decoder.logits),

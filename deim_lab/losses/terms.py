@@ -1,12 +1,13 @@
 """The terms of the loss: pure functions, before any weight or normaliser.
 
-Classification terms (``focal``, ``vfl``, ``mal``) take ``[..., C]`` tensors of one shape and give
-the elementwise loss ``[..., C]``; their sum over the number of targets is the value that trains.
-``target`` is 1 at a matched query's class and 0 elsewhere; ``iou`` is the IoU of that pair at the
-same place and 0 elsewhere. Box and edge terms take matched pairs row by row, never a full matrix.
+Classification terms (``focal``, ``vfl``, ``mal``) take ``[..., C]`` tensors of one shape and return
+the elementwise loss ``[..., C]``. Training uses its sum divided by the number of targets.
+``target`` is 1 at the class of a matched query and 0 elsewhere. ``iou`` is the IoU of that pair at
+the same place and 0 elsewhere. Box and edge terms take matched pairs row by row, never a full
+matrix.
 
-``CLASSIFICATION`` names the classification terms and holds their defaults. A term of your own is
-one more entry, ``CLASSIFICATION["mine"] = Term(mine, gamma=1.0)`` (docs/extending.md).
+``CLASSIFICATION`` names the classification terms and holds their defaults. To add your own term,
+add an entry: ``CLASSIFICATION["mine"] = Term(mine, gamma=1.0)`` (docs/extending.md).
 """
 
 from __future__ import annotations
@@ -43,10 +44,10 @@ def focal(
     gamma: float = _FOCAL.default("gamma"),
     alpha: float = _FOCAL.default("alpha"),
 ) -> Float[Tensor, "*shape"]:
-    """Focal loss (Lin et al. 2017, eq. 5): ``α_t (1 − p_t)^γ · BCE(p, target)``; blind to ``iou``,
-    which stands for a common signature.
+    """Focal loss (Lin et al. 2017, eq. 5): ``α_t (1 − p_t)^γ · BCE(p, target)``.
 
-    The gradient runs through the modulating factor too, unlike in ``vfl`` and ``mal``.
+    Ignores ``iou``, which only gives all terms one signature. The gradient also runs through the
+    modulating factor, unlike in ``vfl`` and ``mal``.
     """
     missed = (
         gamma * logsigmoid(logits * (1 - 2 * target))
@@ -63,11 +64,11 @@ def vfl(
     alpha: float = _VFL.default("alpha"),
     gamma: float = _VFL.default("gamma"),
 ) -> Float[Tensor, "*shape"]:
-    """Varifocal loss (Zhang et al. 2021, eq. 2): positives ``q · BCE(p, q)``, negatives
-    ``α p^γ · BCE(p, 0)``.
+    """Varifocal loss (Zhang et al. 2021, eq. 2).
 
-    Weights are constants; ``q = iou``. Least at ``p = q``; its gradient vanishes with ``q``, so a
-    poor match is hardly learnt from.
+    Positives: ``q · BCE(p, q)``. Negatives: ``α p^γ · BCE(p, 0)``. ``q = iou``, and the weights are
+    constants. The minimum is at ``p = q``. The gradient vanishes with ``q``, so a poor match
+    teaches little.
     """
     score = logits.detach().sigmoid()
     weight = iou + alpha * score**gamma * (1 - target)
@@ -82,11 +83,11 @@ def mal(
     gamma: float = _MAL.default("gamma"),
     alpha: float | None = _MAL.alpha,
 ) -> Float[Tensor, "*shape"]:
-    """Matchability-aware loss (DEIM, Huang et al. 2025, eq. 3): positives ``BCE(p, q^γ)``,
-    negatives ``p^γ · BCE(p, 0)``.
+    """Matchability-aware loss (DEIM, Huang et al. 2025, eq. 3).
 
-    Weights are constants; ``q = iou``; ``alpha``, if given, weighs the negatives. Least at
-    ``p = q^γ``; a poor match keeps its full weight.
+    Positives: ``BCE(p, q^γ)``. Negatives: ``p^γ · BCE(p, 0)``, times ``alpha`` if given. ``q =
+    iou``, and the weights are constants. The minimum is at ``p = q^γ``. A poor match keeps its full
+    weight.
     """
     score = logits.detach().sigmoid()
     quality = target * iou**gamma
@@ -100,7 +101,7 @@ CLASSIFICATION.attach({"mal": mal, "vfl": vfl, "focal": focal})
 def l1(
     predicted_cxcywh: Float[Tensor, "*pairs 4"], target_cxcywh: Float[Tensor, "*pairs 4"]
 ) -> Float[Tensor, "*pairs"]:
-    """Sum of the four absolute differences of each pair: ``[..., 4]``, ``[..., 4]`` → ``[...]``."""
+    """L1 distance of each pair, summed over 4 values: ``[..., 4]``, ``[..., 4]`` → ``[...]``."""
     return (predicted_cxcywh - target_cxcywh).abs().sum(-1)
 
 
@@ -117,10 +118,10 @@ def fgl(
     weight_right: Float[Tensor, "*edges"],
     weight_left: Float[Tensor, "*edges"],
 ) -> Float[Tensor, "*edges"]:
-    """Fine-grained localisation loss (D-FINE, Peng et al. 2024, eq. 6) of each edge, before its
-    weight by IoU.
+    """Fine-grained localisation loss (D-FINE, Peng et al. 2024, eq. 6) of each edge.
 
-    Cross entropy of the two bins that enclose the true distance, each weighed by nearness.
+    Cross-entropy of the two bins around the true distance, each weighted by its nearness. The
+    weight by IoU is not included.
 
     Args:
         corners: ``[..., R + 1]`` logits of an edge's distribution.
@@ -129,7 +130,7 @@ def fgl(
             ``floor(target)``, summing to 1.
 
     Returns:
-        ``[...]``.
+        ``[...]`` loss of each edge.
     """
     left = target.long().unsqueeze(-1)
     log_share = log_softmax(corners, dim=-1).gather(-1, torch.cat([left, left + 1], dim=-1))
@@ -142,15 +143,15 @@ def ddf(
     *,
     temperature: float = 5.0,
 ) -> Float[Tensor, "*_"]:
-    """Decoupled distillation focal loss (D-FINE, GO-LSD) of each edge, before its weight:
-    ``T² · KL(teacher ‖ student)``.
+    """Decoupled distillation focal loss (D-FINE, GO-LSD) of each edge.
 
-    ``[..., R + 1]`` logits of both (broadcast against one another) → ``[...]``. The teacher gets no
-    gradient.
+    ``T² · KL(teacher ‖ student)``, before any weight. Logits ``[..., R + 1]`` of student and
+    teacher broadcast against one another → ``[...]``. The teacher gets no gradient.
     """
-    wanted = log_softmax(teacher.detach() / temperature, dim=-1)
-    found = log_softmax(student / temperature, dim=-1)
-    return temperature**2 * (wanted.exp() * (wanted - found)).sum(-1)
+    teacher_log_probs = log_softmax(teacher.detach() / temperature, dim=-1)
+    student_log_probs = log_softmax(student / temperature, dim=-1)
+    difference = teacher_log_probs - student_log_probs
+    return temperature**2 * (teacher_log_probs.exp() * difference).sum(-1)
 
 
 def decoupled_mean(
@@ -161,11 +162,10 @@ def decoupled_mean(
     unmatched_share: float,
     dims: tuple[int, ...],
 ) -> Tensor:
-    """Means of ``values`` over matched and over other entries, mixed by their shares (the
-    "decoupled" of DDF).
+    """Weighted mean of two means of ``values``: over matched and over other entries.
 
-    ``values`` and the bool ``matched`` have one shape; ``dims`` are reduced. An empty part counts
-    as 0.
+    This is the "decoupled" part of DDF. ``values`` and the bool ``matched`` have one shape.
+    ``dims`` are reduced. An empty part counts as 0.
     """
     inside = matched.to(values.dtype)
     mean_matched = (values * inside).sum(dims) / inside.sum(dims).clamp(min=1)

@@ -1,7 +1,7 @@
-"""Who learns from which target: ``assign`` a detector's queries to targets, at every level.
+"""Matching: assign the queries of a detector to targets, at every level.
 
-``hungarian`` assigns one-to-one, ``simota`` one-to-many. ``KINDS`` names both; a matching of your
-own is one more entry (docs/extending.md).
+``hungarian`` assigns one-to-one, ``simota`` one-to-many. ``KINDS`` holds both by name. To add your
+own matching, add an entry (docs/extending.md).
 """
 
 from __future__ import annotations

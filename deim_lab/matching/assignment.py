@@ -1,8 +1,8 @@
-"""Output and targets → Matches of every level; their union; what their losses are divided by.
+"""Match queries to targets at every level, unite the matches, and count the loss divisors.
 
-``match.kind`` decides what assigns: ``hungarian`` gives each target one query (of each query
-group), ``simota`` as many queries as fit it well. More positives must not mean a larger loss. So
-the kind also decides what the sums of losses are divided by. ``KINDS`` has both, by name.
+``match.kind`` selects the assignment. ``hungarian`` gives each target one query in each query
+group. ``simota`` gives each target all queries that fit it well. More positives must not increase
+the loss, so the kind also selects the divisor of the summed losses. ``KINDS`` holds both by name.
 """
 
 from __future__ import annotations
@@ -39,27 +39,26 @@ def assign(
     """Match every level by ``match.kind``. A query has at most one target.
 
     Args:
-        output: of the detector, or the levels of its matching queries alone. Denoising queries
-            bring their own matches.
-        targets: of the batch, on the output's device.
+        output: output of the detector, or only the levels of its matching queries. Denoising
+            queries come with their matches.
+        targets: targets of the batch, on the output's device.
         match: kind and costs.
-        late: match by the cost of ``match.iou_power``, where it is given (SimOTA's cost is its
-            own). ``Schedule.matches_late`` says when.
+        late: use the cost of ``match.iou_power`` if it is given (not with SimOTA, which has its own
+            cost). ``Schedule.matches_late`` decides when.
 
     Returns:
-        Matches on the CPU with a level axis, ordered by level, image, query. One device-to-host
-        copy in all.
+        Matches on the CPU with a level axis, ordered by level, image, query. Needs one
+        device-to-host copy.
 
     Raises:
-        ConfigError: the queries are in another number of groups than ``match.kind`` says, or a
-            kind of your own returned something else than matches.
+        ConfigError: the number of query groups differs from ``match.kind``, or your own kind did
+            not return valid matches.
     """
     decoder = output.matching if isinstance(output, DetectorOutput) else output
     if decoder.groups != match.groups:
         raise ConfigError(
-            f"match.kind {match.kind!r} asks for {match.groups} query groups, and the detector's "
-            f"output has {decoder.groups}: "
-            "build the detector from the same config"
+            f"match.kind {match.kind!r} needs {match.groups} query groups, but the detector's "
+            f"output has {decoder.groups}. Build the detector from the same config."
         )
     logits, boxes_cxcywh = at_least_float32(decoder.logits), at_least_float32(decoder.boxes_cxcywh)
     function = KINDS.callable(match.name)
@@ -74,7 +73,7 @@ def assign(
 def _one_to_one(
     logits: Tensor, boxes_cxcywh: Tensor, targets: Targets, match: MatchConfig
 ) -> Matches:
-    """The Hungarian matching of each query group."""
+    """Hungarian matching, for each query group separately."""
     return hungarian.match(
         logits,
         boxes_cxcywh,
@@ -90,7 +89,7 @@ def _one_to_one(
 
 
 def _simota(logits: Tensor, boxes_cxcywh: Tensor, targets: Targets, match: MatchConfig) -> Matches:
-    """SimOTA."""
+    """SimOTA matching with the settings of the config."""
     return simota.simota(
         logits,
         boxes_cxcywh,
@@ -105,7 +104,7 @@ KINDS.attach({"hungarian": _one_to_one, "groups": _one_to_one, "simota": _simota
 
 
 def _check(matches: Matches, logits: Tensor, targets: Targets, kind: str) -> None:
-    """Raise ``ConfigError`` unless an added kind of matching returned what the losses need."""
+    """Raise ``ConfigError`` unless an added kind of matching returned valid matches."""
     if not isinstance(matches, Matches) or matches.level is None:
         raise ConfigError(
             f"match.kind {kind!r} returned {type(matches).__name__} without a level axis. "
@@ -123,30 +122,31 @@ def _check(matches: Matches, logits: Tensor, targets: Targets, kind: str) -> Non
         if index.device.type != "cpu" or index.dtype != torch.int64 or index.ndim != 1:
             raise ConfigError(
                 f"match.kind {kind!r}: Matches.{name} must be int64 [M] on the CPU, not "
-                f"{index.dtype} {list(index.shape)} on {index.device}"
+                f"{index.dtype} {list(index.shape)} on {index.device}."
             )
         if len(index) and not 0 <= int(index.min()) <= int(index.max()) < limit:
             raise ConfigError(
-                f"match.kind {kind!r}: Matches.{name} is outside [0, {limit}): "
-                f"{int(index.min())} to {int(index.max())}"
+                f"match.kind {kind!r}: Matches.{name} is outside [0, {limit}). "
+                f"Its values are {int(index.min())} to {int(index.max())}."
             )
     place = (matches.level * num_images + matches.image) * num_queries + matches.query
     if not bool((place[1:] > place[:-1]).all()):
         raise ConfigError(
-            f"match.kind {kind!r}: matches must be ordered by level, image and query, and a query "
-            f"has at most one target"
+            f"match.kind {kind!r}: matches must be ordered by level, image and query. "
+            f"A query has at most one target."
         )
     owner = targets.image_index.cpu()[matches.target]
     if not torch.equal(owner, matches.image):
-        raise ConfigError(f"match.kind {kind!r} matched a query to a target of another image")
+        raise ConfigError(f"match.kind {kind!r} matched a query to a target of another image.")
 
 
 def union(matches: Matches) -> Matches:
-    """One match a query from those of all levels: the global optimal set of GO-LSD (D-FINE).
+    """Merge the matches of all levels into one per query.
 
-    Identical (query, target) pairs are counted over the levels; a query keeps its most frequent
-    target, of equally frequent ones the first. A target may be matched by several queries. Ordered
-    by image and query; no level axis; on the CPU.
+    This is the global optimal set of GO-LSD (D-FINE). Identical (query, target) pairs are counted
+    over the levels. A query keeps its most frequent target, or the first of equally frequent
+    targets. A target may have several queries. The result is ordered by image and query, without a
+    level axis, on the CPU.
     """
     image, query, target = (
         item.cpu().numpy() for item in (matches.image, matches.query, matches.target)
@@ -172,10 +172,10 @@ def union(matches: Matches) -> Matches:
 
 @dataclass(frozen=True)
 class Divisors:
-    """What each sum of losses is divided by: one number for all levels, or one a level (``[K]``).
+    """Divisors of the summed losses: one number for all levels, or one per level (``[K]``).
 
     Attributes:
-        class_terms: targets × query groups; with SimOTA each level's own pairs, as in YOLOX.
+        class_terms: targets × query groups; with SimOTA the pairs of each level, as in YOLOX.
         box_terms: pairs of the union; without a union the same as ``class_terms``.
         targets: number of targets.
     """
@@ -194,14 +194,15 @@ class Divisors:
         pairs_of_union: int | None,
         device: torch.device,
     ) -> Divisors:
-        """Means over the ranks of a run, each at least 1.
+        """Average the counts over the ranks of a run; each divisor is at least 1.
 
         Args:
-            match: its kind says whether targets or pairs are counted.
-            num_targets: of the batch, or the mean over the batches of a step.
-            pairs_by_level: number of own pairs of each level.
-            pairs_of_union: number of pairs in the union; None: boxes learn from own pairs.
-            device: of the numbers, where they are tensors.
+            match: its kind decides whether targets or pairs are counted.
+            num_targets: targets of the batch, or the mean over the batches of a step.
+            pairs_by_level: number of pairs of each level.
+            pairs_of_union: number of pairs in the union; None: boxes learn from the pairs of each
+                level.
+            device: device of the numbers, if they are tensors.
         """
         targets, union_pairs, *level_pairs = _mean_over_ranks(
             [num_targets, pairs_of_union or 0, *pairs_by_level], device
@@ -214,19 +215,19 @@ class Divisors:
         return cls(class_terms, box_terms, targets)
 
     def edge_terms(self, num_layers: int) -> Divisor:
-        """As ``box_terms``, of the decoder layers alone, which are the last levels."""
+        """``box_terms`` of the decoder layers only, which are the last levels."""
         if isinstance(self.box_terms, Tensor) and self.box_terms.ndim:
             return self.box_terms[-num_layers:]
         return self.box_terms
 
     def of_denoising(self, groups: int) -> Divisors:
-        """Of the denoising queries: every target has one query in each of ``groups`` groups."""
+        """Divisors for denoising queries: each target has one query in each of ``groups``."""
         queries = self.targets * groups
         return Divisors(queries, queries, self.targets)
 
 
 def _mean_over_ranks(values: list[float], device: torch.device) -> list[float] | list[Tensor]:
-    """Each value averaged over the ranks of a distributed run, and at least 1."""
+    """Average each value over the ranks of a distributed run; at least 1."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return [max(value, 1.0) for value in values]
     reduced = torch.tensor(values, dtype=torch.float32, device=device)

@@ -1,10 +1,10 @@
-"""Costs → Matches: one-to-one Hungarian matching of queries and targets.
+"""One-to-one Hungarian matching of queries and targets.
 
 One-to-many matching is in ``simota``. ``assignment.assign`` chooses between the two.
 
-Costs are computed on the device, of each target with the queries of its own image only. They come
-to the host in one copy, where scipy solves each image and level apart. Matches are therefore CPU
-tensors; ``Matches`` that index device tensors can be moved.
+The device computes the costs of each target with the queries of its image only. One copy brings the
+costs to the host, where scipy solves each image and level separately. Matches are therefore CPU
+tensors. Move them to the device to index device tensors.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from deim_lab.structures import Matches, Targets, at_least_float32
 
 logger = logging.getLogger(__name__)
 
-NON_FINITE_COST = 1.0  # of a query whose logits or box are not finite (official value)
+NON_FINITE_COST = 1.0  # cost of a query whose logits or box are not finite (official value)
 _EPS = 1e-8  # inside the logarithms of the focal cost
 
 
@@ -40,18 +40,19 @@ def match(
     iou_power: float | None = None,
     groups: int = 1,
 ) -> Matches:
-    """The cheapest one-to-one assignment of queries to targets, for each image (and level, and
-    group of queries) apart.
+    """Find the cheapest one-to-one assignment of queries to targets.
+
+    Each image, level and group of queries is assigned separately.
 
     Args:
         logits: ``[B, Q, C]``, or ``[K, B, Q, C]`` for ``K`` levels at once.
         boxes_cxcywh: ``[B, Q, 4]`` or ``[K, B, Q, 4]``.
-        targets: of the batch. An image with more than ``Q`` targets has ``Q`` of them matched, so
-            ``K · T − len(matches)`` tells how many were left out.
+        targets: targets of the batch. Images with more than ``Q`` targets get only ``Q`` matches;
+            ``K · T − len(matches)`` counts the unmatched targets.
         cost_class, cost_l1, cost_giou, alpha, gamma: see ``costs``.
-        iou_power: if given, ``late_costs`` with it in place of ``costs``.
-        groups: the queries are so many groups of ``Q / groups``; in each of them a target has one
-            query.
+        iou_power: if given, use ``late_costs`` with this power instead of ``costs``.
+        groups: number of query groups, each of ``Q / groups`` queries. A target has one query in
+            each group.
 
     Returns:
         Matches on the CPU, ordered by level, image, query; with a level axis if the input has one.
@@ -70,7 +71,7 @@ def match(
             )
         else:
             cost = late_costs(logits, boxes_cxcywh, targets, iou_power=iou_power)
-        # The image index travels with the costs: one device-to-host copy in all.
+        # Pack the image index with the costs: one device-to-host copy for both.
         packed = torch.cat([cost.flatten(), targets.image_index.to(cost.dtype)]).cpu().numpy()
     num_levels, per_group = logits.shape[0] if logits.ndim == 4 else 1, logits.shape[-2] // groups
     host_cost = packed[: cost.numel()].reshape(num_levels, len(targets), groups, per_group)
@@ -79,7 +80,7 @@ def match(
     if non_finite.any():
         host_cost[non_finite] = NON_FINITE_COST
         logger.warning(
-            "%d of %d matching costs are not finite; each counts as %g",
+            "%d of %d matching costs are not finite. Each is replaced by %g.",
             int(non_finite.sum()),
             non_finite.size,
             NON_FINITE_COST,
@@ -101,7 +102,7 @@ def costs(
 ) -> Float[Tensor, "*levels T Q"]:
     """Cost of each target with every query of its image: the weighted sum of ``cost_parts``.
 
-    ``[..., B, Q, C]``, ``[..., B, Q, 4]``, ``T`` targets → ``[..., T, Q]``, in float32 (float64
+    ``[..., B, Q, C]``, ``[..., B, Q, 4]``, ``T`` targets → ``[..., T, Q]`` in float32 (float64
     stays).
     """
     by_class, by_l1, by_giou = cost_parts(logits, boxes_cxcywh, targets, alpha=alpha, gamma=gamma)
@@ -115,10 +116,10 @@ def late_costs(
     *,
     iou_power: float,
 ) -> Float[Tensor, "*levels T Q"]:
-    """−p · IoU^iou_power of each target with every query of its image, ``p`` the score of the
-    target's class (DEIMv2's last epochs).
+    """Late cost of each target with every query of its image: ``−p · IoU^iou_power``.
 
-    Shapes as in ``costs``. Where two boxes don't overlap it is 0, whatever the score.
+    ``p`` is the score of the target's class. DEIMv2 uses this cost in its last epochs. Shapes as in
+    ``costs``. The cost of boxes that don't overlap is 0 for any score.
     """
     iou = paired_iou(
         cxcywh_to_xyxy(_of_images(boxes_cxcywh, targets)),
@@ -137,27 +138,28 @@ def cost_parts(
 ) -> tuple[
     Float[Tensor, "*levels T Q"], Float[Tensor, "*levels T Q"], Float[Tensor, "*levels T Q"]
 ]:
-    """The three unweighted costs, each ``[..., T, Q]``.
+    """The three unweighted costs, each ``[..., T, Q]``: class, L1, GIoU.
 
-    Class: what focal loss would gain, ``α (1−p)^γ (−log p) − (1−α) p^γ (−log(1−p))`` with ``p`` the
-    score of the target's class. Box: L1 distance of cxcywh, and −GIoU (DETR, eq. 1, with the focal
-    cost of Deformable DETR).
+    Class: focal loss as a positive minus as a negative (Deformable DETR). With ``p`` the score of
+    the target's class, this is ``α (1−p)^γ (−log p) − (1−α) p^γ (−log(1−p))``. Box: L1 distance of
+    cxcywh, and −GIoU (DETR, eq. 1).
     """
     score = _scores(logits, targets)
-    found = alpha * (1 - score) ** gamma * -(score + _EPS).log()
-    missed = (1 - alpha) * score**gamma * -(1 - score + _EPS).log()
+    positive_loss = alpha * (1 - score) ** gamma * -(score + _EPS).log()
+    negative_loss = (1 - alpha) * score**gamma * -(1 - score + _EPS).log()
     predicted = _of_images(boxes_cxcywh, targets)
-    wanted = targets.boxes_cxcywh.to(predicted.dtype)[:, None]  # [T, 1, 4]
-    by_l1 = (predicted - wanted).abs().sum(-1)
-    by_giou = -paired_giou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(wanted))
-    return found - missed, by_l1, by_giou
+    target_cxcywh = targets.boxes_cxcywh.to(predicted.dtype)[:, None]  # [T, 1, 4]
+    by_l1 = (predicted - target_cxcywh).abs().sum(-1)
+    by_giou = -paired_giou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(target_cxcywh))
+    return positive_loss - negative_loss, by_l1, by_giou
 
 
 def _scores(
     logits: Float[Tensor, "*levels B Q C"], targets: Targets
 ) -> Float[Tensor, "*levels T Q"]:
-    """Probability of each target's class by every query of its image: ``[..., B, Q, C]`` →
-    ``[..., T, Q]``.
+    """Score of each target's class from every query of its image.
+
+    ``[..., B, Q, C]`` → ``[..., T, Q]``.
     """
     return (
         at_least_float32(logits[..., targets.image_index, :, targets.labels])
@@ -174,10 +176,12 @@ def _of_images(
 
 
 def _assign(cost: np.ndarray, counts: np.ndarray) -> list[Tensor]:
-    """``cost [K, T, groups, Q]``, targets of each image ``[B]`` → image, query (of all groups),
-    target, level, each ``[M]``.
+    """Solve the assignment of each level, image and group.
+
+    ``cost [K, T, groups, Q]`` and number of targets of each image ``[B]`` → image, query (numbered
+    over all groups), target and level, each ``[M]``.
     """
-    from scipy.optimize import linear_sum_assignment  # slow to import, and only training needs it
+    from scipy.optimize import linear_sum_assignment  # slow to import; only training needs it
 
     ends = counts.cumsum()
     rows: list[np.ndarray] = []

@@ -1,10 +1,9 @@
-"""Costs → Matches, several queries a target: SimOTA, the comparator of one-to-one matching.
+"""SimOTA: one-to-many matching, for comparison with one-to-one matching.
 
-SimOTA is YOLOX's (Ge et al. 2021, section 2.1), a shortcut of OTA (Ge et al. 2021): a target whose
-boxes already fit it well claims many queries, another one few. YOLOX assigns the cells of a grid;
-here the queries of a DETR are assigned, each standing where the centre of its predicted box is.
-Everything is computed on the device, for all levels at once; one copy brings the assignment to the
-host.
+SimOTA comes from YOLOX (Ge et al. 2021, section 2.1) and simplifies OTA (Ge et al. 2021). A target
+claims many queries if their boxes already fit it well, else few. YOLOX assigns the cells of a grid.
+Here the queries of a DETR are assigned, each located at the centre of its predicted box. The device
+computes all levels at once. One copy brings the assignment to the host.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ from deim_lab.structures import Matches, Targets, at_least_float32
 
 logger = logging.getLogger(__name__)
 
-# of the image's side: stride 16 at 640 px, YOLOX's middle level (a query has no stride of its own)
+# share of the image side: stride 16 at 640 px, YOLOX's middle level (a query has no stride)
 CELL = 1 / 40
-# above any other cost, and small enough for float32 to keep the order of what it is added to
+# above any other cost, but small enough that float32 keeps the order of costs after adding it
 PRIOR_PENALTY = 1e4
 _EPS = 1e-8  # inside the logarithm of the IoU
 
@@ -40,17 +39,17 @@ def simota(
     radius: float = MatchConfig.simota_radius,
     iou_weight: float = MatchConfig.simota_iou_weight,
 ) -> Matches:
-    """Each target claims its ``k`` cheapest queries; ``k`` is the sum of its ``candidates`` best
-    IoUs, rounded down, and at least 1.
+    """Assign to each target its ``k`` cheapest queries (SimOTA).
 
-    A query that several targets claim goes to the cheapest target of its image, so a query has at
-    most one target, and a target whose claims were all won by others may have none.
+    ``k`` is the sum of the target's ``candidates`` best IoUs, rounded down, and at least 1. A query
+    that several targets claim goes to the cheapest target of its image. So a query has at most one
+    target. A target that loses all its claims has no query.
 
     Args:
-        logits: ``[B, Q, C]``, or ``[K, B, Q, C]`` for ``K`` levels, each assigned apart.
+        logits: ``[B, Q, C]``, or ``[K, B, Q, C]`` for ``K`` levels, each assigned separately.
         boxes_cxcywh: ``[B, Q, 4]`` or ``[K, B, Q, 4]``.
-        targets: of the batch.
-        candidates: see above; no target claims more queries than this.
+        targets: targets of the batch.
+        candidates: number of best IoUs; also the largest number of queries of a target.
         radius, iou_weight: see ``costs``.
 
     Returns:
@@ -65,19 +64,19 @@ def simota(
         cost = cost.masked_fill(broken, 4 * PRIOR_PENALTY)
         chosen = _claims(cost, iou.masked_fill(broken, 0.0), candidates)
         chosen = _settle(chosen, cost, targets)
-        # 0, or 1 + the image, of each pair; and how many pairs had no cost: one device-to-host copy
-        # in all.
+        # Each pair: 0, or 1 + its image. Then the number of pairs without a finite cost. One
+        # device-to-host copy for all.
         image_of_chosen = chosen * (targets.image_index[:, None] + 1)
         packed = torch.cat([image_of_chosen.flatten(), broken.sum().reshape(1)]).cpu().numpy()
     if packed[-1]:
         logger.warning(
-            "%d of %d matching costs are not finite; each counts as dearest",
+            "%d of %d matching costs are not finite. Each counts as the highest cost.",
             int(packed[-1]),
             packed.size - 1,
         )
-    found = packed[:-1].reshape(cost.shape)
-    level, target, query = found.nonzero()
-    image = found[level, target, query] - 1
+    image_plus_1 = packed[:-1].reshape(cost.shape)
+    level, target, query = image_plus_1.nonzero()
+    image = image_plus_1[level, target, query] - 1
     order = np.lexsort((query, image, level))
     by_image, by_query, by_target, by_level = (
         torch.from_numpy(item[order]) for item in (image, query, target, level)
@@ -93,18 +92,21 @@ def costs(
     radius: float = MatchConfig.simota_radius,
     iou_weight: float = MatchConfig.simota_iou_weight,
 ) -> tuple[Float[Tensor, "*levels T Q"], Float[Tensor, "*levels T Q"]]:
-    """Cost of each target with every query of its image, and the IoU that may count towards its
-    number of queries.
+    """SimOTA cost of each target with every query of its image, and their IoU.
 
-    Cost: binary cross-entropy of the class scores with the target's class, summed over classes, +
-    ``iou_weight`` · −log IoU (YOLOX, eq. 1), + the centre prior: ``PRIOR_PENALTY`` unless the
-    query's centre lies both inside the target and within ``radius`` cells (of ``CELL``) of its
-    centre along x and y; twice that where it lies neither in nor near any target of its image.
-    Queries of the latter kind have an IoU of 0 here. YOLOX drops them; kept, they serve a target
-    that has no other, so each claims at least one.
+    The cost is a sum of three parts:
 
-    ``[..., B, Q, C]``, ``[..., B, Q, 4]``, ``T`` targets → two of ``[..., T, Q]``, float32 (float64
-    stays).
+    - Binary cross-entropy of the class scores with the target's class, summed over classes.
+    - ``iou_weight`` · −log IoU (YOLOX, eq. 1).
+    - The centre prior. It is 0 if the query's centre lies inside the target and near its centre:
+      within ``radius`` cells (of ``CELL``) along x and y. Else it is ``PRIOR_PENALTY``. It doubles
+      if the query's centre lies neither in nor near any target of its image.
+
+    Queries with the doubled penalty get an IoU of 0. YOLOX drops these queries. Here they remain
+    for a target without any other query, so every target claims at least one.
+
+    ``[..., B, Q, C]``, ``[..., B, Q, 4]``, ``T`` targets → cost and IoU, each ``[..., T, Q]`` in
+    float32 (float64 stays).
     """
     image = targets.image_index
     logits, boxes_cxcywh = at_least_float32(logits), at_least_float32(boxes_cxcywh)
@@ -113,10 +115,10 @@ def costs(
         ..., image, :, targets.labels
     ].movedim(0, -2)
     predicted = boxes_cxcywh.index_select(-3, image)  # [..., T, Q, 4]
-    wanted = targets.boxes_cxcywh.to(predicted.dtype)[:, None]  # [T, 1, 4]
-    iou = paired_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(wanted))
-    offset = (predicted[..., :2] - wanted[..., :2]).abs()
-    inside = (offset < wanted[..., 2:] / 2).all(-1)
+    target_cxcywh = targets.boxes_cxcywh.to(predicted.dtype)[:, None]  # [T, 1, 4]
+    iou = paired_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(target_cxcywh))
+    offset = (predicted[..., :2] - target_cxcywh[..., :2]).abs()
+    inside = (offset < target_cxcywh[..., 2:] / 2).all(-1)
     near = (offset < radius * CELL).all(-1)
     anywhere = torch.zeros(
         logits.shape[:-1], dtype=torch.int32, device=logits.device
@@ -129,7 +131,7 @@ def costs(
 def _claims(
     cost: Float[Tensor, "K T Q"], iou: Float[Tensor, "K T Q"], candidates: int
 ) -> Bool[Tensor, "K T Q"]:
-    """``[K, T, Q]`` bool: each target's cheapest queries, as many as its best IoUs add up to."""
+    """``[K, T, Q]`` bool: cheapest queries of each target, as many as its best IoUs sum to."""
     reach = min(candidates, cost.shape[-1])
     number = iou.topk(reach, dim=-1).values.sum(-1).int().clamp(min=1)
     cheapest = cost.topk(reach, dim=-1, largest=False).indices
@@ -140,10 +142,10 @@ def _claims(
 def _settle(
     claimed: Bool[Tensor, "K T Q"], cost: Float[Tensor, "K T Q"], targets: Targets
 ) -> Bool[Tensor, "K T Q"]:
-    """``[K, T, Q]`` bool with at most one target a query: a contested query goes to the cheapest
-    target of its image, of equals the first.
+    """Resolve contested queries: ``[K, T, Q]`` bool with at most one target per query.
 
-    As in YOLOX's code, that is the cheapest of all targets, not only of those that claimed it.
+    A contested query goes to the cheapest target of its image, or the first of equally cheap
+    targets. As in YOLOX's code, all targets compete, not only the targets that claimed the query.
     """
     num_levels, num_targets, num_queries = cost.shape
     image = targets.image_index
