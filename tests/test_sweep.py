@@ -429,7 +429,7 @@ def test_dry_run_makes_nothing(
     said = capsys.readouterr().out
     assert "4 runs = 2 arms × 2 seeds" in said
     assert "What γ does." in said
-    assert "4 new; time unknown: no finished run to go by" in said
+    assert "4 new; time unknown: no comparable run has finished" in said
     assert not (tmp_path / "runs").exists()
 
 
