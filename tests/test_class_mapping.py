@@ -248,7 +248,7 @@ def test_wrong_numbers_of_names(arguments: dict[str, Any], says: str) -> None:
 def test_an_exported_file_is_no_weights(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"\x08\x08\x12\x07pytorch")
     with pytest.raises(
-        WeightsError, match=r"model\.onnx is an ONNX file, which only `deim-lab predict` takes"
+        WeightsError, match=r"model\.onnx is an ONNX file, which only `deim-lab predict` accepts"
     ):
         load_official(small(3), tmp_path / "model.onnx")
 
