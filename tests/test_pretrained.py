@@ -134,15 +134,15 @@ def test_stages_that_are_not_built_are_left_out_and_named(
     [
         (
             lambda state: {key: value for key, value in state.items() if "stem4" not in key},
-            "7 tensors are missing in it .*stem.stem4.conv.weight",
+            "missing: 7 .*stem.stem4.conv.weight",
         ),
-        (lambda state: state | {"stages.9.x": torch.zeros(1)}, r"1 tensors in it are unexpected .*stages\.9\.x"),
+        (lambda state: state | {"stages.9.x": torch.zeros(1)}, r"unexpected: 1 .*stages\.9\.x"),
         (
             lambda state: {
                 key: value.new_zeros(7) if value.ndim == 4 else value
                 for key, value in state.items()
             },
-            "in another shape",
+            "with another shape",
         ),
     ],
 )

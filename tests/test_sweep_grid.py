@@ -248,7 +248,10 @@ def test_paths_are_made_absolute_once(monkeypatch: pytest.MonkeyPatch, tmp_path:
         ({"seeds": 3}, "expected a list"),
         ({"preset": "smok"}, "did you mean 'smoke'?"),
         ({"preset": None}, "no preset"),
-        ({"parameters": {"seed": 3}}, "parameters must not hold 'seed': its value comes from seeds"),
+        (
+            {"parameters": {"seed": 3}},
+            "parameters must not hold 'seed': its value comes from seeds",
+        ),
         ({"parameters": {"device": "gpu"}}, "device 'gpu' is unknown"),
         ({"about": float("nan")}, "not finite"),
         ({"data": {1: 2}}, "key 1 is int"),

@@ -128,15 +128,14 @@ def load_backbone_weights(model: Detector, weights: BackboneWeights) -> None:
     surplus = [key for key in given if key not in expected and key not in left_out]
     wrong = [key for key in expected if key in given and expected[key].shape != given[key].shape]
     for names, problem in (
-        (missing, "are missing in it"),
-        (surplus, "in it are unexpected"),
-        (wrong, "have another shape in it"),
+        (missing, "missing"),
+        (surplus, "unexpected"),
+        (wrong, "with another shape"),
     ):
         if names:
             raise WeightsError(
-                f"model.backbone_weights {weights.source!r} is of another backbone: "
-                f"{len(names)} tensors {problem} ({some(names)}). The backbone has "
-                f"{len(expected)} tensors"
+                f"model.backbone_weights {weights.source!r} is of another backbone. Tensors "
+                f"{problem}: {len(names)} ({some(names)}). Expected are {len(expected)} tensors"
             )
     with torch.no_grad():
         for key, value in expected.items():
@@ -235,7 +234,7 @@ def _from_timm(source: str, model: ModelConfig) -> Mapping[str, Tensor]:
             f"{', '.join(names)} and every timm:NAME"
         )
     return _downloaded(
-        f"timm's {name}", lambda: timm.create_model(name, pretrained=True)
+        f"timm's weights {name}", lambda: timm.create_model(name, pretrained=True)
     ).state_dict()
 
 
