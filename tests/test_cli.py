@@ -557,7 +557,7 @@ def test_demo_is_handed_its_options(
         ("evaluate {run} --preset smoke --data {data}", "is a run folder, which knows its own"),
         ("evaluate {run} --data {data} --categories {tmp}/x.json", "needs --preset"),
         ("predict {run} {tmp}/absent.jpg --out {tmp}/o", "none of the 1 pictures can be read"),
-        ("predict {run} {tmp}/*.jpg", "no file fits"),
+        ("predict {run} {tmp}/*.jpg", "no file matches"),
         ("doctor --data {tmp}", "has no images/train"),
         ("presets smok", "did you mean 'smoke'"),
     ],

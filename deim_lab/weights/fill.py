@@ -275,7 +275,8 @@ def _refuse_foreign(
         f"{len(unexpected)} are unexpected ({some(unexpected)})"
     )
     if wrong:
-        shapes = f"{list(state[wrong[0]].shape)} in the file, {list(expected[wrong[0]].shape)} in the model"
+        in_file, in_model = list(state[wrong[0]].shape), list(expected[wrong[0]].shape)
+        shapes = f"{in_file} in the file, {in_model} in the model"
         detail = f"{len(wrong)} tensors have another shape, such as {wrong[0]}: {shapes}"
     raise WeightsError(
         f"{where} is of another model: it looks like {describe(state)}, while this model is "
