@@ -8,49 +8,60 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 
-def cxcywh_to_xyxy(boxes_cxcywh: Tensor) -> Tensor:
+def cxcywh_to_xyxy(boxes_cxcywh: Float[Tensor, "*pairs 4"]) -> Float[Tensor, "*pairs 4"]:
     """``[..., 4]`` centre and size → corners. Sizes below 0 count as 0, as in the official code."""
     centre, size = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:].clamp(min=0.0)
     return torch.cat([centre - 0.5 * size, centre + 0.5 * size], dim=-1)
 
 
-def xyxy_to_cxcywh(boxes_xyxy: Tensor) -> Tensor:
+def xyxy_to_cxcywh(boxes_xyxy: Float[Tensor, "*pairs 4"]) -> Float[Tensor, "*pairs 4"]:
     """``[..., 4]`` corners → centre and size."""
     low, high = boxes_xyxy[..., :2], boxes_xyxy[..., 2:]
     return torch.cat([(low + high) / 2, high - low], dim=-1)
 
 
-def area(boxes_xyxy: Tensor) -> Tensor:
+def area(boxes_xyxy: Float[Tensor, "*pairs 4"]) -> Float[Tensor, "*pairs"]:
     """``[..., 4]`` → ``[...]`` area; 0 for a box turned inside out."""
     return (boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]).clamp(min=0).prod(-1)
 
 
-def paired_iou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
+def paired_iou(
+    a_xyxy: Float[Tensor, "*#pairs 4"], b_xyxy: Float[Tensor, "*#pairs 4"]
+) -> Float[Tensor, "*_"]:
     """IoU of each pair: ``[..., 4]``, ``[..., 4]`` → ``[...]`` in [0, 1]."""
     return _overlap(a_xyxy, b_xyxy)[0]
 
 
-def paired_giou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
+def paired_giou(
+    a_xyxy: Float[Tensor, "*#pairs 4"], b_xyxy: Float[Tensor, "*#pairs 4"]
+) -> Float[Tensor, "*_"]:
     """Generalised IoU (Rezatofighi et al. 2019, eq. 3) of each pair, in [-1, 1]."""
     iou, union = _overlap(a_xyxy, b_xyxy)
     return _generalise(iou, union, a_xyxy, b_xyxy)
 
 
-def paired_iou_and_giou(a_xyxy: Tensor, b_xyxy: Tensor) -> tuple[Tensor, Tensor]:
+def paired_iou_and_giou(
+    a_xyxy: Float[Tensor, "*#pairs 4"], b_xyxy: Float[Tensor, "*#pairs 4"]
+) -> tuple[Float[Tensor, "*out"], Float[Tensor, "*out"]]:
     """Both of the above at the price of one."""
     iou, union = _overlap(a_xyxy, b_xyxy)
     return iou, _generalise(iou, union, a_xyxy, b_xyxy)
 
 
-def pairwise_iou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
+def pairwise_iou(
+    a_xyxy: Float[Tensor, "*sets N 4"], b_xyxy: Float[Tensor, "*sets M 4"]
+) -> Float[Tensor, "*sets N M"]:
     """``[..., N, 4]``, ``[..., M, 4]`` → ``[..., N, M]`` IoU."""
     return paired_iou(a_xyxy.unsqueeze(-2), b_xyxy.unsqueeze(-3))
 
 
-def pairwise_giou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
+def pairwise_giou(
+    a_xyxy: Float[Tensor, "*sets N 4"], b_xyxy: Float[Tensor, "*sets M 4"]
+) -> Float[Tensor, "*sets N M"]:
     """``[..., N, 4]``, ``[..., M, 4]`` → ``[..., N, M]`` generalised IoU."""
     return paired_giou(a_xyxy.unsqueeze(-2), b_xyxy.unsqueeze(-3))
 

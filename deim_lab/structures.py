@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from deim_lab.boxes import xyxy_to_cxcywh
@@ -33,8 +34,8 @@ class Scene:
     """
 
     image: Tensor
-    boxes_xyxy: Tensor
-    labels: Tensor
+    boxes_xyxy: Float[Tensor, "n 4"]
+    labels: Int64[Tensor, " n"]
     image_ids: tuple[int, ...] = ()
     applied: tuple[str, ...] = ()
 
@@ -73,9 +74,9 @@ class Targets:
             messages.
     """
 
-    boxes_cxcywh: Tensor
-    labels: Tensor
-    image_index: Tensor
+    boxes_cxcywh: Float[Tensor, "T 4"]
+    labels: Int64[Tensor, " T"]
+    image_index: Int64[Tensor, " T"]
     batch_size: int
     image_ids: tuple[int, ...] = ()
 
@@ -179,7 +180,7 @@ class Batch:
         applied: of each image the names of its operations (``Scene.applied``), ``mixup`` last.
     """
 
-    images: Tensor
+    images: Float[Tensor, "B 3 H W"]
     targets: Targets
     applied: tuple[tuple[str, ...], ...]
 
@@ -216,8 +217,8 @@ class Prediction:
     ``boxes_cxcywh [B, Q, 4]`` in [0, 1].
     """
 
-    logits: Tensor
-    boxes_cxcywh: Tensor
+    logits: Float[Tensor, "B Q C"]
+    boxes_cxcywh: Float[Tensor, "B Q 4"]
 
 
 @dataclass(frozen=True)
@@ -229,10 +230,10 @@ class Matches:
     ``None``.
     """
 
-    image: Tensor
-    query: Tensor
-    target: Tensor
-    level: Tensor | None = None
+    image: Int64[Tensor, " M"]
+    query: Int64[Tensor, " M"]
+    target: Int64[Tensor, " M"]
+    level: Int64[Tensor, " M"] | None = None
 
     def __len__(self) -> int:
         return int(self.image.shape[0])
@@ -270,11 +271,11 @@ class DecoderOutput:
     """
 
     levels: tuple[str, ...]
-    logits: Tensor
-    boxes_cxcywh: Tensor
-    corners: Tensor | None = None
-    reference_cxcywh: Tensor | None = None
-    anchors: Tensor | None = None
+    logits: Float[Tensor, "K B Q C"]
+    boxes_cxcywh: Float[Tensor, "K B Q 4"]
+    corners: Float[Tensor, "L B Q bins"] | None = None
+    reference_cxcywh: Float[Tensor, "B Q 4"] | None = None
+    anchors: Int64[Tensor, "B Q"] | None = None
     groups: int = 1
 
     @property

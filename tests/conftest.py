@@ -17,6 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jaxtyping import install_import_hook
+
+import shapes
+
+install_import_hook(shapes.CHECKED, "shapes.typechecker")
 
 TOKEN = "for-the-test"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

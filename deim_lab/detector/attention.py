@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -109,8 +110,11 @@ class DeformableAttention(nn.Module):
         return split_heads(self.value_proj(memory), shapes, self.num_heads)
 
     def forward(
-        self, queries: Tensor, reference_cxcywh: Tensor, values: Sequence[Tensor]
-    ) -> Tensor:
+        self,
+        queries: Float[Tensor, "B Q dim"],
+        reference_cxcywh: Float[Tensor, "B Q 4"],
+        values: Sequence[Tensor],
+    ) -> Float[Tensor, "B Q dim"]:
         shape = (*queries.shape[:2], self.num_heads, sum(self.points))
         offsets = self.sampling_offsets(queries).reshape(*shape, 2)
         weights = self.attention_weights(queries).reshape(shape).softmax(-1)

@@ -12,6 +12,7 @@ float64.
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from deim_lab.boxes import xyxy_to_cxcywh
@@ -57,7 +58,9 @@ def bin_distances(reg_max: int, up: Tensor | float, reg_scale: Tensor | float) -
     return torch.cat([-2 * bound, -positive.flip(0), torch.zeros_like(bound), positive, 2 * bound])
 
 
-def expected_distances(corners: Tensor, bins: Tensor) -> Tensor:
+def expected_distances(
+    corners: Float[Tensor, "*boxes logits"], bins: Float[Tensor, " bins"]
+) -> Float[Tensor, "*boxes 4"]:
     """Mean of each edge's distribution: logits ``[..., 4 * (reg_max + 1)]``, W ``[reg_max + 1]`` →
     distances ``[..., 4]``.
 
@@ -70,8 +73,10 @@ def expected_distances(corners: Tensor, bins: Tensor) -> Tensor:
 
 
 def distances_to_boxes(
-    reference_cxcywh: Tensor, distances: Tensor, reg_scale: Tensor | float
-) -> Tensor:
+    reference_cxcywh: Float[Tensor, "*#boxes 4"],
+    distances: Float[Tensor, "*#boxes 4"],
+    reg_scale: Tensor | float,
+) -> Float[Tensor, "*_ 4"]:
     """Move each edge of the reference outwards: ``[..., 4]`` cxcywh and distances (l, t, r, b)
     ``[..., 4]`` → cxcywh ``[..., 4]``.
 
@@ -85,8 +90,12 @@ def distances_to_boxes(
 
 
 def boxes_to_bins(
-    reference_cxcywh: Tensor, boxes_xyxy: Tensor, *, bins: Tensor, reg_scale: Tensor | float
-) -> tuple[Tensor, Tensor, Tensor]:
+    reference_cxcywh: Float[Tensor, "*pairs 4"],
+    boxes_xyxy: Float[Tensor, "*pairs 4"],
+    *,
+    bins: Float[Tensor, " bins"],
+    reg_scale: Tensor | float,
+) -> tuple[Float[Tensor, "*pairs 4"], Float[Tensor, "*pairs 4"], Float[Tensor, "*pairs 4"]]:
     """Where a box's edges fall on the bins of a reference, and how each is shared by its two
     neighbours.
 

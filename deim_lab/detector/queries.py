@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from deim_lab.structures import at_least_float32
@@ -28,10 +29,10 @@ class Selection:
         boxes_logit: ``[B, Q, 4]`` their refined boxes before the sigmoid, float32 at least.
     """
 
-    index: Tensor
-    features: Tensor
-    logits: Tensor
-    boxes_logit: Tensor
+    index: Int64[Tensor, "B Q"]
+    features: Float[Tensor, "B Q dim"]
+    logits: Float[Tensor, "B Q C"]
+    boxes_logit: Float[Tensor, "B Q 4"]
 
 
 def make_anchors(
@@ -65,9 +66,9 @@ def make_anchors(
 
 
 def select_queries(
-    memory: Tensor,
-    anchors_logit: Tensor,
-    valid: Tensor,
+    memory: Float[Tensor, "B A dim"],
+    anchors_logit: Float[Tensor, "1 A 4"],
+    valid: Bool[Tensor, "1 A 1"],
     num_queries: int,
     *,
     project: nn.Module,
@@ -96,8 +97,10 @@ def select_queries(
 
 
 def repeat_in_groups(
-    content: Tensor, boxes_logit: Tensor, embedding: Tensor
-) -> tuple[Tensor, Tensor]:
+    content: Float[Tensor, "B Q dim"],
+    boxes_logit: Float[Tensor, "B Q 4"],
+    embedding: Float[Tensor, "further dim"],
+) -> tuple[Float[Tensor, "B all_queries dim"], Float[Tensor, "B all_queries 4"]]:
     """Query groups (Group DETR, Chen et al. 2023): the same queries once more for each row of
     ``embedding [k − 1, dim]``.
 
@@ -117,11 +120,11 @@ def repeat_in_groups(
 
 def attend_in_groups(
     attention: nn.MultiheadAttention,
-    placed: Tensor,
-    content: Tensor,
-    mask: Tensor | None,
+    placed: Float[Tensor, "B queries dim"],
+    content: Float[Tensor, "B queries dim"],
+    mask: Bool[Tensor, "first first"] | None,
     num_queries: int,
-) -> Tensor:
+) -> Float[Tensor, "B queries dim"]:
     """Self-attention inside each group of ``num_queries`` queries: the groups are folded into the
     batch, so time and memory grow with their number, not with its square.
 

@@ -183,7 +183,7 @@ def compare(
             )
     if not count:
         raise ExportError(
-            f"{name} was not written, because it couldn't be compared with PyTorch. On every image, "
+            f"{name} was not written, because it can't be compared with PyTorch. On every image, "
             f"selected and unselected queries have equal scores, as before any training. Train the "
             f"model first, or give pictures with objects"
         )

@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from deim_lab.boxes import cxcywh_to_xyxy, paired_iou_and_giou
@@ -48,9 +49,9 @@ class LossTable:
 
     terms: dict[str, Tensor]
     levels: dict[str, tuple[str, ...]]
-    total: Tensor
+    total: Float[Tensor, ""]
     matches: Matches
-    matched_iou: Tensor
+    matched_iou: Float[Tensor, " M"]
     positives_per_image: float
     unmatched_targets: int
 
@@ -96,10 +97,10 @@ class _Pairs:
     counts that the host knows.
     """
 
-    level: Tensor
-    image: Tensor
-    query: Tensor
-    target: Tensor
+    level: Int64[Tensor, " P"]
+    image: Int64[Tensor, " P"]
+    query: Int64[Tensor, " P"]
+    target: Int64[Tensor, " P"]
     by_level: tuple[int, ...]  # pairs of each level
     num_layers: int  # the last levels, which have edge distributions
 
@@ -241,7 +242,9 @@ class _Scorer:
             weighted["ddf"] = self._distil(decoder, pairs, iou) * weights.weight_ddf
         return weighted, own_iou
 
-    def _classify(self, decoder: DecoderOutput, own: _Pairs, quality: Tensor) -> Tensor:
+    def _classify(
+        self, decoder: DecoderOutput, own: _Pairs, quality: Float[Tensor, " P"]
+    ) -> Float[Tensor, " K"]:
         """``[K]`` sum of the classification loss over images, queries and classes."""
         place = (own.level, own.image, own.query, self.targets.labels[own.target])
         target, iou = torch.zeros_like(decoder.logits), torch.zeros_like(decoder.logits)
@@ -258,8 +261,12 @@ class _Scorer:
         return values.sum((1, 2, 3))
 
     def _refine(
-        self, decoder: DecoderOutput, pairs: _Pairs, target_xyxy: Tensor, iou: Tensor
-    ) -> Tensor:
+        self,
+        decoder: DecoderOutput,
+        pairs: _Pairs,
+        target_xyxy: Float[Tensor, "P 4"],
+        iou: Float[Tensor, " P"],
+    ) -> Float[Tensor, " L"]:
         """``[L]`` sum of FGL × IoU over the pairs of each decoder layer."""
         assert decoder.corners is not None
         assert decoder.reference_cxcywh is not None
@@ -281,7 +288,9 @@ class _Scorer:
         )
         return _sum_by_level(edges.sum(-1) * iou[of_layers], layer, decoder.num_layers)
 
-    def _distil(self, decoder: DecoderOutput, pairs: _Pairs, iou: Tensor) -> Tensor:
+    def _distil(
+        self, decoder: DecoderOutput, pairs: _Pairs, iou: Float[Tensor, " P"]
+    ) -> Float[Tensor, " students"]:
         """``[L − 1]`` DDF of each layer from the last one: over *all* queries, weighed by IoU if
         matched, else by the teacher's score.
         """
@@ -346,7 +355,9 @@ def _level_names(named: Iterable[str], decoder: DecoderOutput) -> dict[str, tupl
     return {term: {"fgl": layers, "ddf": layers[:-1]}.get(term, decoder.levels) for term in named}
 
 
-def _sum_by_level(values: Tensor, level: Tensor, num_levels: int) -> Tensor:
+def _sum_by_level(
+    values: Float[Tensor, " P"], level: Int64[Tensor, " P"], num_levels: int
+) -> Float[Tensor, " levels"]:
     return torch.zeros(num_levels, dtype=values.dtype, device=values.device).index_add(
         0, level, values
     )

@@ -12,6 +12,7 @@ one more entry, ``CLASSIFICATION["mine"] = Term(mine, gamma=1.0)`` (docs/extendi
 from __future__ import annotations
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits as _bce, log_softmax, logsigmoid
 
@@ -35,13 +36,13 @@ _FOCAL, _VFL, _MAL = (CLASSIFICATION[name] for name in ("focal", "vfl", "mal"))
 
 
 def focal(
-    logits: Tensor,
-    target: Tensor,
-    iou: Tensor | None = None,
+    logits: Float[Tensor, "*shape"],
+    target: Float[Tensor, "*shape"],
+    iou: Float[Tensor, "*shape"] | None = None,
     *,
     gamma: float = _FOCAL.default("gamma"),
     alpha: float = _FOCAL.default("alpha"),
-) -> Tensor:
+) -> Float[Tensor, "*shape"]:
     """Focal loss (Lin et al. 2017, eq. 5): ``α_t (1 − p_t)^γ · BCE(p, target)``; blind to ``iou``,
     which stands for a common signature.
 
@@ -55,13 +56,13 @@ def focal(
 
 
 def vfl(
-    logits: Tensor,
-    target: Tensor,
-    iou: Tensor,
+    logits: Float[Tensor, "*shape"],
+    target: Float[Tensor, "*shape"],
+    iou: Float[Tensor, "*shape"],
     *,
     alpha: float = _VFL.default("alpha"),
     gamma: float = _VFL.default("gamma"),
-) -> Tensor:
+) -> Float[Tensor, "*shape"]:
     """Varifocal loss (Zhang et al. 2021, eq. 2): positives ``q · BCE(p, q)``, negatives
     ``α p^γ · BCE(p, 0)``.
 
@@ -74,13 +75,13 @@ def vfl(
 
 
 def mal(
-    logits: Tensor,
-    target: Tensor,
-    iou: Tensor,
+    logits: Float[Tensor, "*shape"],
+    target: Float[Tensor, "*shape"],
+    iou: Float[Tensor, "*shape"],
     *,
     gamma: float = _MAL.default("gamma"),
     alpha: float | None = _MAL.alpha,
-) -> Tensor:
+) -> Float[Tensor, "*shape"]:
     """Matchability-aware loss (DEIM, Huang et al. 2025, eq. 3): positives ``BCE(p, q^γ)``,
     negatives ``p^γ · BCE(p, 0)``.
 
@@ -96,17 +97,26 @@ def mal(
 CLASSIFICATION.attach({"mal": mal, "vfl": vfl, "focal": focal})
 
 
-def l1(predicted_cxcywh: Tensor, target_cxcywh: Tensor) -> Tensor:
+def l1(
+    predicted_cxcywh: Float[Tensor, "*pairs 4"], target_cxcywh: Float[Tensor, "*pairs 4"]
+) -> Float[Tensor, "*pairs"]:
     """Sum of the four absolute differences of each pair: ``[..., 4]``, ``[..., 4]`` → ``[...]``."""
     return (predicted_cxcywh - target_cxcywh).abs().sum(-1)
 
 
-def giou(predicted_xyxy: Tensor, target_xyxy: Tensor) -> Tensor:
+def giou(
+    predicted_xyxy: Float[Tensor, "*pairs 4"], target_xyxy: Float[Tensor, "*pairs 4"]
+) -> Float[Tensor, "*pairs"]:
     """1 − GIoU of each pair, in [0, 2]: ``[..., 4]``, ``[..., 4]`` → ``[...]``."""
     return 1 - paired_giou(predicted_xyxy, target_xyxy)
 
 
-def fgl(corners: Tensor, target: Tensor, weight_right: Tensor, weight_left: Tensor) -> Tensor:
+def fgl(
+    corners: Float[Tensor, "*edges bins"],
+    target: Float[Tensor, "*edges"],
+    weight_right: Float[Tensor, "*edges"],
+    weight_left: Float[Tensor, "*edges"],
+) -> Float[Tensor, "*edges"]:
     """Fine-grained localisation loss (D-FINE, Peng et al. 2024, eq. 6) of each edge, before its
     weight by IoU.
 
@@ -126,7 +136,12 @@ def fgl(corners: Tensor, target: Tensor, weight_right: Tensor, weight_left: Tens
     return -(log_share * torch.stack([weight_left, weight_right], dim=-1)).sum(-1)
 
 
-def ddf(student: Tensor, teacher: Tensor, *, temperature: float = 5.0) -> Tensor:
+def ddf(
+    student: Float[Tensor, "*#edges bins"],
+    teacher: Float[Tensor, "*#edges bins"],
+    *,
+    temperature: float = 5.0,
+) -> Float[Tensor, "*_"]:
     """Decoupled distillation focal loss (D-FINE, GO-LSD) of each edge, before its weight:
     ``T² · KL(teacher ‖ student)``.
 
@@ -139,8 +154,8 @@ def ddf(student: Tensor, teacher: Tensor, *, temperature: float = 5.0) -> Tensor
 
 
 def decoupled_mean(
-    values: Tensor,
-    matched: Tensor,
+    values: Float[Tensor, "*shape"],
+    matched: Bool[Tensor, "*shape"],
     *,
     matched_share: float,
     unmatched_share: float,

@@ -13,6 +13,7 @@ import logging
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from deim_lab.boxes import cxcywh_to_xyxy, paired_giou, paired_iou
@@ -27,8 +28,8 @@ _EPS = 1e-8  # inside the logarithms of the focal cost
 
 @torch.no_grad()
 def match(
-    logits: Tensor,
-    boxes_cxcywh: Tensor,
+    logits: Float[Tensor, "*levels B Q C"],
+    boxes_cxcywh: Float[Tensor, "*levels B Q 4"],
     targets: Targets,
     *,
     cost_class: float = MatchConfig.cost_class,
@@ -88,8 +89,8 @@ def match(
 
 
 def costs(
-    logits: Tensor,
-    boxes_cxcywh: Tensor,
+    logits: Float[Tensor, "*levels B Q C"],
+    boxes_cxcywh: Float[Tensor, "*levels B Q 4"],
     targets: Targets,
     *,
     cost_class: float = MatchConfig.cost_class,
@@ -97,7 +98,7 @@ def costs(
     cost_giou: float = MatchConfig.cost_giou,
     alpha: float = MatchConfig.alpha,
     gamma: float = MatchConfig.gamma,
-) -> Tensor:
+) -> Float[Tensor, "*levels T Q"]:
     """Cost of each target with every query of its image: the weighted sum of ``cost_parts``.
 
     ``[..., B, Q, C]``, ``[..., B, Q, 4]``, ``T`` targets → ``[..., T, Q]``, in float32 (float64
@@ -108,8 +109,12 @@ def costs(
 
 
 def late_costs(
-    logits: Tensor, boxes_cxcywh: Tensor, targets: Targets, *, iou_power: float
-) -> Tensor:
+    logits: Float[Tensor, "*levels B Q C"],
+    boxes_cxcywh: Float[Tensor, "*levels B Q 4"],
+    targets: Targets,
+    *,
+    iou_power: float,
+) -> Float[Tensor, "*levels T Q"]:
     """−p · IoU^iou_power of each target with every query of its image, ``p`` the score of the
     target's class (DEIMv2's last epochs).
 
@@ -123,13 +128,15 @@ def late_costs(
 
 
 def cost_parts(
-    logits: Tensor,
-    boxes_cxcywh: Tensor,
+    logits: Float[Tensor, "*levels B Q C"],
+    boxes_cxcywh: Float[Tensor, "*levels B Q 4"],
     targets: Targets,
     *,
     alpha: float = MatchConfig.alpha,
     gamma: float = MatchConfig.gamma,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[
+    Float[Tensor, "*levels T Q"], Float[Tensor, "*levels T Q"], Float[Tensor, "*levels T Q"]
+]:
     """The three unweighted costs, each ``[..., T, Q]``.
 
     Class: what focal loss would gain, ``α (1−p)^γ (−log p) − (1−α) p^γ (−log(1−p))`` with ``p`` the
@@ -146,7 +153,9 @@ def cost_parts(
     return found - missed, by_l1, by_giou
 
 
-def _scores(logits: Tensor, targets: Targets) -> Tensor:
+def _scores(
+    logits: Float[Tensor, "*levels B Q C"], targets: Targets
+) -> Float[Tensor, "*levels T Q"]:
     """Probability of each target's class by every query of its image: ``[..., B, Q, C]`` →
     ``[..., T, Q]``.
     """
@@ -157,7 +166,9 @@ def _scores(logits: Tensor, targets: Targets) -> Tensor:
     )  # [T, ..., Q] → [..., T, Q]
 
 
-def _of_images(boxes_cxcywh: Tensor, targets: Targets) -> Tensor:
+def _of_images(
+    boxes_cxcywh: Float[Tensor, "*levels B Q 4"], targets: Targets
+) -> Float[Tensor, "*levels T Q 4"]:
     """Boxes of the queries of each target's image: ``[..., B, Q, 4]`` → ``[..., T, Q, 4]``."""
     return at_least_float32(boxes_cxcywh).index_select(-3, targets.image_index)
 

@@ -13,6 +13,7 @@ import logging
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import softplus
 
@@ -31,8 +32,8 @@ _EPS = 1e-8  # inside the logarithm of the IoU
 
 @torch.no_grad()
 def simota(
-    logits: Tensor,
-    boxes_cxcywh: Tensor,
+    logits: Float[Tensor, "*levels B Q C"],
+    boxes_cxcywh: Float[Tensor, "*levels B Q 4"],
     targets: Targets,
     *,
     candidates: int = MatchConfig.simota_candidates,
@@ -85,13 +86,13 @@ def simota(
 
 
 def costs(
-    logits: Tensor,
-    boxes_cxcywh: Tensor,
+    logits: Float[Tensor, "*levels B Q C"],
+    boxes_cxcywh: Float[Tensor, "*levels B Q 4"],
     targets: Targets,
     *,
     radius: float = MatchConfig.simota_radius,
     iou_weight: float = MatchConfig.simota_iou_weight,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Float[Tensor, "*levels T Q"], Float[Tensor, "*levels T Q"]]:
     """Cost of each target with every query of its image, and the IoU that may count towards its
     number of queries.
 
@@ -125,7 +126,9 @@ def costs(
     return by_class - iou_weight * (iou + _EPS).log() + penalty, iou * anywhere
 
 
-def _claims(cost: Tensor, iou: Tensor, candidates: int) -> Tensor:
+def _claims(
+    cost: Float[Tensor, "K T Q"], iou: Float[Tensor, "K T Q"], candidates: int
+) -> Bool[Tensor, "K T Q"]:
     """``[K, T, Q]`` bool: each target's cheapest queries, as many as its best IoUs add up to."""
     reach = min(candidates, cost.shape[-1])
     number = iou.topk(reach, dim=-1).values.sum(-1).int().clamp(min=1)
@@ -134,7 +137,9 @@ def _claims(cost: Tensor, iou: Tensor, candidates: int) -> Tensor:
     return torch.zeros_like(cost, dtype=torch.bool).scatter(-1, cheapest, within)
 
 
-def _settle(claimed: Tensor, cost: Tensor, targets: Targets) -> Tensor:
+def _settle(
+    claimed: Bool[Tensor, "K T Q"], cost: Float[Tensor, "K T Q"], targets: Targets
+) -> Bool[Tensor, "K T Q"]:
     """``[K, T, Q]`` bool with at most one target a query: a contested query goes to the cheapest
     target of its image, of equals the first.
 

@@ -48,9 +48,10 @@ class State:
 
     def description(self) -> dict[str, Any]:
         """The entries in every file of this run: config, categories, seed, plugin entries."""
-        return {
+        description = {
             "config": configs.to_dict(self.config),
             "categories": self.train_set.categories.as_list(),
             "seed": self.seed,
-            "plugins": plugins.record(self.config),
         }
+        entries = plugins.record(self.config)
+        return description | {"plugins": entries} if entries else description

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pandas as pd
 
-from deim_lab.config.entries import VALIDATION
+from deim_lab.config.entries import COCO_METRICS, VALIDATION
 from deim_lab.errors import ConfigError, nearest
 from deim_lab.study.ablation.activity import doubts
 from deim_lab.study.ablation.arms import Arm, Comparison
 from deim_lab.study.ablation.statistics import Difference, difference
 
 SCORES = ("AP", "AP50", "AP75", "best_f1")
+METRICS = (*COCO_METRICS, "best_f1")
 
 
 def check_metric(metric: str, comparison: Comparison | None = None) -> str:
