@@ -279,7 +279,7 @@ def test_official_weights_with_their_preset(
         )
         == 2
     )
-    assert "its heads are of 80 classes, but 5 names" in capsys.readouterr().err
+    assert "the heads have 80 classes, but 5 names" in capsys.readouterr().err
     assert cli.main(["predict", str(official), str(picture)]) == 2
     assert "needs --preset NAME" in capsys.readouterr().err
 
@@ -547,7 +547,7 @@ def test_demo_is_handed_its_options(
         ("train --preset smoke --data {data} --resume {tmp}/absent", "absent does not exist"),
         ("train --preset smoke --data {data} --weights {tmp}/absent.pth", "absent.pth"),
         ("evaluate {tmp}/absent.pt --data {data}", "absent.pt"),
-        ("evaluate {tmp} --data {data}", "expected a run folder"),
+        ("evaluate {tmp} --data {data}", "Expected a run folder"),
         ("train --preset smoke --data {data} --device cuda:x", "cuda:x"),
         ("evaluate {run} --device tpu", "device 'tpu' is unknown"),
         ("evaluate --data {data}", "takes one RUN_OR_WEIGHTS"),
