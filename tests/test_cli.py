@@ -279,7 +279,7 @@ def test_official_weights_with_their_preset(
         )
         == 2
     )
-    assert "its heads are of 80 classes, but 5 names" in capsys.readouterr().err
+    assert "the heads have 80 classes, but 5 names" in capsys.readouterr().err
     assert cli.main(["predict", str(official), str(picture)]) == 2
     assert "needs --preset NAME" in capsys.readouterr().err
 
@@ -547,7 +547,7 @@ def test_demo_is_handed_its_options(
         ("train --preset smoke --data {data} --resume {tmp}/absent", "absent does not exist"),
         ("train --preset smoke --data {data} --weights {tmp}/absent.pth", "absent.pth"),
         ("evaluate {tmp}/absent.pt --data {data}", "absent.pt"),
-        ("evaluate {tmp} --data {data}", "expected a run folder"),
+        ("evaluate {tmp} --data {data}", "Expected a run folder"),
         ("train --preset smoke --data {data} --device cuda:x", "cuda:x"),
         ("evaluate {run} --device tpu", "device 'tpu' is unknown"),
         ("evaluate --data {data}", "takes one RUN_OR_WEIGHTS"),
@@ -557,7 +557,7 @@ def test_demo_is_handed_its_options(
         ("evaluate {run} --preset smoke --data {data}", "is a run folder, which knows its own"),
         ("evaluate {run} --data {data} --categories {tmp}/x.json", "needs --preset"),
         ("predict {run} {tmp}/absent.jpg --out {tmp}/o", "none of the 1 pictures can be read"),
-        ("predict {run} {tmp}/*.jpg", "no file fits"),
+        ("predict {run} {tmp}/*.jpg", "no file matches"),
         ("doctor --data {tmp}", "has no images/train"),
         ("presets smok", "did you mean 'smoke'"),
     ],
