@@ -126,10 +126,10 @@ def minimum(
     rows = np.arange(len(gradient))
     low, high = gradient[rows, before], gradient[rows, after]
     with np.errstate(invalid="ignore", divide="ignore"):
-        minima = _FINE[before] - low * (_FINE[after] - _FINE[before]) / (high - low)
-    minima = np.where(rising[:, 0], 0.0, np.where(rising.any(1), minima, 1.0))
-    minima = np.where((gradient == 0).all(1), np.nan, minima)
-    return minima.reshape(ious.shape)
+        least_at = _FINE[before] - low * (_FINE[after] - _FINE[before]) / (high - low)
+    least_at = np.where(rising[:, 0], 0.0, np.where(rising.any(1), least_at, 1.0))
+    least_at = np.where((gradient == 0).all(1), np.nan, least_at)
+    return least_at.reshape(ious.shape)
 
 
 def gradient_ratio(
