@@ -138,8 +138,8 @@ def without(key: str) -> dict[str, Json]:
         ([ROW, 3], "row 1 is '3', not an object"),
         (
             [{**ROW, "image_id": 99}],
-            "1 of 1 rows are of images that .*gt.json does not list, the first is row 0 with image_id "
-            "99 .*1 … 12, 12 in all",
+            "1 of 1 rows are of images that .*gt.json does not list, the first is row 0 with "
+            "image_id 99 .*1 … 12, 12 in all",
         ),
         ([{**ROW, "image_id": "1"}], "The ids there are numbers, '1' is a string"),
         (
@@ -357,5 +357,5 @@ def test_the_figure_shows_the_table_and_the_best_thresholds(files: dict[str, Pat
         (float(xs(line)[0]), float(ys(line)[0])) for line in right.lines if line.get_marker() == "o"
     }
     assert dots == {(item.f1.threshold, item.f1.f1) for item in scored}
-    with pytest.raises(ValueError, match="more than a figure can tell apart"):
+    with pytest.raises(ValueError, match="are too many for one figure"):
         figures.scores.comparison(pd.concat([frame] * 8), {}, data="toy")
