@@ -53,7 +53,9 @@ TABLES: tuple[Any, ...] = (
 
 def blocks() -> list[tuple[str, str, str]]:
     """Language, file and text of each example; the examples of one file belong together."""
-    return re.findall(r"```(\w+)(?: file=(\S+))?\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    return re.findall(
+        r"```(\w+)(?: file=(\S+))?\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL
+    )
 
 
 def write_files(folder: Path) -> None:
@@ -125,7 +127,7 @@ def test_the_cell_of_the_page(folder: Path) -> None:
     cell = next(text for language, name, text in blocks() if language == "python" and not name)
     made: dict[str, Any] = {"__name__": "__main__"}
     path = folder / "cell.py"  # inspect reads the source of a cell from Python's line cache
-    path.write_text(cell, "utf-8")
+    path.write_text(cell, encoding="utf-8")
     exec(compile(cell, str(path), "exec"), made)
     assert made["chosen"].loss.options == {"gamma": 1.0}
     (row,) = plugins.record(made["chosen"])
@@ -247,7 +249,9 @@ def test_a_killed_run_goes_on_and_an_edited_module_is_another_run(
     assert resumed.info["resumed"]
 
     module = folder / "my_ideas.py"
-    module.write_text(module.read_text("utf-8").replace("gamma=2.0", "gamma=1.9"), "utf-8")
+    module.write_text(
+        module.read_text(encoding="utf-8").replace("gamma=2.0", "gamma=1.9"), encoding="utf-8"
+    )
     forget()
     edited = preset("smoke", overrides)
     assert configs.fingerprint(edited) != resumed.info["fingerprint"]

@@ -242,10 +242,13 @@ class Entries(MutableMapping[str, E], Generic[E]):
         """Make the entry of a stored run known without its code, unless its name is known."""
         if name in self:
             return
-        fields: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
-        }
         kind = type(next(iter(self._built_in.values())))
+        known = {item.name for item in dataclasses.fields(kind)}
+        fields: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in values.items()
+            if key in known  # a later version may record more
+        }
         self[name] = kind(None, **fields)
         self._recalled[name] = source
 

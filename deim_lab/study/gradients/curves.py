@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from deim_lab import losses
 from deim_lab.config import LossConfig
-from deim_lab.errors import ConfigError, nearest
+from deim_lab.errors import nearest
 
 KINDS = losses.CLASSIFICATION
 
@@ -85,10 +85,11 @@ def loss_and_gradient(
 
 def _options(kind: str, gamma: float | None, alpha: float | None) -> dict[str, float | None]:
     """γ and α of one loss: the given values, else the loss's defaults."""
-    try:
-        return LossConfig(classification=kind, gamma=gamma, alpha=alpha).options
-    except ConfigError as error:
-        raise ValueError(str(error)) from error
+    loss = LossConfig(classification=kind, gamma=gamma, alpha=alpha)
+    for name, value in (("gamma", gamma), ("alpha", alpha)):
+        if value is not None and name not in loss.options:
+            raise ValueError(f"{name} {value} would have no effect: the loss {kind!r} takes none")
+    return loss.options
 
 
 def curve(
