@@ -222,7 +222,8 @@ def test_the_model_of_a_run_is_not_to_be_set(
     )
     assert cli.main([*command, "--set", "model.num_queries=7"]) == 2
     assert (
-        f"--set model.num_queries: the model of {run} is built already" in capsys.readouterr().err
+        f"--set model.num_queries: the model of {run} is fixed by its training"
+        in capsys.readouterr().err
     )
 
 
@@ -553,8 +554,8 @@ def test_demo_is_handed_its_options(
         ("evaluate --data {data}", "takes one RUN_OR_WEIGHTS"),
         ("evaluate {run} --weights {run}", "takes one RUN_OR_WEIGHTS"),
         ("evaluate --weights {tmp}/absent.pt --data {data}", "absent.pt"),
-        ("evaluate {run}", "--data says where that is"),
-        ("evaluate {run} --preset smoke --data {data}", "is a run folder, which knows its own"),
+        ("evaluate {run}", "Give its place with --data"),
+        ("evaluate {run} --preset smoke --data {data}", "is a run folder with its own preset"),
         ("evaluate {run} --data {data} --categories {tmp}/x.json", "needs --preset"),
         ("predict {run} {tmp}/absent.jpg --out {tmp}/o", "none of the 1 pictures can be read"),
         ("predict {run} {tmp}/*.jpg", "no file matches"),
