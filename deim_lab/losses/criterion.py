@@ -163,14 +163,8 @@ def compute(
         )
         weighted, level_iou = scorer.score(decoder, level_pairs, pairs, divisors)
         names = _level_names(weighted, decoder)
-        if output.denoising is not None and output.dn_matches is not None:
-            denoising = _single(output.denoising)
-            dn_pairs = _pairs_of_all_levels(output.dn_matches, denoising, device)
-            of_copies = divisors.of_denoising(output.dn_groups)
-            dn_terms, _ = scorer.score(denoising, dn_pairs, dn_pairs, of_copies)
-            dn_names = _level_names(dn_terms, denoising)
-            names |= {f"dn_{term}": levels for term, levels in dn_names.items()}
-            weighted |= {f"dn_{term}": values for term, values in dn_terms.items()}
+        dn_terms, dn_names = scorer.score_denoising(output, divisors, device)
+        weighted, names = weighted | dn_terms, names | dn_names
     last = len(matches) - level_pairs.in_last  # the first pair of the last level
     return LossTable(
         terms=weighted,
@@ -250,6 +244,23 @@ class _Scorer:
             weighted["fgl"] = self._refine(decoder, pairs, target_xyxy, iou) * per_layer
             weighted["ddf"] = self._distil(decoder, pairs, iou) * weights.weight_ddf
         return weighted, level_iou
+
+    def score_denoising(
+        self, output: DetectorOutput, divisors: Divisors, device: torch.device
+    ) -> tuple[dict[str, Tensor], dict[str, tuple[str, ...]]]:
+        """Weighted terms of denoising queries, ``dn_*``, and their levels; empty without any."""
+        if output.denoising is None or output.dn_matches is None:
+            return {}, {}
+        denoising = _single(output.denoising)
+        pairs = _pairs_of_all_levels(output.dn_matches, denoising, device)
+        terms_of_it, _ = self.score(
+            denoising, pairs, pairs, divisors.of_denoising(output.dn_groups)
+        )
+        names = _level_names(terms_of_it, denoising)
+        return (
+            {f"dn_{term}": values for term, values in terms_of_it.items()},
+            {f"dn_{term}": levels for term, levels in names.items()},
+        )
 
     def _classify(
         self, decoder: DecoderOutput, level_pairs: _Pairs, quality: Float[Tensor, " P"]

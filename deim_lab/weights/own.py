@@ -96,8 +96,7 @@ def load_official(
         unnamed_categories: names of the file's classes if the file does not name them itself.
 
     Raises:
-        WeightsError: the file can't be read safely, or is of another size or family. The message
-            describes the file.
+        WeightsError: an unsafe file, or one of another size or family. The message describes it.
     """
     if not isinstance(source, Mapping) and is_hub(source):
         return load_hub(
