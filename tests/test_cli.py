@@ -476,7 +476,7 @@ def test_prediction_never_writes_onto_a_source_and_says_when_nothing_is_found(
         "same-3.png",
     }
     assert json.loads((tmp_path / "detections.json").read_text(encoding="utf-8")) == []
-    assert "lower --threshold" in capsys.readouterr().err
+    assert "Lower --threshold" in capsys.readouterr().err
 
 
 def test_doctor_and_presets(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
