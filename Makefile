@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab test test-fast test-processors lint format types check bench lock clean
+.PHONY: help setup demo lab test test-fast test-processors mutants lint format types check bench lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ test-fast: $(READY)  ## the tests without those marked slow
 
 test-processors: $(READY)  ## the numeric tests at every vector width that this processor has
 	$(BIN)/python tests/processors.py
+
+mutants: $(READY)  ## mutation testing at low priority, resumable; MUTANTS="losses/terms.py --sample 20" for less
+	nice -n 15 $(BIN)/python tests/mutants.py $(MUTANTS)
 
 lint: $(READY)  ## ruff: rules and format
 	$(BIN)/ruff check .

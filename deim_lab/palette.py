@@ -120,6 +120,11 @@ def add(name: str, tint: str | None = None) -> None:
     _ADDED[name] = (tint or OTHERS[position % len(OTHERS)], dashes_of_it)
 
 
+def remove(name: str) -> None:
+    """Forget the colour of an added method."""
+    _ADDED.pop(name, None)
+
+
 def colour(name: str, position: int = 0) -> str:
     """The colour of a method; another name gets a colour by position.
 
@@ -127,9 +132,9 @@ def colour(name: str, position: int = 0) -> str:
     and added methods.
     """
     method = _method(name)
-    if method in _ADDED:
-        return _ADDED[method][0]
-    return METHODS.get(method, OTHERS[position % len(OTHERS)])
+    if method in METHODS:
+        return METHODS[method]
+    return _ADDED[method][0] if method in _ADDED else OTHERS[position % len(OTHERS)]
 
 
 def colours(names: Iterable[str]) -> dict[str, str]:
@@ -148,7 +153,7 @@ def colours(names: Iterable[str]) -> dict[str, str]:
 def dashes(name: str) -> Any:
     """The line style of a method."""
     method = _method(name)
-    if method in _ADDED:
+    if method in _ADDED and method not in METHODS:
         return _ADDED[method][1]
     return DASHES.get(method, "-")
 

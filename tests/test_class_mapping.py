@@ -175,8 +175,8 @@ def test_equal_counts_with_other_names_are_never_reused(
     with caplog.at_level(logging.INFO):
         load_weights(target, tmp_path / "own.pt", categories=["apple", "nut", "date"])
     assert (
-        "none of the classes (apple, nut, date) is among the 3 of the file (rbc, wbc, platelets)"
-        in caplog.text
+        "none of the model's classes (apple, nut, date) is among the 3 classes of the file "
+        "(rbc, wbc, platelets)" in caplog.text
     )
     assert "class of the file" in caplog.text  # the table
 
@@ -233,7 +233,7 @@ def test_close_names_are_proposed(caplog: pytest.LogCaptureFixture) -> None:
         ({"categories": ["a", "b"]}, "2 categories for a model of 3"),
         (
             {"categories": ["a", "b", "c"], "source_categories": ["a"]},
-            r"heads are of 4 classes, but 1 names \(a\) are given",
+            r"the heads have 4 classes, but 1 names \(a\) are given",
         ),
     ],
 )
@@ -248,7 +248,7 @@ def test_wrong_numbers_of_names(arguments: dict[str, Any], says: str) -> None:
 def test_an_exported_file_is_no_weights(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"\x08\x08\x12\x07pytorch")
     with pytest.raises(
-        WeightsError, match=r"model\.onnx is an ONNX file, which only `deim-lab predict` takes"
+        WeightsError, match=r"model\.onnx is an ONNX file, which only `deim-lab predict` accepts"
     ):
         load_official(small(3), tmp_path / "model.onnx")
 

@@ -222,7 +222,8 @@ def test_the_model_of_a_run_is_not_to_be_set(
     )
     assert cli.main([*command, "--set", "model.num_queries=7"]) == 2
     assert (
-        f"--set model.num_queries: the model of {run} is built already" in capsys.readouterr().err
+        f"--set model.num_queries: the model of {run} is fixed by its training"
+        in capsys.readouterr().err
     )
 
 
@@ -279,7 +280,7 @@ def test_official_weights_with_their_preset(
         )
         == 2
     )
-    assert "its heads are of 80 classes, but 5 names" in capsys.readouterr().err
+    assert "the heads have 80 classes, but 5 names" in capsys.readouterr().err
     assert cli.main(["predict", str(official), str(picture)]) == 2
     assert "needs --preset NAME" in capsys.readouterr().err
 
@@ -547,17 +548,17 @@ def test_demo_is_handed_its_options(
         ("train --preset smoke --data {data} --resume {tmp}/absent", "absent does not exist"),
         ("train --preset smoke --data {data} --weights {tmp}/absent.pth", "absent.pth"),
         ("evaluate {tmp}/absent.pt --data {data}", "absent.pt"),
-        ("evaluate {tmp} --data {data}", "expected a run folder"),
+        ("evaluate {tmp} --data {data}", "Expected a run folder"),
         ("train --preset smoke --data {data} --device cuda:x", "cuda:x"),
         ("evaluate {run} --device tpu", "device 'tpu' is unknown"),
         ("evaluate --data {data}", "takes one RUN_OR_WEIGHTS"),
         ("evaluate {run} --weights {run}", "takes one RUN_OR_WEIGHTS"),
         ("evaluate --weights {tmp}/absent.pt --data {data}", "absent.pt"),
-        ("evaluate {run}", "--data says where that is"),
-        ("evaluate {run} --preset smoke --data {data}", "is a run folder, which knows its own"),
+        ("evaluate {run}", "Give its place with --data"),
+        ("evaluate {run} --preset smoke --data {data}", "is a run folder with its own preset"),
         ("evaluate {run} --data {data} --categories {tmp}/x.json", "needs --preset"),
         ("predict {run} {tmp}/absent.jpg --out {tmp}/o", "none of the 1 pictures can be read"),
-        ("predict {run} {tmp}/*.jpg", "no file fits"),
+        ("predict {run} {tmp}/*.jpg", "no file matches"),
         ("doctor --data {tmp}", "has no images/train"),
         ("presets smok", "did you mean 'smoke'"),
     ],

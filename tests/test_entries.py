@@ -352,6 +352,12 @@ def test_colours_of_added_entries() -> None:
         losses.CLASSIFICATION["third"] = losses.Term(plain, colour="red")
 
 
+def test_an_entry_with_the_name_of_a_method_leaves_its_colour() -> None:
+    before = palette.colour("plain"), palette.dashes("plain")
+    detector.BACKBONES["plain"] = detector.Backbone(lambda model: Body((16, 32), (8, 8)))
+    assert (palette.colour("plain"), palette.dashes("plain")) == before
+
+
 def test_the_source_tells_bound_arguments_apart() -> None:
     losses.CLASSIFICATION["one"] = losses.Term(functools.partial(with_gamma, gamma=1.0))
     losses.CLASSIFICATION["two"] = losses.Term(functools.partial(with_gamma, gamma=2.0))

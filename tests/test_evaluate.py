@@ -349,9 +349,9 @@ def test_malformed_files_are_named(tmp_path: Path) -> None:
         coco_metrics(tmp_path / "absent.json", rows)
     with pytest.raises(DataError, match="no list 'annotations'"):
         coco_metrics({"images": [], "categories": []}, rows)
-    with pytest.raises(DataError, match="expected a list"):
+    with pytest.raises(DataError, match="Expected a list"):
         coco_metrics(gt, {"a": 1})
-    with pytest.raises(DataError, match="row 0 is 5, no object"):
+    with pytest.raises(DataError, match="row 0 is 5, expected an object"):
         coco_metrics(gt, [5])  # type: ignore[list-item]
     with pytest.raises(DataError, match=r"ground truth: annotation 7: bbox"):
         coco_metrics(gt | {"annotations": [gt["annotations"][0] | {"bbox": [0, 0, 1]}]}, rows)

@@ -130,7 +130,7 @@ def test_own_runs_have_a_panel_a_data_set_that_says_what_it_is() -> None:
     assert means == {(12, 50), (36, 58), (36, 55)}
     assert legend(first) == "cpu_demo|cpu_demo: loss.classification=vfl"
     many = pd.concat([RUNS.iloc[[2]].assign(differs=f"loss.gamma={value}") for value in range(12)])
-    assert legend(paper.own_runs(many).axes[0]).endswith("… and 5 recipes more: see the table")
+    assert legend(paper.own_runs(many).axes[0]).endswith("… and 5 more recipes: see the table")
     assert "no finished run" in paper.own_runs(RUNS[:0]).axes[0].texts[0].get_text()
 
 

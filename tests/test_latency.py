@@ -171,7 +171,7 @@ def test_forms(smoke: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_the_device_has_not_is_named() -> None:
     assert precisions("cpu") == ("fp32", "bf16")
-    with pytest.raises(ConfigError, match=r"'fp16' is not to be had on .*fp32, bf16"):
+    with pytest.raises(ConfigError, match=r"'fp16' is not available on .*fp32, bf16"):
         measure(Watched(), precision="fp16", size=(32, 32))
     with pytest.raises(ConfigError, match="did you mean 'bf16'"):
         measure(Watched(), precision="bf61", size=(32, 32))

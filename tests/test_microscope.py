@@ -145,7 +145,7 @@ def test_stability_knows_queries_by_their_anchor() -> None:
     table = matching.stability_over({0: before, 3: swapped, 4: swapped})
     assert table["changed"].tolist() == [pytest.approx(2 / 3), 0.0]
     assert table["epoch"].tolist() == [3, 4]
-    with pytest.raises(ValueError, match="can't be compared"):
+    with pytest.raises(ValueError, match="different images or levels"):
         matching.stability(before, replace(before, levels=("layer_1",)))
 
 
@@ -229,7 +229,7 @@ def test_the_claims_are_read_from_the_numbers() -> None:
         }
     )
     said = matching.claims(counted)
-    assert "9.5 positives a target here, about the claimed 10" in said
+    assert "9.5 positives per target here, about the claimed 10" in said
     assert "4.0 times (a), 2.5 times (b)" in said
     assert "about the claimed 4, fewer than the claimed 4" in said
 

@@ -191,7 +191,7 @@ def test_01_says_what_it_measured(executed: Executed) -> None:
     assert matched is not None
     assert "smoke" in matched.group(1)  # the run that 03 trained
     line = (
-        r"(plain|dense): ([\d.]+) targets an image; matched at the last level ([\d.]+), in the "
+        r"(plain|dense): ([\d.]+) targets per image; matched at the last level ([\d.]+), in the "
         r"union of all \d levels ([\d.]+)"
     )
     counted = re.findall(line, said)

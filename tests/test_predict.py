@@ -238,7 +238,7 @@ def test_bad_sources_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for source, message in (
         (tmp_path / "empty", "holds no picture"),
-        (str(tmp_path / "*.png"), "no file fits"),
+        (str(tmp_path / "*.png"), "no file matches"),
         ([], "no picture was given"),
         (np.zeros((4, 4, 3), np.float32), "float32 of shape"),
         (np.zeros((4, 4), np.uint8), r"shape \[4, 4\]"),

@@ -96,12 +96,12 @@ HEAD = "arm,ap_percent,gain_points,source,note\n"
     ("content", "message"),
     [
         ("arm,ap\nx,1\n", "expected .'arm', 'ap_percent'"),
-        (HEAD + "x,fifty,,README,\n", "line 2, ap_percent: 'fifty' is no number"),
+        (HEAD + "x,fifty,,README,\n", "line 2, ap_percent: 'fifty' is not a number"),
         (HEAD + "x,nan,,README,\n", "nan is not a positive number"),
         (HEAD + "x,-1,,README,\n", "-1 is not a positive number"),
         (HEAD + "x,54,,,\n", "line 2 has no source"),
-        (HEAD + "x,54\n", "line 2: 5 cells"),
-        (HEAD + "x,54,,README,note,more\n", "line 2: 5 cells"),
+        (HEAD + "x,54\n", "line 2: expected 5 cells"),
+        (HEAD + "x,54,,README,note,more\n", "line 2: expected 5 cells"),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path: Path, content: str, message: str) -> None:

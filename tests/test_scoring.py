@@ -135,13 +135,13 @@ def without(key: str) -> dict[str, Json]:
             r"row 1 has no 'score' \(did you mean 'scores'\?\); it has 'image_id'",
         ),
         ([without("bbox")], "row 0 has no 'bbox'"),
-        ([ROW, 3], "row 1 is '3', no object"),
+        ([ROW, 3], "row 1 is '3', expected an object"),
         (
             [{**ROW, "image_id": 99}],
-            "1 of 1 rows are of images that .*gt.json doesn't list, the first row 0 with image_id "
-            "99 .*1 … 12, 12 in all",
+            "1 of 1 rows are of images that .*gt.json does not list, the first is row 0 with "
+            "image_id 99 .*1 … 12, 12 in all",
         ),
-        ([{**ROW, "image_id": "1"}], "Ids are numbers there, '1' is a text"),
+        ([{**ROW, "image_id": "1"}], "The ids there are numbers, '1' is a string"),
         (
             [ROW, {**ROW, "category_id": 0}],
             "are of categories that .*category_id 0 .*not class indices from 0",
@@ -149,7 +149,7 @@ def without(key: str) -> dict[str, Json]:
         ([{**ROW, "bbox": [1, 2, 3]}], r"row 0: bbox \[1, 2, 3\] is not \[x, y, width, height\]"),
         ([{**ROW, "score": None}], "row 0: score None is not a finite number"),
         ({"annotations": [ROW]}, "an object with 'annotations': a result file is a list"),
-        ({"images": [], "annotations": []}, "a COCO ground truth, no result"),
+        ({"images": [], "annotations": []}, "a COCO ground truth, not a result"),
         (3, "is a int: a result file is a list"),
     ],
 )
@@ -166,7 +166,7 @@ def test_bad_rows_are_refused_by_name(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[]", "is a list, which is what a result file is; the ground truth .* comes first"),
+        ("[]", "is a list, like a result file. Give the ground truth first"),
         ('{"images": [], "annotations": []}', "no list 'categories'"),
         ('{"images": [], "annotations": [], "categories": []}', "has no annotation"),
         ("{", "is no readable JSON"),
@@ -232,7 +232,7 @@ def test_scores_coverage_and_counts_are_looked_at() -> None:
     )
     assert "no order" in suspicions(content, [{**row, "score": 1.0} for row in rows])[0]
     assert "only 2 of the 12 images" in suspicions(content, rows[:8])[0]
-    assert suspicions(content, []) == ("it has no detection at all",)
+    assert suspicions(content, []) == ("it has no detections",)
 
 
 def test_more_than_a_hundred_of_a_class_in_an_image_is_said() -> None:
@@ -263,7 +263,7 @@ def test_names_of_files(tmp_path: Path) -> None:
         ["x/best.json", "x/best.json"],
         ["one=x.json", "one.json"],
     ):
-        with pytest.raises(ConfigError, match="name them, NAME=FILE"):
+        with pytest.raises(ConfigError, match="Name them with NAME=FILE"):
             names_of(twice)
 
 
@@ -330,7 +330,7 @@ def test_one_file_has_nothing_to_be_best_of_and_bad_input_is_one_line(
     assert "**" not in capsys.readouterr().out
     assert cli.main(["score", str(files["good"]), str(files["gt"])]) == 2
     told = capsys.readouterr()
-    assert "comes first" in told.err
+    assert "Give the ground truth first" in told.err
     assert told.out == ""
     assert cli.main(["score", str(files["gt"]), str(files["good"]), "--backend", "hotcocoa"]) == 2
     assert "did you mean 'hotcoco'" in capsys.readouterr().err
@@ -357,5 +357,5 @@ def test_the_figure_shows_the_table_and_the_best_thresholds(files: dict[str, Pat
         (float(xs(line)[0]), float(ys(line)[0])) for line in right.lines if line.get_marker() == "o"
     }
     assert dots == {(item.f1.threshold, item.f1.f1) for item in scored}
-    with pytest.raises(ValueError, match="more than a figure can tell apart"):
+    with pytest.raises(ValueError, match="are too many for one figure"):
         figures.scores.comparison(pd.concat([frame] * 8), {}, data="toy")

@@ -429,7 +429,7 @@ def test_dry_run_makes_nothing(
     said = capsys.readouterr().out
     assert "4 runs = 2 arms × 2 seeds" in said
     assert "What γ does." in said
-    assert "4 new; time unknown: no finished run to go by" in said
+    assert "4 new; time unknown: no comparable run has finished" in said
     assert not (tmp_path / "runs").exists()
 
 
@@ -730,7 +730,7 @@ def test_a_run_on_other_data_than_planned_is_a_failure(
     record = sweep.run_one(spec)
     assert record.status == "failed"
     assert record.error is not None
-    assert "was trained on other data than the sweep was planned with" in record.error["message"]
+    assert "was trained on other data than planned" in record.error["message"]
 
 
 def test_a_kernel_that_does_not_come_up_is_started_again(

@@ -343,7 +343,7 @@ class _FakeRay:
 
 def test_more_gpus_than_there_are(caplog: pytest.LogCaptureFixture) -> None:
     on_ray._check_room(_FakeRay(0, 2), 2, local=True)
-    with pytest.raises(ConfigError, match=r"asks for 0\.5 GPUs, and Ray finds 0 on this machine"):
+    with pytest.raises(ConfigError, match=r"requests 0\.5 GPUs, but Ray finds 0 on this machine"):
         on_ray._check_room(_FakeRay(0), 0.5, local=True)
     on_ray._check_room(_FakeRay(1, 1), 2, local=False)
     assert "largest node of the Ray cluster has 1" in caplog.text

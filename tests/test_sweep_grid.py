@@ -113,8 +113,8 @@ def test_yaml_keys_are_text_and_json_reads_the_same() -> None:
     [
         ("a: 1\nb: 2\na: 3", "line 3: key 'a' stands twice"),
         ("arms:\n  x: {loss.gamma: 1, loss.gamma: 2}", "line 2: key 'loss.gamma' stands twice"),
-        ("- 1", "expected a mapping"),
-        ("", "expected a mapping"),
+        ("- 1", "Expected a mapping"),
+        ("", "Expected a mapping"),
         ("a: [1", "no readable YAML"),
         ("a: .inf", "not finite"),
         ("a: .nan", "not finite"),
@@ -197,7 +197,7 @@ def test_paths_are_made_absolute_once(monkeypatch: pytest.MonkeyPatch, tmp_path:
     ("change", "said"),
     [
         ({"arm": {}}, "unknown key 'arm' (did you mean 'arms'?)"),
-        ({"arms": None}, "neither arms nor axes"),
+        ({"arms": None}, "no arms and no axes"),
         ({"arms": {"a": 3}}, "arm 'a': 3 is no mapping"),
         (
             {"arms": {"a": {"loss.gama": 2}}},
@@ -248,7 +248,10 @@ def test_paths_are_made_absolute_once(monkeypatch: pytest.MonkeyPatch, tmp_path:
         ({"seeds": 3}, "expected a list"),
         ({"preset": "smok"}, "did you mean 'smoke'?"),
         ({"preset": None}, "no preset"),
-        ({"parameters": {"seed": 3}}, "parameters must not hold 'seed': that comes from seeds"),
+        (
+            {"parameters": {"seed": 3}},
+            "parameters must not hold 'seed': its value comes from seeds",
+        ),
         ({"parameters": {"device": "gpu"}}, "device 'gpu' is unknown"),
         ({"about": float("nan")}, "not finite"),
         ({"data": {1: 2}}, "key 1 is int"),
@@ -291,7 +294,7 @@ def test_a_notebook_that_takes_no_parameters(tmp_path: Path, source: str | None,
     ("further", "said"),
     [
         ({"exampels": 3}, "parameter 'exampels' is not in the parameters cell"),
-        ({"examples": "3"}, "'3' (str), and its default"),
+        ({"examples": "3"}, "'3' (str), but its default"),
         ({"examples": True}, "True (bool)"),
         ({"names": {}}, "{} (dict)"),
         ({"rate": "fast"}, "'fast' (str)"),
@@ -583,7 +586,7 @@ def test_time_is_reckoned_from_the_finished_runs_that_are_most_alike_and_never_m
     assert reckon(known[0], kind="cuda") == Cost(5, cost.SAME, 1)
     assert reckon(known[0], data="third") == Cost(None)
     assert reckon(finished("cpu_demo", 0, data__input_size=128)) == Cost(None)
-    assert cost.summary([Cost(None)], workers=2) == "time unknown: no finished run to go by"
+    assert cost.summary([Cost(None)], workers=2) == "time unknown: no comparable run has finished"
     assert cost.summary([Cost(100, cost.SAME, 1)] * 6, workers=2).startswith(
         "about 5 min with 2 workers"
     )

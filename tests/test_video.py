@@ -358,8 +358,8 @@ def test_a_video_that_fails_or_is_stopped_costs_none_of_the_others(
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("predict {onnx} {clip} --preset smoke", "--preset doesn't go with"),
-        ("predict {onnx} {clip} --set eval.top_k=5", "--set doesn't go with"),
+        ("predict {onnx} {clip} --preset smoke", "--preset has no effect on"),
+        ("predict {onnx} {clip} --set eval.top_k=5", "--set has no effect on"),
         ("predict {tmp}/foreign.onnx {clip}", "can't be read as ONNX"),
         ("predict {pt} {tmp}/absent.mp4", "absent.mp4 does not exist"),
         ("predict {pt} {tmp}/a.png --frames 3", "--frames 3 has no effect on pictures"),
@@ -371,7 +371,7 @@ def test_a_video_that_fails_or_is_stopped_costs_none_of_the_others(
         ("latency --preset smokey", "did you mean 'smoke'"),
         (
             "latency --preset smoke --precision fp8 --device cpu",
-            "precision 'fp8' is not to be had here",
+            "precision 'fp8' is not available here",
         ),
         ("latency --preset smoke --form deploed --device cpu", "did you mean 'deploy'"),
     ],
@@ -550,6 +550,6 @@ def test_what_can_not_be_compiled_is_said_and_the_rest_is_timed(
         "deploy",
     }
     assert (
-        "smoke can't be compiled here (fp32, batch 1): RuntimeError: no C++ compiler"
+        "smoke cannot be compiled here (fp32, batch 1): RuntimeError: no C++ compiler"
         in capsys.readouterr().err.splitlines()[-1]
     )

@@ -408,7 +408,7 @@ def test_files_that_can_not_be_read(tmp_path: Path, capsys: pytest.CaptureFixtur
         "evil": "executed",
         "list": "list",
         "hollow": "holds no weights",
-        "absent": "no such file",
+        "absent": "does not exist",
     }.items():
         with pytest.raises(WeightsError, match=says) as caught:
             load_official(small(), tmp_path / f"{name}.pth")

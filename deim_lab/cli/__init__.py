@@ -1,8 +1,7 @@
-"""The command line: one verb a job, a file a verb, the same Config. Results on stdout, progress and
-messages on stderr.
+"""The command line: one verb per job, one file per verb, one shared Config.
 
-A typed error becomes one line on stderr and exit code 2. Heavy imports wait for the verb that needs
-them.
+Results go to stdout, progress and messages to stderr. A typed error becomes one line on stderr and
+exit code 2. Heavy imports happen only in the verb that needs them.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ TYPED = (
     TargetsError,
     WeightsError,
 )
-# A file of this folder each: ``add`` its options, ``run`` it.
+# One file of this folder per verb: ``add`` adds its options, ``run`` runs it.
 VERBS = (
     "train",
     "evaluate",
@@ -52,16 +51,21 @@ VERBS = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit code: 0, 1 where runs of a sweep failed, 2 for a typed error,
-    130 when interrupted.
+    """Run one verb and return the exit code.
+
+    0: success; 1: runs of a sweep failed; 2: a typed error; 130: interrupted.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # what a terminal's encoding lacks is shown as "?"
+            stream.reconfigure(
+                errors="replace"
+            )  # characters missing in the terminal's encoding are shown as "?"
     parser = build_parser()
     args = parser.parse_args(argv)
     logging.basicConfig(stream=sys.stderr, format="%(message)s")
-    logging.getLogger("deim_lab").setLevel(logging.INFO)  # its own news, not those of every library
+    logging.getLogger("deim_lab").setLevel(
+        logging.INFO
+    )  # messages of the lab, not of every library
     try:
         code = args.run(args)
     except KeyboardInterrupt:
@@ -80,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """All verbs and their options."""
+    """Build the parser with all verbs and their options."""
     parser = argparse.ArgumentParser(
         prog="deim-lab",
         description="Train, score and use detectors of the D-FINE/DEIM family.",
@@ -95,7 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _message(error: Exception) -> str | None:
-    """One line for an error that the user can do something about; None for one that is ours."""
+    """Format an error that the user can fix in one line; None for a bug of the lab."""
     if isinstance(error, TYPED):
         return " ".join(str(error).split())
     if isinstance(error, OSError) and error.filename is not None:

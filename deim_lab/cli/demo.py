@@ -1,4 +1,4 @@
-"""The main job on the embedded set: plain D-FINE against DEIM, trained, compared and explained.
+"""The demo: train plain D-FINE and DEIM on the embedded set, compare and explain them.
 
 The demo is a sweep of two arms and one seed. The arms train next to each other, so two cores take
 as long as the longer arm.
@@ -42,14 +42,14 @@ def main(
 ) -> Comparison:
     """Train both arms, draw and report the comparison, execute notebook 01.
 
-    The results lie in ``<runs_dir>/demo/``. An arm that is trained already is not trained again.
+    The results are in ``<runs_dir>/demo/``. An arm that is already trained is not trained again.
 
     Args:
-        notebook: a ready notebook's name, or a path; None: execute none.
+        notebook: a ready notebook's name, or a path; None: execute no notebook.
 
     Raises:
-        ConfigError: there is no such notebook. Nothing has been trained then.
-        RunFailedError: naming the arm that failed, and why.
+        ConfigError: the notebook does not exist. Nothing was trained.
+        RunFailedError: an arm failed. The message names the arm and the reason.
     """
     from deim_lab.study import ablation
 
@@ -73,7 +73,7 @@ def main(
 def render(
     comparison: Comparison, *, preset_name: str, seed: int, figure_paths: Sequence[Path]
 ) -> str:
-    """The table and the findings as Markdown text, whichever arm is ahead."""
+    """Write the table and the findings as Markdown text, whichever arm is ahead."""
     from deim_lab.study import ablation, tables
 
     targets = ablation.proof(comparison)["targets_per_image"]
@@ -87,7 +87,7 @@ def render(
     plain, deim = targets
     findings = [
         *ablation.verdicts(comparison),
-        f"DEIM saw {deim / plain:.1f} times the targets per image over the whole run.",
+        f"DEIM saw {deim / plain:.1f} times the targets per image over the entire run.",
         f"One seed ({seed}), one small data set, preset {preset_name}: a direction, not a size. "
         "docs/experiments.md has another set and more seeds.",
     ]
@@ -107,7 +107,7 @@ def render(
 
 
 def _train(root: Path, preset_name: str, overrides: dict[str, Json], seed: int) -> Sweep:
-    """Both arms as a sweep of their own, so that any preset and seed can follow another."""
+    """Train both arms as a sweep of their own, so that any preset and seed can be next."""
     from deim_lab.sweep import loop
 
     identity = configs.fingerprint(preset(preset_name, overrides))
@@ -141,7 +141,7 @@ def _draw(comparison: Comparison, out: Path) -> list[Path]:
 
 
 def _execute(notebook: Path, out: Path, preset_name: str, seed: int, root: Path) -> Path:
-    """Run the notebook on the embedded set; returns the executed copy."""
+    """Run the notebook on the embedded set; return the executed copy."""
     from deim_lab.sweep import kernel
 
     target = out / notebook.name
@@ -169,7 +169,7 @@ def add(verbs: Any, shared: options.Shared) -> None:
 
 def run(args: argparse.Namespace) -> None:
     overrides = configs.parse_assignments(args.assignments)
-    preset(args.preset, overrides)  # a wrong key is said before anything starts
+    preset(args.preset, overrides)  # reports a wrong key before anything starts
     chosen: dict[str, Any] = {"notebook": None} if args.no_notebook else {}
     main(args.runs, preset_name=args.preset, overrides=overrides, seed=args.seed, **chosen)
     options.out((args.runs / "demo" / "report.md").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""``deim-lab doctor``: what a data set will do to a run, before the run."""
+"""``deim-lab doctor``: report what a data set will do to a run, before the run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def add(verbs: Any, shared: options.Shared) -> None:
     parser = verbs.add_parser(
         "doctor",
         parents=[shared.common, shared.data, shared.settings, shared.runs],
-        help="what a data set will do to a run, before the run",
+        help="report problems of a data set before you train on it",
         allow_abbrev=False,
     )
     parser.add_argument("--preset", default="deim_dfine_n", metavar="NAME")

@@ -1,5 +1,6 @@
-"""``deim-lab evaluate``: COCO's 12 numbers of a detector on the val half of a data set; on COCO
-val2017 beside the reported ones.
+"""``deim-lab evaluate``: COCO's 12 numbers of a detector on the val half of a data set.
+
+On COCO val2017 the published AP is printed next to the measured one.
 """
 
 from __future__ import annotations
@@ -30,15 +31,15 @@ def add(verbs: Any, shared: options.Shared) -> None:
             shared.device,
             shared.runs,
         ],
-        help="COCO's 12 numbers on the val half",
+        help="compute COCO's 12 numbers on the val half",
         allow_abbrev=False,
     )
     parser.add_argument("weights", metavar="RUN_OR_WEIGHTS", nargs="?", help=options.WEIGHTS)
     parser.add_argument(
-        "--weights", dest="named", metavar="RUN_OR_WEIGHTS", help="the same, by name"
+        "--weights", dest="named", metavar="RUN_OR_WEIGHTS", help="RUN_OR_WEIGHTS as an option"
     )
     parser.add_argument(
-        "--limit", type=options.positive, metavar="N", help="the first N images only"
+        "--limit", type=options.positive, metavar="N", help="use only the first N images"
     )
     parser.add_argument(
         "--out",
@@ -97,25 +98,26 @@ def run(args: argparse.Namespace) -> None:
 
 
 def beside_reported(config: Config, result: Evaluation) -> list[str]:
-    """Measured beside reported AP, and the protocol of both; nothing on any other data than all of
-    COCO val2017, or of a preset without a reported AP.
+    """Lines that compare measured with reported AP, and the two protocols.
+
+    Empty unless the detector was scored on all of COCO val2017 and its preset has a reported AP.
     """
     from deim_lab.config.presets import PRESETS
     from deim_lab.study.paper import reported
     from deim_lab.study.paper.measured import is_coco_val2017
 
-    told = reported.of_preset(config.preset)
+    published = reported.of_preset(config.preset)
     if (
-        told is None
-        or told.ap_percent is None
+        published is None
+        or published.ap_percent is None
         or not is_coco_val2017(result.images, result.scores.per_class().to_dict("records"))
     ):
         return []
     ap_percent = 100 * result.metrics["AP"]
     lines = [
-        f"AP on COCO val2017: {ap_percent:.1f} measured, {told.ap_percent:.1f} reported for "
-        f"{told.model} ({told.source}): "
-        f"{ap_percent - told.ap_percent:+.1f}",
+        f"AP on COCO val2017: {ap_percent:.1f} measured, {published.ap_percent:.1f} reported for "
+        f"{published.model} ({published.source}): "
+        f"{ap_percent - published.ap_percent:+.1f}",
         f"measured by: {_protocol(config, result)}",
         f"reported by: {reported.PROTOCOL}",
     ]
@@ -130,7 +132,7 @@ def _protocol(config: Config, result: Evaluation) -> str:
     height, width = config.data.input_size
     return (
         f"{result.images} images squashed to {height} × {width}, the {config.eval.top_k} best of "
-        f"queries × classes an image, "
+        f"queries × classes per image, "
         f"EMA weights where the file has them, {result.backend}"
     )
 
@@ -161,12 +163,12 @@ def _summary(
 
 
 def _is_run(args: argparse.Namespace) -> bool:
-    """Whether the weights are a run's folder; a folder of transformers is none."""
+    """Whether the weights are a run's folder; a folder of transformers is not."""
     return Path(args.weights).is_dir() and args.preset is None
 
 
 def _val_half(args: argparse.Namespace, loaded: LoadedDetector) -> CocoDataset:
-    """The val half of the data set, read with the detector's own categories."""
+    """Read the val half of the data set with the detector's own categories."""
     from deim_lab.data import coco
 
     categories = coco.Categories.from_list(
@@ -184,8 +186,8 @@ def _val_half(args: argparse.Namespace, loaded: LoadedDetector) -> CocoDataset:
         name = Run.open(args.weights).info["data"]["name"]
         if name != coco.EMBEDDED:
             raise DataError(
-                f"{args.weights} was trained on {name!r}: --data says where that is (or what else "
-                f"to score it on)"
+                f"{args.weights} was trained on {name!r}. Give its place with --data, or name "
+                f"another data set"
             )
     source = coco.resolve(options.data(args))
     return coco.CocoDataset.load(*source.val, categories=categories, name=source.name)

@@ -1,4 +1,4 @@
-"""``deim-lab export``: a detector as an ONNX file, compared with PyTorch before it is left."""
+"""``deim-lab export``: write a detector as an ONNX file that is checked against PyTorch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def add(verbs: Any, shared: options.Shared) -> None:
     parser.add_argument(
         "--raw",
         action="store_true",
-        help="logits and boxes in [0, 1] as outputs instead of labels, boxes in pixels and scores",
+        help="output logits and boxes in [0, 1] instead of labels, boxes in pixels and scores",
     )
     parser.add_argument(
         "--size",
@@ -32,14 +32,14 @@ def add(verbs: Any, shared: options.Shared) -> None:
         help="input size in pixels (default: the config's)",
     )
     parser.add_argument("--opset", type=options.positive, default=17, help="17 to 20 (default: 17)")
-    parser.add_argument("--half", action="store_true", help="backbone and encoder in float16")
+    parser.add_argument("--half", action="store_true", help="use float16 for backbone and encoder")
     parser.add_argument(
         "--check-images",
         nargs="+",
         metavar="IMAGES",
         default=[],
-        help="pictures to compare on; patterns otherwise, on which a trained detector may find "
-        "little",
+        help="pictures to compare on (default: patterns, in which a trained detector may detect "
+        "little)",
     )
     parser.set_defaults(run=run, device="cpu")
 

@@ -1,6 +1,4 @@
-"""``deim-lab latency``: parameters, FLOPs and the time of a forward pass, as a table and as
-JSON.
-"""
+"""``deim-lab latency``: print parameters, FLOPs and forward times, and write them as JSON."""
 
 from __future__ import annotations
 
@@ -33,7 +31,7 @@ def add(verbs: Any, shared: options.Shared) -> None:
     parser = verbs.add_parser(
         "latency",
         parents=[shared.common, shared.settings, shared.device],
-        help="parameters, FLOPs and time of a forward pass",
+        help="measure parameters, FLOPs and time of a forward pass",
         allow_abbrev=False,
     )
     _add_models(parser)
@@ -49,13 +47,13 @@ def add(verbs: Any, shared: options.Shared) -> None:
 
 
 def _add_models(parser: argparse.ArgumentParser) -> None:
-    """Which models are timed."""
+    """Add the options that choose the models."""
     parser.add_argument(
         "--preset",
         nargs="+",
         metavar="NAME",
         default=[],
-        help="models as built, with 80 classes (weights don't change the time)",
+        help="untrained models with 80 classes (weights do not change the time)",
     )
     parser.add_argument(
         "--weights",
@@ -74,20 +72,20 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_timing(parser: argparse.ArgumentParser) -> None:
-    """In what forms they are timed, and how long."""
+    """Add the options for forms, precisions and duration."""
     parser.add_argument(
         "--batch",
         type=options.positive,
         nargs="+",
         metavar="N",
         default=[1, 8],
-        help="images at a time (default: 1 8)",
+        help="batch sizes (default: 1 8)",
     )
     parser.add_argument(
         "--precision",
         nargs="+",
         metavar="P",
-        help="fp32, bf16, fp16 (default: all that the device has)",
+        help="fp32, bf16, fp16 (default: all that the device supports)",
     )
     parser.add_argument(
         "--form",
@@ -104,20 +102,20 @@ def _add_timing(parser: argparse.ArgumentParser) -> None:
         type=options.positive,
         default=50,
         metavar="N",
-        help="timed passes of each line (default: 50)",
+        help="timed passes per line (default: 50)",
     )
     parser.add_argument(
         "--max-seconds",
         type=float,
         default=10.0,
         metavar="S",
-        help="at most this long a line, but 5 passes (default: 10)",
+        help="time limit per line, after at least 5 passes (default: 10)",
     )
 
 
 @dataclass(frozen=True)
 class Timing:
-    """What is timed of each model, and how long."""
+    """What to time of each model, and how long."""
 
     forms: tuple[str, ...]
     precisions: tuple[str, ...]
@@ -128,12 +126,12 @@ class Timing:
 
 
 def run(args: argparse.Namespace) -> int:
-    """The exit code: 1 where a form could not be timed."""
+    """Run the verb; the exit code is 1 if a form could not be timed."""
     if not args.preset and not args.weights:
-        args.refuse("nothing to time: --preset NAME or --weights RUN_OR_WEIGHTS")
+        args.refuse("nothing to time: give --preset NAME or --weights RUN_OR_WEIGHTS")
     size = {} if args.size is None else {"data.input_size": args.size}
     overrides = configs.parse_assignments(args.assignments) | size
-    # A wrong name is said before anything is timed.
+    # Wrong names are reported before anything is timed.
     chosen = {name: preset(name, overrides) for name in args.preset}
     from deim_lab.host.files import write_json
     from deim_lab.inference import latency
@@ -155,14 +153,14 @@ def run(args: argparse.Namespace) -> int:
                 continue
             times += [{"model": name, "form": form} | latency.row(item) for item in pair]
             options.out(_time_line(form, precision, batch, pair))
-        # After each model: a later one may fail.
+        # Written after each model, because a later one may fail.
         write_json(args.out, {"machine": machine, "models": models, "times": times})
     options.out(str(args.out))
     return code
 
 
 def _timing(args: argparse.Namespace) -> Timing:
-    """The options as a ``Timing``. Raises ``ConfigError`` for an unknown form or precision."""
+    """Read the options as a ``Timing``; ``ConfigError`` for an unknown form or precision."""
     from deim_lab.inference import latency
 
     device = options.device(args)
@@ -184,9 +182,9 @@ def _timing(args: argparse.Namespace) -> Timing:
 def _measured(
     name: str, config: configs.Config, model: Detector, timing: Timing
 ) -> Iterator[tuple[str, str, int, list[Latency] | None]]:
-    """Form, precision, batch, and the times without and with post-processing.
+    """Time every form, precision and batch, without and with post-processing.
 
-    None for the times of a model that can't be compiled here, which is reported.
+    The times are None for a model that cannot be compiled here; the reason is printed.
     """
     from deim_lab.inference import latency
 
@@ -215,32 +213,32 @@ def _measured(
                     raise
                 reason = next(iter(str(error).strip().splitlines()), "")
                 options.say(
-                    f"{name} can't be compiled here ({precision}, batch {batch}): "
+                    f"{name} cannot be compiled here ({precision}, batch {batch}): "
                     f"{type(error).__name__}: {reason}"
                 )
             yield form, precision, batch, pair
 
 
 def _check(forms: Sequence[str], precisions: Sequence[str], latency: Any, device: Any) -> None:
-    """Say a wrong form or precision before anything is timed."""
+    """Raise ``ConfigError`` for a wrong form or precision before anything is timed."""
     from deim_lab.errors import nearest
 
-    for kind, given, known in (
+    for kind, given, available in (
         ("form", forms, latency.FORMS),
         ("precision", precisions, latency.precisions(device)),
     ):
         for name in given:
-            if name not in known:
+            if name not in available:
                 raise ConfigError(
-                    f"{kind} {name!r} is not to be had here; known: "
-                    f"{', '.join(known)}{nearest(name, known)}"
+                    f"{kind} {name!r} is not available here; known: "
+                    f"{', '.join(available)}{nearest(name, available)}"
                 )
 
 
 def _models(
     args: argparse.Namespace, chosen: dict[str, Any], overrides: dict[str, Any]
 ) -> Iterator[tuple[str, configs.Config, Detector]]:
-    """Name, config and model of each, built when its turn comes."""
+    """Yield name, config and model one by one, built on demand."""
     from deim_lab.detector.detector import build_detector
     from deim_lab.weights.own import load_detector
 
@@ -251,7 +249,7 @@ def _models(
             loaded = load_detector(path)
         except WeightsError as error:
             raise WeightsError(
-                f"{error}. (Weights don't change the time: --preset NAME times an official model)"
+                f"{error}. (Weights do not change the time: --preset NAME times an official model)"
             ) from error
         yield (
             Path(path).name,
@@ -291,7 +289,7 @@ def _time_line(form: str, precision: str, batch: int, pair: Sequence[Latency]) -
 
 def _model_line(row: dict[str, Any]) -> str:
     spared = (
-        f" (of which {row['spared_gflops']:.2f} are not spent here)" if row["spared_gflops"] else ""
+        f" ({row['spared_gflops']:.2f} of them are not spent here)" if row["spared_gflops"] else ""
     )
     return (
         f"\n{row['model']}: {row['parameters_train'] / 1e6:.3f} M parameters, "

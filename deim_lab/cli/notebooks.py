@@ -14,22 +14,24 @@ def add(verbs: Any, shared: options.Shared) -> None:
     parser = verbs.add_parser(
         "notebooks",
         parents=[shared.common],
-        help="copy the notebooks into a folder; existing files stay as they are",
+        help="copy the notebooks into a folder; existing files stay unchanged",
         allow_abbrev=False,
     )
-    parser.add_argument("folder", metavar="DIR", type=Path, help="made where it does not exist")
+    parser.add_argument(
+        "folder", metavar="DIR", type=Path, help="target folder, created if it does not exist"
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """The exit code: 1 where a file of another content was in the way."""
+    """Run the verb; the exit code is 1 if an existing file differs from its notebook."""
     copies = shipped.copy_out("notebooks", args.folder)
     for path, written in copies.items():
         if written:
             options.out(str(path))
         else:
             options.say(
-                f"{path} exists with other content and was left as it is. "
+                f"{path} exists with other content and was left unchanged. "
                 "Rename it, or give another folder, to get the ready notebook"
             )
     return 0 if all(copies.values()) else 1

@@ -1,6 +1,4 @@
-"""What several verbs share: groups of options, checked numbers, the data set, device and detector
-that options name.
-"""
+"""Options that several verbs share, and what they name: data set, device and detector."""
 
 from __future__ import annotations
 
@@ -37,11 +35,13 @@ class Shared:
     runs: argparse.ArgumentParser
     data: argparse.ArgumentParser
     weights: argparse.ArgumentParser
-    checkpoint: argparse.ArgumentParser  # ``weights`` without the argument itself
+    checkpoint: (
+        argparse.ArgumentParser
+    )  # options of ``weights`` without the argument RUN_OR_WEIGHTS
 
 
 def shared_options() -> Shared:
-    """The groups of options, made anew."""
+    """Make new groups of options."""
     common = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
     settings = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -68,8 +68,7 @@ def shared_options() -> Shared:
         "--data",
         metavar="FOLDER",
         help="data set in COCO layout: images/{train,val}, annotations/instances_{train,val}.json, "
-        "or "
-        "COCO 2017's own; 'embedded': the small set that is shipped with the lab",
+        "or COCO 2017's own; 'embedded': the small set that is shipped with the lab",
     )
     for name in EXPLICIT:
         kind = (
@@ -82,15 +81,14 @@ def shared_options() -> Shared:
         )
     checkpoint = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     checkpoint.add_argument(
-        "--preset", metavar="NAME", help="what an official checkpoint is of, e.g. deim_dfine_n"
+        "--preset", metavar="NAME", help="preset of an official checkpoint, e.g. deim_dfine_n"
     )
     checkpoint.add_argument(
         "--categories",
         metavar="JSON",
         type=Path,
-        help="COCO json that names an official checkpoint's classes, its head rows in the order of "
-        "the ids "
-        "unless the file names them itself (default: COCO's 80)",
+        help="COCO json with the classes of an official checkpoint, head rows in the order of the "
+        "ids unless the file has the names itself (default: COCO's 80)",
     )
     weights = argparse.ArgumentParser(add_help=False, allow_abbrev=False, parents=[checkpoint])
     weights.add_argument("weights", metavar="RUN_OR_WEIGHTS", help=WEIGHTS)
@@ -98,9 +96,7 @@ def shared_options() -> Shared:
 
 
 def data(args: argparse.Namespace) -> str | dict[str, Json] | None:
-    """``--data``, or the four explicit paths, as ``data.coco.resolve`` takes them; None: the
-    embedded set.
-    """
+    """``--data`` or four explicit paths, for ``data.coco.resolve``; None: the embedded set."""
     given = {name: getattr(args, name) for name in EXPLICIT if getattr(args, name) is not None}
     if not given:
         return args.data
@@ -118,7 +114,7 @@ def data(args: argparse.Namespace) -> str | dict[str, Json] | None:
 
 
 def device_name(args: argparse.Namespace) -> str | None:
-    """``--device`` after a look at its name; None: the config's."""
+    """Check the name of ``--device`` and return it; None: the config's device."""
     if args.device is not None:
         configs.check_device(args.device)
     name: str | None = args.device
@@ -133,14 +129,15 @@ def device(args: argparse.Namespace) -> Any:
 
 
 def load(args: argparse.Namespace) -> LoadedDetector:
-    """Model, config (with ``--set``) and categories of what ``RUN_OR_WEIGHTS`` names, on the
-    device.
+    """Load the model of ``RUN_OR_WEIGHTS`` onto the device.
+
+    Returns the model, its config (with ``--set``) and its categories.
     """
     overrides = configs.parse_assignments(args.assignments)
     official = preset(args.preset, overrides) if args.preset is not None else None
     if args.categories is not None and official is None:
         raise ConfigError(
-            "--categories names the classes of an official checkpoint: it needs --preset"
+            "--categories names the classes of an official checkpoint and needs --preset"
         )
     from dataclasses import replace
 
@@ -149,8 +146,8 @@ def load(args: argparse.Namespace) -> LoadedDetector:
 
     if official is not None and Path(args.weights).is_dir() and not is_hub(args.weights):
         raise ConfigError(
-            f"--preset {args.preset}: {args.weights} is a run folder, which knows its own; leave "
-            f"--preset out"
+            f"--preset {args.preset} has no effect: {args.weights} is a run folder with its own "
+            f"preset. Leave --preset out"
         )
     if official is None:
         try:
@@ -181,7 +178,7 @@ def load(args: argparse.Namespace) -> LoadedDetector:
             raise WeightsError(
                 f"{args.weights} does not fill {args.preset} with {len(categories)} classes: "
                 f"{report}. "
-                "--categories takes the COCO json of the classes that it was trained on"
+                "Give the COCO json of the classes that it was trained on with --categories"
             )
         loaded = own.LoadedDetector(model.eval(), official, categories)
     loaded.model.to(device(args))
@@ -191,14 +188,16 @@ def load(args: argparse.Namespace) -> LoadedDetector:
 def override_trained(
     config: configs.Config, overrides: dict[str, Json], where: object
 ) -> configs.Config:
-    """The config of a trained detector with ``--set``. What would build another model is refused:
-    it would have no effect.
+    """Apply ``--set`` to the config of a trained detector.
+
+    Keys that would build another model are refused, because they would have no effect.
     """
     changed = configs.override(config, overrides)
     if changed.model != config.model:
         keys = [key for key in configs.diff(config, changed) if key.startswith("model.")]
         raise ConfigError(
-            f"--set {', '.join(keys)}: the model of {where} is built already, as it was trained"
+            f"--set {', '.join(keys)}: the model of {where} is fixed by its training. Leave the "
+            "model keys out"
         )
     return changed
 
@@ -220,7 +219,7 @@ def _number(text: str, kind: type[int] | type[float], low: float, high: float | 
         value = kind(text)
     except ValueError as error:
         name = "whole number" if kind is int else "number"
-        raise argparse.ArgumentTypeError(f"{text!r} is no {name}") from error
+        raise argparse.ArgumentTypeError(f"{text!r} is not a {name}") from error
     if not (low <= value and (high is None or value <= high)):
         end = "…" if high is None else high
         raise argparse.ArgumentTypeError(f"{text} is outside [{low}, {end}]")

@@ -1,5 +1,6 @@
-"""``deim-lab predict``: detections of pictures, videos or a webcam as JSON and CSV, and the
-pictures with boxes.
+"""``deim-lab predict``: detect in pictures, videos or a webcam.
+
+Writes JSON, CSV and the pictures with boxes.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ COLUMNS = (
     "height",
 )
 
-# Kinds of picture files that are written as the kind that was read; all others become PNG.
+# Formats of picture files that are kept for the output; all others become PNG.
 DRAWN_AS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 # Sections of the config that prediction does not read.
 _ONLY_TRAINING = ("augment", "ema", "loss", "match", "optim", "schedule", "train")
@@ -44,12 +45,12 @@ def add(verbs: Any, shared: options.Shared) -> None:
     parser = verbs.add_parser(
         "predict",
         parents=[shared.common, shared.weights, shared.settings, shared.device],
-        help="detections and pictures with boxes",
+        help="detect objects and write pictures with boxes",
         allow_abbrev=False,
         description="RUN_OR_WEIGHTS may also be an ONNX file that `deim-lab export` wrote.",
     )
     parser.add_argument(
-        "images", nargs="*", metavar="IMAGES", help="files, folders, globs; video files, too"
+        "images", nargs="*", metavar="IMAGES", help="files, folders, globs, also of videos"
     )
     parser.add_argument(
         "--webcam",
@@ -61,13 +62,13 @@ def add(verbs: Any, shared: options.Shared) -> None:
         "--frames",
         type=options.positive,
         metavar="N",
-        help="the first N frames of each video or of the webcam only",
+        help="only the first N frames of each video or of the webcam",
     )
     parser.add_argument(
         "--batch",
         type=options.positive,
         metavar="N",
-        help="pictures at a time (default: 8, of a webcam 1)",
+        help="pictures at a time (default: 8; webcam: 1)",
     )
     parser.add_argument(
         "--out",
@@ -80,15 +81,16 @@ def add(verbs: Any, shared: options.Shared) -> None:
         "--threshold",
         type=options.share,
         default=0.4,
-        help="lowest score that is listed and drawn (default: 0.4)",
+        help="lowest score to list and draw (default: 0.4)",
     )
     parser.set_defaults(run=run, refuse=parser.error)
 
 
 @dataclass
 class _Result:
-    """What all sources gave so far. ``taken``: paths that a picture with boxes must not be written
-    to.
+    """Results of all sources so far.
+
+    ``taken``: paths that a picture with boxes must not overwrite.
     """
 
     threshold: float
@@ -106,12 +108,12 @@ class _Result:
 
 def run(args: argparse.Namespace) -> None:
     if not args.images and args.webcam is None:
-        args.refuse("nothing to predict: name pictures, videos or --webcam N")
+        args.refuse("nothing to predict: give pictures, videos or --webcam N")
     from deim_lab.detections import flat_rows
     from deim_lab.inference.predict import Predictor, expand
     from deim_lab.inference.video import VideoReader, is_video
 
-    # Before the weights: a wrong folder, a video that can't be opened are said at once.
+    # Before the weights are loaded, so that a wrong folder or video is reported at once.
     files = [item for item in expand(args.images) if isinstance(item, Path)] if args.images else []
     pictures = [item for item in files if not is_video(item)]
     _refuse_without_effect(args, moving=len(pictures) < len(files) or args.webcam is not None)
@@ -134,24 +136,24 @@ def run(args: argparse.Namespace) -> None:
         for reader in readers:
             try:
                 _video(predictor, reader, args, result, first_id=len(pictures) + result.frames + 1)
-            except DataError as error:  # of this one; the others go on
+            except DataError as error:  # of this source; the others continue
                 result.errors[str(reader.name)] = str(error)
-    finally:  # what was found before an error or Ctrl-C is kept
+    finally:  # detections before an error or Ctrl-C are kept
         if result.pictures or result.frames:
             write_json(args.out / "detections.json", result.rows)
             _write_csv(args.out / "detections.csv", flat_rows(result.rows, predictor.categories))
             if result.errors:
                 write_json(args.out / "errors.json", result.errors)
     if not pictures and not result.frames:
-        raise DataError("; ".join(result.errors.values()) or "not one frame was read")
+        raise DataError("; ".join(result.errors.values()) or "no frame could be read")
     for message in result.errors.values():
         options.say(message)
     if not result.pictures and not result.frames:
         raise DataError(f"none of the {len(pictures)} pictures can be read")
     if not result.rows:
         options.say(
-            f"nothing scores {args.threshold:g} or more; the highest score is "
-            f"{result.highest:.3f}: lower --threshold to see it"
+            f"no detection has a score of {args.threshold:g} or more. The highest score is "
+            f"{result.highest:.3f}. Lower --threshold to see it"
         )
     where = [f"{result.pictures} pictures"] * bool(result.pictures) + [
         f"{result.frames} frames"
@@ -164,8 +166,9 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _refuse_without_effect(args: argparse.Namespace, *, moving: bool) -> None:
-    """Raise ``ConfigError`` for an option that would change nothing; ``moving``: there are
-    videos or a webcam.
+    """Raise ``ConfigError`` for an option that would change nothing.
+
+    ``moving``: whether there are videos or a webcam.
     """
     if args.frames is not None and not moving:
         raise ConfigError(
@@ -185,9 +188,7 @@ def _is_onnx(args: argparse.Namespace) -> bool:
 
 
 def _load(args: argparse.Namespace) -> Any:
-    """What ``RUN_OR_WEIGHTS`` names: a detector in PyTorch, or an exported one, which carries its
-    own settings.
-    """
+    """Load ``RUN_OR_WEIGHTS``: a PyTorch detector, or an ONNX file with its own settings."""
     if not _is_onnx(args):
         return options.load(args)
     for name, given in (
@@ -197,8 +198,8 @@ def _load(args: argparse.Namespace) -> Any:
     ):
         if given:
             raise ConfigError(
-                f"{name} doesn't go with {args.weights}: an ONNX file holds its classes, input "
-                f"size and settings"
+                f"{name} has no effect on {args.weights}: an ONNX file contains its classes, "
+                f"input size and settings. Leave {name} out"
             )
     from deim_lab.inference.onnx_file import OnnxDetector
 
@@ -206,7 +207,7 @@ def _load(args: argparse.Namespace) -> Any:
 
 
 def _pictures(predictor: Predictor, files: list[Path], folder: Path, result: _Result) -> None:
-    """Detect in picture files, draw each one found readable."""
+    """Detect in picture files and draw each readable one."""
     if not files:
         return
     from tqdm import tqdm
@@ -216,16 +217,16 @@ def _pictures(predictor: Predictor, files: list[Path], folder: Path, result: _Re
 
     names = [str(item["name"]) for item in predictor.categories]
     stream = predictor.stream_with_pixels(files)
-    for found, pixels in tqdm(stream, total=len(files), unit="image", file=sys.stderr):
-        if not isinstance(found, ImageDetections):
-            result.errors[found[0]] = found[1]
+    for detected, pixels in tqdm(stream, total=len(files), unit="image", file=sys.stderr):
+        if not isinstance(detected, ImageDetections):
+            result.errors[detected[0]] = detected[1]
             continue
-        assert found.path is not None
+        assert detected.path is not None
         result.pictures += 1
-        result.keep(coco_rows(found))
-        suffix = found.path.suffix if found.path.suffix.lower() in DRAWN_AS else ".png"
-        target = _free(folder / f"{found.path.stem}{suffix}", result)
-        draw(pixels, found.detections.above(result.threshold), names).save(target)
+        result.keep(coco_rows(detected))
+        suffix = detected.path.suffix if detected.path.suffix.lower() in DRAWN_AS else ".png"
+        target = _free(folder / f"{detected.path.stem}{suffix}", result)
+        draw(pixels, detected.detections.above(result.threshold), names).save(target)
 
 
 def _video(
@@ -236,8 +237,9 @@ def _video(
     *,
     first_id: int,
 ) -> None:
-    """Detect in the frames of a video or webcam, write them with boxes as an MP4. Ctrl-C ends a
-    webcam, and keeps what was found.
+    """Detect in the frames of a video or webcam and write them with boxes as an MP4.
+
+    Ctrl-C ends a webcam and keeps the detections so far.
     """
     from tqdm import tqdm
 
@@ -249,7 +251,7 @@ def _video(
     )
     with reader, VideoWriter(path, reader.fps) as writer:
         try:
-            found = detect_frames(
+            frames = detect_frames(
                 predictor,
                 reader,
                 first_id=first_id,
@@ -257,7 +259,7 @@ def _video(
                 writer=writer,
                 draw_from=result.threshold,
             )
-            for item in tqdm(found, total=total, unit="frame", file=sys.stderr):
+            for item in tqdm(frames, total=total, unit="frame", file=sys.stderr):
                 result.frames += 1
                 result.keep(item.rows())
         except KeyboardInterrupt:
@@ -267,9 +269,7 @@ def _video(
 
 
 def _free(target: Path, result: _Result) -> Path:
-    """Under the source's name, never onto a source or another result of this call; taken from now
-    on.
-    """
+    """Reserve a path with the source's name that overwrites no source and no other result."""
     path = free_path(target, taken=lambda item: item.resolve() in result.taken)
     result.taken.add(path.resolve())
     return path

@@ -1,4 +1,4 @@
-"""``deim-lab presets``: the recipes as a table, or one of them whole."""
+"""``deim-lab presets``: list the recipes as a table, or show one with all its keys."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def add(verbs: Any, shared: options.Shared) -> None:
     parser = verbs.add_parser(
         "presets", parents=[shared.common], help="list the recipes, or show one", allow_abbrev=False
     )
-    parser.add_argument("name", nargs="?", help="show the whole config of this one as JSON")
+    parser.add_argument("name", nargs="?", help="show all keys of this recipe's config as JSON")
     parser.set_defaults(run=run)
 
 

@@ -1,6 +1,4 @@
-"""``deim-lab score``: any detector's COCO result files against one ground truth, beside one
-another.
-"""
+"""``deim-lab score``: score result files of any detectors against one ground truth."""
 
 from __future__ import annotations
 
@@ -23,8 +21,7 @@ def add(verbs: Any, shared: options.Shared) -> None:
         help="score result files of any detectors, side by side",
         allow_abbrev=False,
         description="Score COCO result files (a JSON list of {image_id, category_id, bbox [x, y, "
-        "w, h] px, score}) like "
-        "this lab's own detectors.",
+        "w, h] px, score}) in the same way as this lab's own detectors.",
     )
     parser.add_argument(
         "gt", metavar="GT_JSON", type=Path, help="ground truth: a COCO instances file"
@@ -33,7 +30,7 @@ def add(verbs: Any, shared: options.Shared) -> None:
         "detections",
         metavar="[NAME=]JSON",
         nargs="+",
-        help="result files; the name is the detector's in the table",
+        help="result files; NAME is the detector's name in the table",
     )
     parser.add_argument(
         "--out",
@@ -78,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _write(folder: Path, gt: Path, scored: list[Scored], text: str) -> list[Path]:
-    """Everything about these scores, as files."""
+    """Write everything about these scores to files."""
     import pandas as pd
 
     from deim_lab import figures

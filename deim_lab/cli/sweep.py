@@ -1,4 +1,4 @@
-"""``deim-lab sweep``: a grid of runs, each an executed notebook, on this machine or a cluster."""
+"""``deim-lab sweep``: execute a grid of runs as notebooks, here or on a cluster."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def add(verbs: Any, shared: options.Shared) -> None:
     parser = verbs.add_parser(
         "sweep",
         parents=[shared.common, shared.data, shared.settings, shared.device, shared.runs],
-        help="run an ablation grid: arms × seeds, skipping what is done",
+        help="run an ablation grid: arms × seeds, skipping finished runs",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -36,32 +36,30 @@ def add(verbs: Any, shared: options.Shared) -> None:
 
 
 def _add_choice(parser: argparse.ArgumentParser) -> None:
-    """What is run instead of what the grid says."""
-    parser.add_argument("--preset", metavar="NAME", help="recipe, instead of the grid's")
+    """Add the options that replace values of the grid."""
+    parser.add_argument("--preset", metavar="NAME", help="recipe that replaces the grid's")
     parser.add_argument(
-        "--seeds", type=_seeds, metavar="0,1,2", help="seeds, instead of the grid's"
+        "--seeds", type=_seeds, metavar="0,1,2", help="seeds that replace the grid's"
     )
     parser.add_argument(
-        "--name", help="of the sweep's folder in <runs>/sweeps (default: the grid file's name)"
+        "--name", help="name of the sweep's folder in <runs>/sweeps (default: the grid file's name)"
     )
 
 
 def _add_start(parser: argparse.ArgumentParser) -> None:
-    """Which of the runs start, how many at once, and where."""
+    """Add the options on which runs start, how many at once, and where."""
     parser.add_argument(
         "--workers",
         type=options.positive,
         metavar="N",
-        help="runs at a time (default: one a GPU, else one)",
+        help="runs at a time (default: one per GPU, else one)",
     )
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="show the runs, what each changes, how each stands, and a time; run nothing",
+        help="show the runs, their changes, their status and an estimated time; run nothing",
     )
-    parser.add_argument(
-        "--yes", action="store_true", help="however many runs the grid asks for, they are meant"
-    )
+    parser.add_argument("--yes", action="store_true", help="confirm a grid of any number of runs")
     parser.add_argument(
         "--max-runs",
         type=options.positive,
@@ -77,39 +75,37 @@ def _add_start(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gpus",
         metavar="0,1",
-        help="GPUs to hand out, one a run; 'none': leave them as they are (default: all that are "
-        "visible)",
+        help="GPUs to assign, one per run; 'none': assign none (default: all visible GPUs)",
     )
     parser.add_argument(
         "--executor",
         choices=EXECUTORS,
         default="local",
-        help="where the runs happen (default: local, processes of this machine)",
+        help="where the runs happen (default: local, as processes of this machine)",
     )
 
 
 def _add_cluster(parser: argparse.ArgumentParser) -> None:
-    """What Ray and Slurm need to know; ``_check_options`` refuses it without them."""
+    """Add the options of Ray and Slurm; ``_check_options`` refuses them for other executors."""
     parser.add_argument(
         "--address",
         metavar="HOST:PORT",
-        help="of a running Ray cluster; without it Ray is started here, for this sweep alone",
+        help="address of a running Ray cluster (default: start Ray here, for this sweep alone)",
     )
     parser.add_argument(
         "--gpus-per-run",
         type=float,
         metavar="F",
-        help="with ray or slurm: GPUs a run (ray: also a fraction of one; default: 1, "
-        "or 0 on the CPU)",
+        help="with ray or slurm: GPUs per run (ray: also a fraction; default: 1, or 0 on the CPU)",
     )
     parser.add_argument(
-        "--partition", metavar="NAME", help="with slurm (default: the cluster's own)"
+        "--partition", metavar="NAME", help="with slurm: partition (default: the cluster's own)"
     )
     parser.add_argument(
         "--minutes",
         type=options.positive,
         metavar="N",
-        help="with slurm: time limit of a job; one that reaches it continues",
+        help="with slurm: time limit of a job; a job that reaches it is continued",
     )
     parser.add_argument(
         "--cpus",
@@ -127,17 +123,17 @@ def _add_cluster(parser: argparse.ArgumentParser) -> None:
         "--sbatch",
         action="append",
         metavar="KEY=VALUE",
-        help="with slurm: a further word for sbatch, e.g. account=vision; may be repeated",
+        help="with slurm: a further option of sbatch, e.g. account=vision; may be repeated",
     )
     parser.add_argument(
         "--cluster",
         choices=["local"],
-        help="with slurm: its jobs as processes of this machine, to try things without Slurm",
+        help="with slurm: run its jobs as processes of this machine, for tests without Slurm",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """The exit code: 1 where a run failed."""
+    """Run the verb; the exit code is 1 if a run failed."""
     _check_options(args)
     from deim_lab.sweep import grid as grids, loop, plan
 
@@ -177,9 +173,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_options(args: argparse.Namespace) -> None:
-    """Raise ``ConfigError`` for an option of another executor than the chosen one: it would have no
-    effect.
-    """
+    """Raise ``ConfigError`` for an option of another executor, which would have no effect."""
     owners = {
         "address": ("ray",),
         "gpus_per_run": ("ray", "slurm"),
@@ -204,7 +198,7 @@ def _cluster(args: argparse.Namespace, grid: Grid) -> Executor:
     from deim_lab.sweep import loop
 
     share = args.gpus_per_run
-    if share is None:  # a job without a GPU would train on the CPU without a word
+    if share is None:  # a job without a GPU would train on the CPU without a warning
         on_cpu = args.cluster is not None or not loop.gpus_for(grid, ("any",))
         share = (
             0.0

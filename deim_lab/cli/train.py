@@ -1,4 +1,4 @@
-"""``deim-lab train``: a detector, and a run folder."""
+"""``deim-lab train``: train a detector and write a run folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def add(verbs: Any, shared: options.Shared) -> None:
     parser = verbs.add_parser(
         "train",
         parents=[shared.common, shared.data, shared.settings, shared.device, shared.runs],
-        help="train a detector and leave a run folder",
+        help="train a detector and write a run folder",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -30,14 +30,14 @@ def add(verbs: Any, shared: options.Shared) -> None:
         "--resume",
         default="auto",
         metavar="auto|never|RUN",
-        help="auto: continue the same experiment if it was cut, return it if done; never: start "
-        "anew; RUN: this run folder",
+        help="auto: continue the same experiment if it was interrupted, return it if done; never: "
+        "start anew; RUN: continue this run folder",
     )
     parser.add_argument(
         "--weights",
         metavar="FILE",
-        help="start from these weights: official, of this lab or a run folder, or of transformers; "
-        "head rows go by class name",
+        help="start from these weights: official, of this lab, a run folder or transformers; "
+        "head rows are matched by class name",
     )
     parser.add_argument(
         "--backbone-weights",
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 class _Progress:
-    """Events of a training run as a bar on stderr."""
+    """Show the events of a training run as a bar on stderr."""
 
     def __init__(self) -> None:
         from tqdm import tqdm

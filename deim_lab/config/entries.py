@@ -267,6 +267,7 @@ class Entries(MutableMapping[str, E], Generic[E]):
             raise ConfigError(f"{self.table}: {name!r} is built in and cannot be removed.")
         del self._added[name]
         self._recalled.pop(name, None)
+        palette.remove(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter([*self._built_in, *self._added])

@@ -1,6 +1,6 @@
-"""COCO's numbers (``scores``), F1 over thresholds, and a detector scored on a data set.
+"""Evaluation: COCO's metrics, F1 over thresholds, and scoring a detector on a data set.
 
-``VALIDATION`` names the metrics of each validation; one of your own is one more entry
+``VALIDATION`` has the metrics of each validation. To add a metric, add an entry
 (docs/extending.md).
 """
 

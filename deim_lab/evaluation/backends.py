@@ -1,7 +1,8 @@
-"""The two evaluators behind COCO's numbers: pycocotools, the reference, and hotcoco.
+"""The two evaluators of COCO's metrics: pycocotools, the reference, and hotcoco.
 
-hotcoco gives the same numbers faster where it is installed. Both get the same checked and completed
-input, so an empty result, annotation id 0 or a missing ``area`` cannot make them differ.
+hotcoco gives the same numbers faster, if it is installed. The two evaluators get the same checked
+and completed input, so an empty result, annotation id 0 or a missing ``area`` cannot make them
+differ.
 """
 
 from __future__ import annotations
@@ -25,18 +26,17 @@ _ANY_AREA = (0.0, 1e10)  # px², COCO's own limits
 
 
 def resolve_backend(backend: str = "auto") -> str:
-    """The evaluator that ``backend`` means here: ``hotcoco`` where installed for ``auto``, else
-    ``pycocotools``.
+    """The name of the evaluator; ``auto`` is ``hotcoco`` if installed, else ``pycocotools``.
 
-    Raises ``ConfigError`` for an unknown name, or one asked for by name that isn't installed.
+    Raises ``ConfigError`` for an unknown name, or for ``hotcoco`` if it isn't installed.
     """
     installed = optional.is_installed("hotcoco")
     if backend == "auto":
         return "hotcoco" if installed else "pycocotools"
     if backend not in BACKENDS:
         raise ConfigError(
-            f"unknown evaluation backend {backend!r}{nearest(backend, ('auto', *BACKENDS))}; "
-            f"known: auto, {', '.join(BACKENDS)}"
+            f"unknown evaluation backend {backend!r}{nearest(backend, ('auto', *BACKENDS))}. "
+            f"Known backends: auto, {', '.join(BACKENDS)}"
         )
     if backend == "hotcoco" and not installed:
         raise optional.missing("hotcoco", extra="fast", purpose="eval.backend=hotcoco")
@@ -56,12 +56,12 @@ def accumulated(
 
 @dataclass(frozen=True)
 class Matched:
-    """The detections of one image and class, at most 100, and what COCO's matching says of each.
+    """The result of COCO's matching for up to 100 detections of one image and class.
 
     Attributes:
-        scores: ``[N]``, falling.
-        hits: ``[N]`` whether the detection found a box.
-        ignored: ``[N]`` whether it counts neither way: it lies in a crowd.
+        scores: ``[N]`` scores, in descending order.
+        hits: ``[N]`` whether the detection matched a ground-truth box.
+        ignored: ``[N]`` whether the detection is neither right nor wrong: it lies in a crowd.
     """
 
     scores: np.ndarray
@@ -79,7 +79,7 @@ def matched(
         evaluator.params.areaRng, evaluator.params.areaRngLbl = [list(_ANY_AREA)], ["all"]
         evaluator.evaluate()
     for item in evaluator.evalImgs:
-        if item is not None:  # None: neither a box nor a detection
+        if item is not None:  # None: no box and no detection
             yield Matched(
                 np.asarray(item["dtScores"], dtype=float),
                 np.asarray(item["dtMatches"][0]) > 0,
@@ -102,7 +102,7 @@ def _evaluator(truth: dict[str, Json], rows: list[dict[str, Json]], backend: str
 
 
 def _indexed(content: dict[str, Json]) -> Any:
-    """A pycocotools COCO without a file; unlike ``loadRes`` this also takes an empty list."""
+    """A pycocotools ``COCO`` without a file. Unlike ``loadRes``, it accepts an empty list."""
     from pycocotools.coco import COCO
 
     coco = COCO()

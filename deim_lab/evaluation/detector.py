@@ -1,4 +1,4 @@
-"""A detector scored on a data set: its detections, COCO's numbers and F1 over thresholds."""
+"""Score a detector on a data set: detections, COCO's metrics and F1 over thresholds."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from deim_lab.evaluation.thresholds import F1Curve, f1_curve
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A detector scored on a data set.
+    """The scores of a detector on a data set.
 
     Attributes:
-        metrics: the 12 numbers.
-        detections: COCO result rows, with the data set's own image and category ids.
-        scores: the arrays behind the numbers (``scores.per_class()``).
+        metrics: COCO's 12 metrics.
+        detections: COCO result rows, with the image and category ids of the data set.
+        scores: the arrays from which the metrics are computed (``scores.per_class()``).
         f1: F1 over thresholds.
-        backend: which evaluator scored.
-        images: how many were scored.
-        seconds: in all, without further metrics; ``inference_seconds`` of it up to the last
+        backend: name of the evaluator.
+        images: number of scored images.
+        seconds: total time without further metrics; ``inference_seconds``: the part up to the last
             detection.
-        further: the metrics that were added to ``VALIDATION``; NaN where one is undefined.
+        further: the metrics that were added to ``VALIDATION``; NaN if undefined.
     """
 
     metrics: dict[str, float]
@@ -62,17 +62,20 @@ def evaluate(
     device: torch.device | str | None = None,
     limit: int | None = None,
 ) -> Evaluation:
-    """Score ``model`` (usually the EMA's) on ``dataset`` in float32 (on CUDA, torch lets
-    convolutions use TF32); its train/eval mode is as before afterwards.
+    """Score ``model`` (usually the EMA's) on ``dataset`` in float32.
+
+    On CUDA, torch lets convolutions use TF32. The model's train or eval mode is restored
+    afterwards.
 
     Args:
         model: a detector whose class indices are ``dataset.categories``.
-        config: its ``data`` says input and batch size, ``eval`` the ``top_k`` and the backend.
-        device: where the model is; None: that of its first parameter.
-        limit: the first so many images only.
+        config: ``config.data`` sets the input size and batch size, ``config.eval`` the ``top_k``
+            and the backend.
+        device: device of the model; None: that of its first parameter.
+        limit: score only the first ``limit`` images.
 
     Raises:
-        NonFiniteError: logits or boxes that are inf or NaN, naming the images.
+        NonFiniteError: logits or boxes that are inf or NaN. Names the images.
     """
     started = time.perf_counter()
     place = torch.device(device) if device is not None else next(model.parameters()).device
@@ -106,7 +109,7 @@ def evaluate(
 
 
 def _further(evaluation: Evaluation, dataset: CocoDataset) -> dict[str, float]:
-    """The metrics that were added to ``VALIDATION`` and whose code is loaded."""
+    """Compute the metrics that were added to ``VALIDATION``, if their code is loaded."""
     values = {}
     for name, entry in VALIDATION.items():
         if not VALIDATION.is_added(name) or entry.function is None:
@@ -123,8 +126,9 @@ def _further(evaluation: Evaluation, dataset: CocoDataset) -> dict[str, float]:
 
 @contextlib.contextmanager
 def _eval_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode for a while; then each module's own mode again (a frozen norm stays in eval mode
-    while the rest trains).
+    """Put ``model`` into eval mode, and restore the mode of each module at the end.
+
+    Modes can differ: a frozen norm stays in eval mode during training.
     """
     before = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -136,8 +140,9 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 def _with_categories(truth: dict[str, Json], dataset: CocoDataset) -> dict[str, Json]:
-    """The file with the classes added that the detector knows and this half of the data set doesn't
-    list (they have no boxes).
+    """Add the detector's classes that this half of the data set doesn't list.
+
+    Such classes have no boxes.
     """
     listed = {item["id"] for item in truth["categories"]}
     return {

@@ -1,4 +1,4 @@
-"""COCO's 12 numbers and AP per class, from ground truth and detections in COCO's format."""
+"""COCO's 12 metrics and AP per class, from ground truth and detections in COCO's format."""
 
 from __future__ import annotations
 
@@ -33,20 +33,21 @@ _AREAS = {
     "m": (32.0**2, 96.0**2),
     "l": (96.0**2, 1e10),
 }  # px² of the original image
-_MAX_DETECTIONS = (1, 10, 100)  # an image and class
+_MAX_DETECTIONS = (1, 10, 100)  # per image and class
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What COCO's accumulation leaves; -1 where it is undefined (a class, or a size of it, without
-    ground truth).
+    """Precision and recall arrays of COCO's accumulation, with the classes that they cover.
+
+    A value is -1 where it is undefined: a class, or a box size of a class, without ground truth.
 
     Attributes:
         precision: ``[10 IoU, 101 recall, K class, 4 area, 3 max detections]``.
         recall: ``[10 IoU, K class, 4 area, 3 max detections]``.
-        category_ids: ``K``, ascending; ``category_names`` and ``boxes`` (ground truth that counts:
-            no crowds) of each.
-        backend: which evaluator made them.
+        category_ids: ids of the ``K`` classes, ascending. ``category_names`` and ``boxes`` belong
+            to them; ``boxes`` counts the ground truth without crowds.
+        backend: name of the evaluator.
     """
 
     precision: np.ndarray
@@ -57,8 +58,9 @@ class Scores:
     backend: str
 
     def metrics(self, class_index: int | None = None) -> dict[str, float]:
-        """The 12 numbers in [0, 1], or -1 where undefined; of one class, or the mean over those
-        that have ground truth.
+        """The 12 metrics of one class, or the mean over all classes with ground truth.
+
+        Values are in [0, 1], or -1 where undefined.
         """
         chosen = slice(None) if class_index is None else slice(class_index, class_index + 1)
         precision, recall = self.precision[:, :, chosen], self.recall[:, chosen]
@@ -76,8 +78,9 @@ class Scores:
         return {name: result[name] for name in METRICS}
 
     def per_class(self) -> pd.DataFrame:
-        """One row a class: ``category_id, name, boxes`` and the 12 numbers, NaN where undefined;
-        the mean of ``AP`` is the AP.
+        """A frame with one row per class: ``category_id, name, boxes`` and the 12 metrics.
+
+        Undefined values are NaN. The mean of the column ``AP`` is the AP.
         """
         rows = [
             {"category_id": category_id, "name": name, "boxes": boxes, **self.metrics(index)}
@@ -97,8 +100,9 @@ def coco_metrics(
     backend: str = "auto",
     image_ids: Iterable[int] | None = None,
 ) -> dict[str, float]:
-    """COCO's 12 numbers for boxes: ``AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl``, in [0,
-    1], or -1 where undefined.
+    """COCO's 12 metrics for boxes, in [0, 1], or -1 where undefined.
+
+    The metrics are ``AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl``.
 
     Args:
         gt_json: a COCO ``instances`` file, or its content. Annotations need
@@ -106,10 +110,10 @@ def coco_metrics(
         detections_json: a COCO result file, or its rows
             ``{"image_id", "category_id", "bbox": [x, y, w, h] px, "score"}``.
         backend: ``auto | pycocotools | hotcoco``.
-        image_ids: only these images; None: all of the file.
+        image_ids: score only these images; None: all images of the file.
 
     Raises ``DataError`` naming row and value for a detection of an unknown image or category, or
-    whose box or score is no number.
+    with a box or score that is no number.
     """
     return score(gt_json, detections_json, backend=backend, image_ids=image_ids).metrics()
 
@@ -121,7 +125,7 @@ def per_class(
     backend: str = "auto",
     image_ids: Iterable[int] | None = None,
 ) -> pd.DataFrame:
-    """``Scores.per_class`` of ground truth and detections as ``coco_metrics`` takes them."""
+    """COCO's 12 metrics per class (``Scores.per_class``); arguments as in ``coco_metrics``."""
     return score(gt_json, detections_json, backend=backend, image_ids=image_ids).per_class()
 
 
@@ -132,13 +136,13 @@ def score(
     backend: str = "auto",
     image_ids: Iterable[int] | None = None,
 ) -> Scores:
-    """The arrays from which ``coco_metrics`` and ``per_class`` are read."""
+    """The arrays from which ``coco_metrics`` and ``per_class`` are computed."""
     truth = read_truth(gt_json, image_ids)
     return score_checked(truth, read_detections(detections_json, truth), resolve_backend(backend))
 
 
 def score_checked(truth: dict[str, Json], rows: list[dict[str, Json]], backend: str) -> Scores:
-    """``score`` of ground truth and detections that were read and checked."""
+    """Compute ``Scores`` from ground truth and detections that were read and checked."""
     precision, recall = accumulated(truth, rows, backend)
     counts = {item["id"]: 0 for item in truth["categories"]}
     for item in truth["annotations"]:
@@ -159,16 +163,20 @@ def _mean_defined(values: np.ndarray) -> float:
 
 
 def read_truth(source: Source, image_ids: Iterable[int] | None) -> dict[str, Json]:
-    """Images, categories and annotations with what both backends need of them: ids from 1
-    (pycocotools takes a match with id 0 for none), ``iscrowd`` and ``area`` filled in. Annotations
-    of images or categories that the file doesn't list count nowhere.
+    """Read images, categories and annotations, completed for the two backends.
+
+    Annotation ids start at 1, because pycocotools treats a match with id 0 as no match. ``iscrowd``
+    and ``area`` are filled in. Annotations of images or categories that the file doesn't list are
+    left out.
     """
     name = _name(source, "ground truth")
     truth = parse_coco(read_json(source), name=name, strict=False)
-    known = set(truth.image_ids.tolist())
-    chosen = known if image_ids is None else set(image_ids)
-    if chosen - known:
-        raise DataError(f"{name} has no image {sorted(chosen - known)[0]}, which was to be scored")
+    available = set(truth.image_ids.tolist())
+    chosen = available if image_ids is None else set(image_ids)
+    if chosen - available:
+        raise DataError(
+            f"{name} has no image {sorted(chosen - available)[0]}, but image_ids contains it"
+        )
     scored: list[dict[str, Json]] = []
     for image_id, category_id, box, area, crowd in zip(
         truth.image_ids[truth.image_index].tolist(),
@@ -200,11 +208,11 @@ def read_truth(source: Source, image_ids: Iterable[int] | None) -> dict[str, Jso
 
 
 def read_detections(source: Source, truth: dict[str, Json]) -> list[dict[str, Json]]:
-    """Result rows, checked and copied (both backends write into them)."""
+    """Read and check result rows. They are copied, because the backends write into them."""
     content, name = read_json(source), _name(source, "detections")
     if isinstance(content, Mapping) or not isinstance(content, Sequence):
         raise DataError(
-            f"{name} is a {type(content).__name__}; expected a list of {{image_id, category_id, "
+            f"{name} is a {type(content).__name__}. Expected a list of {{image_id, category_id, "
             f"bbox, score}}"
         )
     images, categories = ({item["id"] for item in truth[key]} for key in ("images", "categories"))
@@ -216,13 +224,14 @@ def read_detections(source: Source, truth: dict[str, Json]) -> list[dict[str, Js
             _id(item, "category_id", where),
             _box(item, where),
         )
-        for key, value, known in (
+        for key, value, valid_ids in (
             ("image_id", image_id, images),
             ("category_id", category_id, categories),
         ):
-            if value not in known:
+            if value not in valid_ids:
                 raise DataError(
-                    f"{where}: {key} {value} is not in the ground truth, which has {_some(known)}"
+                    f"{where}: {key} {value} is not in the ground truth, which has "
+                    f"{_some(valid_ids)}"
                 )
         if not _is_finite(item.get("score")):
             raise DataError(f"{where}: score {item.get('score')!r} is not a finite number")
@@ -253,7 +262,7 @@ def _id(item: Any, key: str, where: str) -> int:
         raise DataError(
             f"{where}: {key} {value!r} is not an integer"
             if isinstance(item, Mapping)
-            else f"{where} is {item!r}, no object"
+            else f"{where} is {item!r}, expected an object"
         )
     return int(value)
 

@@ -20,11 +20,11 @@ from deim_lab.evaluation.scores import (
 
 @dataclass(frozen=True)
 class F1Curve:
-    """F1 of all classes together (micro) at IoU 0.5, if only detections of at least each threshold
-    were kept.
+    """F1 of all classes together (micro) at IoU 0.5, for every score threshold.
 
-    ``thresholds`` are the distinct scores, falling; ``precision``, ``recall`` and ``f1_at`` belong
-    to them. ``threshold`` is the best one and ``f1`` its F1; without detections 1.0 and 0.0.
+    At each threshold, only detections with at least that score count. ``thresholds`` are the
+    distinct scores in descending order; ``precision``, ``recall`` and ``f1_at`` belong to them.
+    ``threshold`` is the best threshold and ``f1`` its F1; without detections 1.0 and 0.0.
     """
 
     thresholds: np.ndarray
@@ -42,12 +42,12 @@ def best_f1(
     backend: str = "auto",
     image_ids: Iterable[int] | None = None,
 ) -> F1Curve:
-    """F1 at every threshold, and the best: MAL's confidences are lower than VFL's, so a fixed
-    threshold would compare thresholds.
+    """F1 at every threshold, and the threshold with the best F1.
 
-    COCO's matching goes from high to low score, so what a detection is matched to doesn't depend on
-    where the list is cut: one matching at IoU 0.5 serves all thresholds. Crowds and what lies in
-    them count neither way.
+    MAL's confidences are lower than VFL's, so a fixed threshold would not compare the detectors
+    fairly. COCO's matching goes from high to low score, so the match of a detection doesn't depend
+    on lower scores. One matching at IoU 0.5 therefore serves all thresholds. Crowds, and detections
+    inside crowds, are ignored.
     """
     truth = read_truth(gt_json, image_ids)
     return f1_curve(truth, read_detections(detections_json, truth), resolve_backend(backend))
@@ -56,7 +56,7 @@ def best_f1(
 def score_with_f1(
     gt_json: Source, detections_json: Source, *, backend: str = "auto"
 ) -> tuple[Scores, F1Curve]:
-    """``score`` and ``best_f1`` from one reading of both."""
+    """``score`` and ``best_f1`` together; reads ground truth and detections only once."""
     truth = read_truth(gt_json, None)
     rows = read_detections(detections_json, truth)
     chosen = resolve_backend(backend)
@@ -64,22 +64,21 @@ def score_with_f1(
 
 
 def f1_curve(truth: dict[str, Json], rows: list[dict[str, Json]], backend: str) -> F1Curve:
-    """``best_f1`` of ground truth and detections that were read and checked."""
+    """Compute ``best_f1`` from ground truth and detections that were read and checked."""
     scores, hits = _hits_at_iou50(truth, rows, backend)
     positives = sum(not item["iscrowd"] for item in truth["annotations"])
     order = np.argsort(-scores, kind="stable")
     scores, hits = scores[order], hits[order]
     if not len(scores):
         return F1Curve(scores, scores, scores, scores, threshold=1.0, f1=0.0)
-    last = np.flatnonzero(
-        np.append(scores[1:] != scores[:-1], True)
-    )  # equal scores are kept or dropped together
-    kept, true = last + 1, np.cumsum(hits)[last]
-    f1 = 2 * true / (kept + positives)
+    # Detections of equal score pass or fail a threshold together.
+    last = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))
+    num_detections, true = last + 1, np.cumsum(hits)[last]
+    f1 = 2 * true / (num_detections + positives)
     best = int(f1.argmax())
     return F1Curve(
         scores[last],
-        true / kept,
+        true / num_detections,
         true / max(positives, 1),
         f1,
         threshold=float(scores[last][best]),
@@ -90,9 +89,9 @@ def f1_curve(truth: dict[str, Json], rows: list[dict[str, Json]], backend: str) 
 def _hits_at_iou50(
     truth: dict[str, Json], rows: list[dict[str, Json]], backend: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Score ``[N]`` and whether it found a box ``[N]`` of each detection that counts.
+    """Scores ``[N]`` of all counted detections, and whether each matched a box ``[N]``.
 
-    At most 100 an image and class count, and none that lies in a crowd.
+    Up to 100 detections per image and class count; detections in a crowd do not count.
     """
     scores: list[np.ndarray] = [np.zeros(0)]
     hits: list[np.ndarray] = [np.zeros(0, dtype=bool)]

@@ -1,9 +1,8 @@
-"""Figures: a table or arrays in, a matplotlib ``Figure`` out, in one paper style; ``save`` writes
-PNG, SVG, PDF and the numbers as CSV.
+"""Figures in one paper style: a table or arrays in, a matplotlib ``Figure`` out.
 
-Each function draws on the axes it is given (``ax=``) or on a new figure, returns the figure, and
-leaves the numbers with it. Nothing here reads a run, a data set or a detector: only what it is
-handed.
+``save`` writes PNG, SVG, PDF and the numbers as CSV. Each function draws on the given axes
+(``ax=``) or on a new figure. It returns the figure, with the numbers attached. Nothing here reads a
+run, a data set or a detector; the functions draw only their arguments.
 """
 
 from __future__ import annotations

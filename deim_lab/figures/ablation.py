@@ -1,10 +1,9 @@
-"""Arms against one another over seeds: differences with their intervals, curves with bands, epochs
-to reach, γ, density, price.
+"""Compare arms over seeds: differences, curves, epochs to reach, γ, density, cost.
 
-The tables are those of ``compare``'s views; nothing is averaged here that they don't hold. An arm
-that is left out of the conclusions (its factor never active, another budget) is drawn hollow.
-``tints`` (arm → colour, as ``colours`` gives it for all arms of a comparison) keeps an arm's colour
-where a table lacks some of the others; by default the table's own arms are coloured.
+The tables come from the views of ``study.ablation``; nothing more is averaged here. An arm that is
+left out of the conclusions (factor never active, another budget) is drawn hollow. ``tints`` maps
+arms to colours (``colours`` gives them for all arms of a comparison). It keeps an arm's colour when
+a table lacks some arms. By default the table's own arms are coloured.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ __all__ = [
     "title",
 ]
 
-_MARKERS = "osD^vP*X"  # a second mark of each arm, for print in grey
+_MARKERS = "osD^vP*X"  # a marker shape per arm, for print in grey
 
 colours = palette.arms
 
@@ -58,13 +57,12 @@ def curves(
     tints: Mapping[str, str] | None = None,
     ax: Axes | None = None,
 ) -> Figure:
-    """The metric over epochs: the mean over seeds as a line, the range of the seeds as a band, a
-    mark an evaluation.
+    """The metric over epochs: mean over seeds as a line, their range as a band.
 
     Args:
-        table: ``arm, seed, epochs_done`` and the metric (``compare.curves``).
+        table: ``arm, seed, epochs_done`` and the metric (``study.ablation.curves``).
         target: drawn as a level: the baseline's score at the end.
-        baseline: its name, for the level's label.
+        baseline: the baseline's name, for the label of the level.
         left_out: arms that are in no conclusion: drawn thin, with hollow marks.
     """
     with style.context():
@@ -83,18 +81,18 @@ def curves(
         _epochs(ax, table["epochs_done"])
         ax.set_ylabel(f"{title(metric)} (mean; band: all seeds)")
         ax.legend(loc="lower right")
-        whole = pd.concat(bands, ignore_index=True) if bands else pd.DataFrame({"arm": []})
-        style.attach(fig, "curves", whole)
+        combined = pd.concat(bands, ignore_index=True) if bands else pd.DataFrame({"arm": []})
+        style.attach(fig, "curves", combined)
         return fig
 
 
 def gammas(
     table: pd.DataFrame, metric: str = "AP", *, recipe: float = RECIPE_GAMMA, ax: Axes | None = None
 ) -> Figure:
-    """The metric against MAL's γ: a dot a run, the mean as a line, ± one standard deviation. The
-    recipe's own γ is marked.
+    """The metric against MAL's γ: a dot per run, the mean as a line, ± one standard deviation.
 
-    ``table``: ``gamma, seed`` and the metric (``compare.gammas``).
+    The recipe's own γ is marked. ``table``: ``gamma, seed`` and the metric
+    (``study.ablation.gammas``).
     """
     with style.context():
         fig, ax = style.canvas(ax)
@@ -137,11 +135,10 @@ def density(
     tints: Mapping[str, str] | None = None,
     ax: Axes | None = None,
 ) -> Figure:
-    """The metric against targets per image as the runs measured them (mean over the whole run): a
-    dot a run, a large mark each arm's mean.
+    """The metric against measured targets per image: a dot per run, a large mark per arm.
 
-    ``table``: ``arm, seed, targets_per_image`` and the metric, ``standing``
-    (``compare.densities``).
+    Large marks are means. Targets are the mean over the entire run. ``table``: ``arm, seed,
+    targets_per_image`` and the metric, ``standing`` (``study.ablation.densities``).
     """
     return _against(
         table,
@@ -157,10 +154,10 @@ def density(
 def price(
     table: pd.DataFrame, metric: str = "AP", *, tints: Mapping[str, str] | None = None
 ) -> Figure:
-    """The metric against minutes of wall time (left) and peak memory (right): a dot a run, a large
-    mark each arm's mean.
+    """The metric against wall time in minutes (left) and peak memory (right).
 
-    ``table``: ``arm, minutes, peak_memory_mib`` and the metric (``compare.price``).
+    A dot per run, a large mark per arm's mean. ``table``: ``arm, minutes, peak_memory_mib`` and the
+    metric (``study.ablation.price``).
     """
     with style.context():
         fig = style.figure(style.DOUBLE, 2.5)
@@ -184,7 +181,7 @@ def _against(
     *,
     legend: bool = True,
 ) -> Figure:
-    """A dot a run and a large mark each arm's mean."""
+    """Draw a dot per run and a large mark at each arm's mean."""
     with style.context():
         fig, ax = style.canvas(ax, style.DOUBLE * 0.72, 2.7)
         tints = tints or colours(table["arm"].unique())
@@ -238,7 +235,7 @@ def _arms(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame, str]]:
 def _over_seeds(part: pd.DataFrame, metric: str) -> pd.DataFrame:
     """``epochs_done, mean, min, max, count`` over seeds, at the epochs that every seed has.
 
-    A mean over fewer seeds would jump.
+    Other epochs are left out, because a mean over fewer seeds would jump.
     """
     over = (
         part.groupby("epochs_done")[metric]
@@ -259,7 +256,7 @@ def _band(
     *,
     left_out: bool,
 ) -> None:
-    """One arm's mean as a line and the range of its seeds behind it."""
+    """Draw one arm's mean as a line and the range of its seeds behind it."""
     label = f"{name} ({seeds} seed)" if seeds == 1 else f"{name} ({seeds} seeds)"
     (line,) = ax.plot(
         over["epochs_done"],

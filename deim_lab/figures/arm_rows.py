@@ -1,6 +1,4 @@
-"""A row an arm: its difference to the baseline with the interval, its epochs to the baseline's
-score.
-"""
+"""One row per arm: difference from the baseline, or epochs to the baseline's score."""
 
 from __future__ import annotations
 
@@ -21,12 +19,12 @@ _ROW = 0.34  # inches: height of an arm's row
 
 
 def title(metric: str) -> str:
-    """A metric as it is printed."""
+    """Name of a metric as printed."""
     return TITLES.get(metric, metric)
 
 
 def in_conclusions(standing: str) -> bool:
-    """Whether an arm of this standing is in the conclusions; if not, it is drawn hollow."""
+    """Whether an arm of this standing is in the conclusions; others are drawn hollow."""
     return standing in ("counts", "baseline")
 
 
@@ -38,12 +36,14 @@ def differences(
     tints: Mapping[str, str] | None = None,
     ax: Axes | None = None,
 ) -> Figure:
-    """Each arm's mean difference to the baseline with its 95 % interval, a dot a shared seed. An
-    interval that holds 0 is grey: not significant.
+    """Each arm's mean difference from the baseline, 95 % interval, and a dot per shared seed.
+
+    An interval that contains 0 is grey: not significant.
 
     Args:
-        summary: ``arm, difference, low, high, standing``, the baseline first (``compare.summary``).
-        per_run: ``arm, seed`` and the metric (``compare.per_run``).
+        summary: ``arm, difference, low, high, standing``, the baseline first
+            (``study.ablation.summary``).
+        per_run: ``arm, seed`` and the metric (``study.ablation.per_run``).
     """
     baseline = str(summary["arm"].iloc[0])
     rows = summary[summary["difference"].notna()].reset_index(drop=True)
@@ -88,11 +88,10 @@ def halves(
     tints: Mapping[str, str] | None = None,
     ax: Axes | None = None,
 ) -> Figure:
-    """Arms at half the epochs against the baseline at all of them: the difference with its 95 %
-    interval.
+    """Differences of arms at half the epochs from the baseline at all epochs, with intervals.
 
     ``table``: ``arm, epochs, baseline_epochs, difference, low, high, standing``
-    (``compare.halves``).
+    (``study.ablation.halves``). Intervals are 95 %.
     """
     with style.context():
         fig, ax = _canvas(ax, len(table))
@@ -103,8 +102,8 @@ def halves(
             names.append(f"{row['arm']} ({row['epochs']:.0f})")
         ax.axvline(0, color=palette.INK, linewidth=0.8, zorder=1)
         _name_rows(ax, names)
-        whole = f" at {table['baseline_epochs'].iloc[0]:.0f} epochs" if len(table) else ""
-        ax.set_xlabel(f"{title(metric)} at half the epochs − the baseline's{whole}")
+        budget = f" at {table['baseline_epochs'].iloc[0]:.0f} epochs" if len(table) else ""
+        ax.set_xlabel(f"{title(metric)} at half the epochs − the baseline's{budget}")
         if table.empty:
             marks.say(ax, "no arm ran half as long as the baseline (grids/half_epochs.yaml)")
         style.attach(fig, "half the epochs", table)
@@ -118,11 +117,11 @@ def reaching(
     tints: Mapping[str, str] | None = None,
     ax: Axes | None = None,
 ) -> Figure:
-    """Epochs until each run first scores what the baseline scores at its end: a dot a seed, a bar
-    the mean; ``never`` stands on the right.
+    """Epochs until each run first scores what the baseline scores at its end.
 
-    ``table``: ``arm, seed, epochs_to_reach`` (NaN: never), ``epochs, standing``, the baseline first
-    (``compare.reaching``).
+    A dot per seed, a bar at the mean; ``never`` is on the right. ``table``: ``arm, seed,
+    epochs_to_reach`` (NaN: never), ``epochs, standing``, the baseline first
+    (``study.ablation.reaching``).
     """
     with style.context():
         arms = list(table["arm"].unique())
@@ -131,7 +130,7 @@ def reaching(
         longest = float(table["epochs"].max()) if len(table) else 1.0
         for place, name in enumerate(arms[::-1]):
             part = table[table["arm"] == name].sort_values("epochs_to_reach")
-            _reached(ax, place, part, tints[name], never=1.12 * longest)
+            _draw_reached(ax, place, part, tints[name], never=1.12 * longest)
             ax.axhline(place, color=palette.FAINT, linewidth=0.5, zorder=1)
         some_never = table["epochs_to_reach"].isna().any()
         if some_never:
@@ -142,7 +141,7 @@ def reaching(
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         baseline = arms[0] if arms else "the baseline"
         ax.set_xlabel(
-            f"epochs to {baseline}'s final {title(metric)} (first evaluation that is as high)"
+            f"epochs to {baseline}'s final {title(metric)} (first evaluation at least as high)"
         )
         style.attach(fig, "epochs to reach", table)
         return fig
@@ -153,7 +152,7 @@ def _canvas(ax: Axes | None, rows: int) -> tuple[Figure, Axes]:
 
 
 def _name_rows(ax: Axes, names: Sequence[str]) -> None:
-    """The arms' names on the left, from below."""
+    """Write the arms' names on the left, from below."""
     ax.set_yticks(range(len(names)), names)
     ax.set_ylim(-0.6, max(len(names), 1) - 0.3)
     ax.tick_params(axis="y", length=0)
@@ -162,9 +161,9 @@ def _name_rows(ax: Axes, names: Sequence[str]) -> None:
 def _interval(
     ax: Axes, place: int, row: dict[Any, Any], tint: str, *, width_outside: float = 1.0
 ) -> str:
-    """A row's difference, its interval and a remark on the right; returns the colour it has.
+    """Draw a row's difference, its interval and a remark on the right; return its colour.
 
-    ``width_outside``: of the interval of an arm that is in no conclusion.
+    ``width_outside``: interval width of an arm that is in no conclusion.
     """
     counts = in_conclusions(row["standing"])
     tint = tint if counts and _is_significant(row) else palette.NOT_SIGNIFICANT
@@ -193,7 +192,7 @@ def _interval(
 
 
 def _is_significant(row: dict[Any, Any]) -> bool:
-    """Whether there is an interval and it doesn't hold 0."""
+    """Whether there is an interval that excludes 0."""
     return bool(pd.notna(row["low"]) and not row["low"] <= 0 <= row["high"])
 
 
@@ -207,11 +206,11 @@ def _remark(row: dict[Any, Any]) -> str:
     return "higher" if row["difference"] > 0 else "lower"
 
 
-def _reached(ax: Axes, place: int, part: pd.DataFrame, tint: str, *, never: float) -> None:
-    """An arm's runs as dots, one above the other, and their mean if every run reached the score."""
-    found = part["epochs_to_reach"]
-    at = found.fillna(never).to_numpy(dtype=float)
-    lift = 0.13 * (np.arange(len(at)) - (len(at) - 1) / 2)  # equal answers side by side
+def _draw_reached(ax: Axes, place: int, part: pd.DataFrame, tint: str, *, never: float) -> None:
+    """Draw an arm's runs as dots, and their mean if every run reached the score."""
+    epochs = part["epochs_to_reach"]
+    at = epochs.fillna(never).to_numpy(dtype=float)
+    lift = 0.13 * (np.arange(len(at)) - (len(at) - 1) / 2)  # equal values side by side
     ax.plot(
         at,
         place + lift,
@@ -222,9 +221,9 @@ def _reached(ax: Axes, place: int, part: pd.DataFrame, tint: str, *, never: floa
         clip_on=False,
         zorder=3,
     )
-    if found.isna().any() or found.empty:
+    if epochs.isna().any() or epochs.empty:
         return
-    mean = found.mean()
+    mean = epochs.mean()
     ax.plot([mean] * 2, [place - 0.32, place + 0.32], color=tint, linewidth=1.6)
     ax.annotate(
         f"{mean:.1f}",

@@ -1,5 +1,6 @@
-"""Targets per image: what Mosaic and MixUp do to the number of positives a one-to-one matched image
-can have.
+"""Targets per image: how Mosaic and MixUp change the number of positives.
+
+With one-to-one matching, an image has as many positives as targets.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from deim_lab import palette
 from deim_lab.figures import marks, style
 
 Floats = NDArray[np.floating[Any]]
-Rows = Mapping[str, Any]  # columns of equal length, a row an image: variant, targets, mosaic, mixed
+Rows = Mapping[
+    str, Any
+]  # columns of equal length, one row per image: variant, targets, mosaic, mixed
 MAX_BINS = 32
 
 
 def overview(rows: Rows) -> Figure:
-    """A histogram a variant, on common axes, and the means beside them: the whole claim on one
-    double-column figure.
-    """
+    """A histogram per variant on common axes, next to the means: a double-column figure."""
     with style.context():
         names, edges = variants(rows), bin_edges(rows)
         fig = style.figure(style.DOUBLE, 0.55 + 0.78 * len(names))
@@ -50,11 +51,11 @@ def histogram(
     edges: Floats | None = None,
     ax: Axes | None = None,
 ) -> Figure:
-    """Share of images by their number of targets, one colour a variant; a line at each mean.
+    """Share of images by their number of targets, one colour per variant; a line at each mean.
 
     Args:
-        rows: columns ``variant`` and ``targets``, as ``augment.density.measure`` gives them.
-        variants: which to draw, in this order.
+        rows: columns ``variant`` and ``targets``, as from ``study.density.measure``.
+        variants: variants to draw, in this order.
         edges: bins, by default ``bin_edges(rows)``: whole numbers of targets.
     """
     edges = bin_edges(rows) if edges is None else edges
@@ -78,7 +79,7 @@ def histogram(
                 },
             )
         _axis(ax, edges)
-        if many:  # above the axes, where no bar or mean line can lie under it
+        if many:  # above the axes, so that it covers no bar or mean line
             ax.legend(
                 loc="lower left",
                 bbox_to_anchor=(0, 1),
@@ -94,7 +95,7 @@ def histogram(
 
 
 def means(rows: Rows, *, ax: Axes | None = None) -> Figure:
-    """Mean targets per image of each variant as bars, with how many times the first one's it is."""
+    """Mean targets per image of each variant as bars, and the factor to the first variant."""
     with style.context():
         fig, ax = style.canvas(ax)
         names = variants(rows)
@@ -120,21 +121,21 @@ def means(rows: Rows, *, ax: Axes | None = None) -> Figure:
 def mixture(rows: Rows, mosaic_prob: float, mixup_prob: float) -> Floats:
     """Distribution of targets per image at any two probabilities, from images measured once.
 
-    Three coins decide what an image becomes: its own Mosaic (``mosaic_prob``), its neighbour's, and
-    the batch's MixUp (``mixup_prob``). With the measured distributions ``P`` of plain images and
-    ``M`` of Mosaics, an image before MixUp has ``D = (1 − p) P + p M``; MixUp adds the targets of
-    another image, whose number is drawn independently, so the result is ``(1 − q) D + q (D ∗ D)``,
-    ``∗`` a convolution: ``D ∗ D`` holds the four outcomes of the two Mosaic coins with their
-    binomial weights. Its mean is ``(1 + q)((1 − p) mean P + p mean M)``. Exact for the measured
-    images, without running the pipeline again, for images that are drawn at random.
+    Three coins decide the composition of an image: its own Mosaic (``mosaic_prob``), its
+    neighbour's, and the batch's MixUp (``mixup_prob``). With the measured distributions ``P`` of
+    plain images and ``M`` of Mosaics, an image before MixUp has ``D = (1 − p) P + p M``. MixUp adds
+    the targets of another image, whose number is drawn independently. The result is ``(1 − q) D + q
+    (D ∗ D)``, where ``∗`` is a convolution: ``D ∗ D`` contains the four outcomes of the two Mosaic
+    coins with their binomial weights. Its mean is ``(1 + q)((1 − p) mean P + p mean M)``. This is
+    exact for the measured images if images are drawn at random; the pipeline is not run again.
 
     Args:
-        rows: columns ``targets``, ``mosaic`` and ``mixed``, from ``augment.density.measure``; those
-            not mixed are used, and some must be Mosaics and some not
-            (``variants(config, certain=True)`` measures both well).
+        rows: columns ``targets``, ``mosaic`` and ``mixed``, from ``study.density.measure``. Only
+            unmixed rows are used; they must include Mosaics and plain images (``variants(config,
+            certain=True)`` measures enough of each).
 
     Returns:
-        ``[N]`` probability of 0, 1, … N − 1 targets; the length doesn't depend on the
+        ``[N]`` probability of 0, 1, … N − 1 targets; the length does not depend on the
         probabilities.
 
     Raises:
@@ -151,19 +152,16 @@ def mixture(rows: Rows, mosaic_prob: float, mixup_prob: float) -> Floats:
 
 
 def parts(rows: Rows) -> tuple[Floats, Floats]:
-    """Distributions of targets in plain images and in Mosaics, both ``[N]``, from the rows that
-    MixUp didn't touch.
-    """
+    """Distributions of targets in plain images and in Mosaics, both ``[N]``, without MixUp."""
     targets, mosaic, mixed = (np.asarray(rows[name]) for name in ("targets", "mosaic", "mixed"))
     chosen = [
-        targets[~mixed.astype(bool) & (mosaic.astype(bool) == wanted)] for wanted in (False, True)
+        targets[~mixed.astype(bool) & (mosaic.astype(bool) == value)] for value in (False, True)
     ]
     for kind, counts in zip(("plain image", "Mosaic"), chosen, strict=True):
         if not len(counts):
             raise ValueError(
-                f"the measured rows hold no {kind} that MixUp left alone; measure both, for "
-                f"instance the arms "
-                "of augment.density.variants(config, certain=True)"
+                f"the measured rows have no {kind} without MixUp. Measure plain images and "
+                "Mosaics, for example with study.density.variants(config, certain=True)"
             )
     length = int(max(counts.max() for counts in chosen)) + 1
     plain, mosaics = (np.bincount(counts, minlength=length) / len(counts) for counts in chosen)
@@ -173,8 +171,9 @@ def parts(rows: Rows) -> tuple[Floats, Floats]:
 def expected(
     rows: Rows, mosaic_prob: float = 0.5, mixup_prob: float = 0.5, *, ax: Axes | None = None
 ) -> Figure:
-    """The distribution at given probabilities (``mixture``) as bars over the plain one: what the
-    density slider shows.
+    """The distribution at given probabilities (``mixture``) as bars over the plain one.
+
+    The density slider shows the same picture.
     """
     with style.context():
         fig, ax = style.canvas(ax, style.SINGLE * 1.35, 2.5)
@@ -195,7 +194,7 @@ def expected_grid(
         (1, 1),
     ),
 ) -> Figure:
-    """The density slider at several settings at once: its static twin."""
+    """The density slider at several settings at once, as a static figure."""
     with style.context():
         fig, panels = marks.small_multiples(len(settings), 1.55)
         for ax, (mosaic_prob, mixup_prob) in zip(panels, settings, strict=True):
@@ -207,8 +206,9 @@ def expected_grid(
 
 
 class Expected:
-    """The artists of ``expected``, made once; ``update`` moves them to other probabilities. The
-    slider and the still picture share it.
+    """The artists of ``expected``, made once; ``update`` moves them to other probabilities.
+
+    The slider and the static figure share them.
     """
 
     def __init__(self, rows: Rows, ax: Axes, *, legend: bool = True) -> None:
@@ -246,8 +246,9 @@ class Expected:
 
     @property
     def moving(self) -> list[Artist]:
-        """What ``update`` changes and what lies over it, in drawing order: all that a live picture
-        has to redraw.
+        """The artists that a live picture must redraw, in drawing order.
+
+        ``update`` changes them, or they lie over a changed one.
         """
         return [
             *self.bars,
@@ -258,7 +259,7 @@ class Expected:
         ]
 
     def update(self, mosaic_prob: float, mixup_prob: float) -> float:
-        """Move bars, line and title to these probabilities; returns the mean."""
+        """Move bars, line and title to these probabilities; return the mean."""
         chance = mixture(self.rows, mosaic_prob, mixup_prob)
         mean = float(chance @ self.support)
         for bar, height in zip(self.bars, self._binned(chance), strict=True):
@@ -269,7 +270,7 @@ class Expected:
         return mean
 
     def table(self) -> dict[str, Any]:
-        """The numbers now shown."""
+        """The numbers in the current picture."""
         mosaic_prob, mixup_prob, mean = self.setting
         return {
             "mosaic_prob": mosaic_prob,
@@ -281,15 +282,13 @@ class Expected:
         }
 
     def _reach(self) -> int:
-        """Where all but the last thousandth of the densest setting ends: the right end of the
-        axis.
-        """
+        """Right end of the axis: it leaves out the last thousandth of the densest setting."""
         densest = mixture(self.rows, 1, 1).cumsum()
         return int(np.searchsorted(densest, 0.999)) + 1
 
     def _binned(self, chance: Floats) -> Floats:
         inside, _ = np.histogram(self.support, self.edges, weights=chance)
-        inside[-1] += chance[self.support > self.edges[-1]].sum()  # the last bar holds the tail
+        inside[-1] += chance[self.support > self.edges[-1]].sum()  # the last bar contains the tail
         return inside
 
 
@@ -299,18 +298,19 @@ def variants(rows: Rows) -> list[str]:
 
 
 def targets_of(rows: Rows, variant: str) -> NDArray[np.int64]:
-    """Targets of each image of one variant; ``ValueError`` for one that isn't there."""
-    found: NDArray[np.int64] = np.asarray(rows["targets"])[np.asarray(rows["variant"]) == variant]
-    if not len(found):
+    """Targets of each image of one variant; ``ValueError`` for an unknown variant."""
+    targets: NDArray[np.int64] = np.asarray(rows["targets"])[np.asarray(rows["variant"]) == variant]
+    if not len(targets):
         raise ValueError(
-            f"variant {variant!r} is not in the table; it has {', '.join(variants(rows)) or 'none'}"
+            f"variant {variant!r} is not in the table. It has {', '.join(variants(rows)) or 'none'}"
         )
-    return found
+    return targets
 
 
 def bin_edges(rows: Rows) -> Floats:
-    """Edges half-way between whole numbers of targets, at most ``MAX_BINS`` bins of equal width
-    over all variants.
+    """Edges between whole numbers of targets: at most ``MAX_BINS`` bins of equal width.
+
+    The bins cover all variants.
     """
     top = int(np.asarray(rows["targets"]).max(initial=0)) + 1
     width = max(1, -(-top // MAX_BINS))
@@ -320,7 +320,7 @@ def bin_edges(rows: Rows) -> Floats:
 def _variant(
     ax: Axes, name: str, edges: Floats, share: Floats, mean: float, *, alone: bool
 ) -> None:
-    """One variant's bars and a line at its mean."""
+    """Draw one variant's bars and a line at its mean."""
     tint = palette.colour(name)
     ax.bar(
         edges[:-1],

@@ -1,6 +1,4 @@
-"""Images with boxes: a gallery of composed training images, and a detector's predictions beside the
-truth.
-"""
+"""Images with boxes: composed training images, and predictions next to the ground truth."""
 
 from __future__ import annotations
 
@@ -22,17 +20,16 @@ from deim_lab.figures import style
 from deim_lab.structures import Targets
 
 CLASS_COLOURS = palette.CLASSES
-CROWDED = (
-    12  # boxes in an image above which names would hide it: a legend names the colours instead
-)
-_NAME_SHARE = 0.06  # of the panel's height that a name takes
+CROWDED = 12  # with more boxes, names would hide the image: a legend names the colours instead
+_NAME_SHARE = 0.06  # share of the panel's height that a name takes
 
 Names = Sequence[str] | Mapping[int, str]
 
 
 class Found(Protocol):
-    """Detections of one image, as ``detector.predict`` gives them: ``scores [N]``, ``labels [N]``,
-    ``boxes_xyxy [N, 4]`` px.
+    """Detections of one image, as from ``detector.predict``.
+
+    ``scores [N]``, ``labels [N]``, ``boxes_xyxy [N, 4]`` px.
     """
 
     @property
@@ -53,25 +50,25 @@ def gallery(
     titles: Sequence[str] | None = None,
     scores: Sequence[Any] | None = None,
 ) -> Figure:
-    """Images in a grid with their boxes, a colour a class.
+    """Images in a grid with their boxes, one colour per class.
 
     Args:
-        images: uint8 ``[3, H, W]`` tensors or ``[H, W, 3]`` arrays; floats in [0, 1] as well. They
-            may differ in size.
-        boxes_xyxy: ``[N, 4]`` pixels, one an image.
-        labels: ``[N]`` class indices, one an image.
+        images: uint8 ``[3, H, W]`` tensors or ``[H, W, 3]`` arrays, or floats in [0, 1]. They may
+            differ in size.
+        boxes_xyxy: ``[N, 4]`` pixels, one entry per image.
+        labels: ``[N]`` class indices, one entry per image.
         names: of the classes, by index.
-        columns: images a row.
+        columns: images per row.
         titles: over each image; by default the number of its targets.
         scores: ``[N]`` in [0, 1], written behind the names.
 
     Raises:
-        ValueError: lists of unequal length, or what is no image.
+        ValueError: lists of unequal length, or an entry that is not an image.
     """
     _same_length(images, boxes_xyxy=boxes_xyxy, labels=labels, titles=titles, scores=scores)
     if not len(images) or columns < 1:
         raise ValueError(
-            f"{len(images)} images in {columns} columns: expected at least one of both"
+            f"{len(images)} images in {columns} columns: expected at least one image and one column"
         )
     marks = [
         _Marks(boxes, classes, score)
@@ -93,8 +90,9 @@ def composed(
     columns: int = 4,
     titles: Sequence[str] | None = None,
 ) -> Figure:
-    """A batch as it enters the detector: ``images [B, 3, H, W]`` in [0, 1] with its ``targets``;
-    otherwise as ``gallery``.
+    """A batch as it enters the detector: ``images [B, 3, H, W]`` in [0, 1] with ``targets``.
+
+    Other arguments as in ``gallery``.
     """
     height, width = images.shape[-2:]
     to_px = torch.tensor([width, height, width, height])
@@ -118,16 +116,15 @@ def predictions(
     *,
     columns: int = 2,
 ) -> Figure:
-    """Each image twice, side by side: the truth, and what was found with at least the score
-    ``threshold``.
+    """Each image twice, side by side: ground truth, and detections of at least ``threshold``.
 
     Args:
-        images: as for ``gallery``.
-        found: detections, one an image; boxes in the pixels of these images.
-        wanted: ``(boxes_xyxy [N, 4] px, labels [N])`` of the truth, one an image.
+        images: as in ``gallery``.
+        found: detections, one entry per image; boxes in the pixels of these images.
+        wanted: ``(boxes_xyxy [N, 4] px, labels [N])`` of the ground truth, one per image.
         names: of the classes, by index.
         threshold: score in [0, 1] below which a detection is not shown.
-        columns: pairs a row.
+        columns: pairs per row.
     """
     _same_length(images, found=found, wanted=wanted)
     if not 0 <= threshold <= 1:
@@ -150,7 +147,7 @@ def predictions(
 
 
 class _Marks:
-    """The boxes of one image with classes and, if known, scores."""
+    """The boxes of one image with their classes and, if given, scores."""
 
     def __init__(self, boxes_xyxy: Any, labels: Any, scores: Any | None) -> None:
         self.boxes_xyxy = _array(boxes_xyxy).reshape(-1, 4).astype(float)
@@ -202,11 +199,10 @@ def _grid(
 
 
 def _boxes(ax: Axes, mark: _Marks, names: Names, *, height_px: int, written: bool) -> None:
-    """Rectangles on a dark casing, so that they show on any ground; where ``written``, name and
-    score on top of the upper left corner.
+    """Draw rectangles with a dark outline, visible on any background.
 
-    The best score comes last and so lies on top. At the image's upper edge the name goes inside the
-    box.
+    Where ``written``, the name and the score are above the upper left corner. Near the image's
+    upper edge they are inside the box. The best score is drawn last, so it lies on top.
     """
     order = (
         range(len(mark)) if mark.scores is None else np.argsort(mark.scores, kind="stable").tolist()
@@ -267,8 +263,9 @@ def _table(marks: Sequence[_Marks], names: Names, titles: Sequence[str]) -> dict
 
 
 def _pixels(image: Any) -> NDArray[Any]:
-    """``[H, W, 3]`` uint8, or float in [0, 1], of a tensor ``[3, H, W]`` or an array ``[H, W,
-    3]``.
+    """Convert a tensor ``[3, H, W]`` or an array ``[H, W, 3]`` to ``[H, W, 3]`` pixels.
+
+    The result is uint8, or float in [0, 1].
     """
     values = _array(image)
     if (
@@ -315,5 +312,5 @@ def _same_length(
     for name, values in others.items():
         if values is not None and len(values) != len(first):
             raise ValueError(
-                f"{name} has {len(values)} entries for {len(first)}: expected one each"
+                f"{name} has {len(values)} entries for {len(first)} images: expected one per image"
             )

@@ -1,6 +1,4 @@
-"""What every figure of a run over its epochs needs: the rows of one kind of event, the epoch axis,
-the phases behind the panel.
-"""
+"""Helpers for figures over epochs: rows of one kind of event, the epoch axis, the phases."""
 
 from __future__ import annotations
 
@@ -19,27 +17,28 @@ _NOTHING = "nothing logged yet"
 
 
 def rows_of(table: pd.DataFrame, kind: str, column: str) -> pd.DataFrame:
-    """Rows of one kind that have the column, by epoch; an empty table keeps the columns it
-    needs.
+    """Rows of one kind that have the column, sorted by epoch.
+
+    An empty table keeps the columns that the figure needs.
     """
     if table.empty or "kind" not in table or column not in table:
         return pd.DataFrame({"epoch": pd.Series(dtype=float), column: pd.Series(dtype=float)})
-    found = table[(table["kind"] == kind) & table[column].notna()]
+    rows = table[(table["kind"] == kind) & table[column].notna()]
     return (
-        found.loc[:, found.notna().any() | found.columns.isin(["epoch", column])]
+        rows.loc[:, rows.notna().any() | rows.columns.isin(["epoch", column])]
         .sort_values("epoch")
         .reset_index(drop=True)
     )
 
 
 def only(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """Those of the named columns that a table has."""
+    """Select the named columns that a table has."""
     return table[[name for name in names if name in table]]
 
 
-def dots(found: pd.DataFrame) -> str | None:
-    """A marker where so few epochs are drawn that a line alone would hide them."""
-    return "o" if len(found) <= 8 else None
+def dots(rows: pd.DataFrame) -> str | None:
+    """Marker for a line with so few epochs that the line alone would hide them, else None."""
+    return "o" if len(rows) <= 8 else None
 
 
 def phases_of(table: pd.DataFrame) -> list[str]:
@@ -56,7 +55,7 @@ def is_dense(table: pd.DataFrame) -> bool:
 
 
 def finish(ax: Axes, table: pd.DataFrame, *, empty: bool, last: int | None = None) -> None:
-    """The epoch axis, and a sentence where nothing is logged. ``last``: the end of the axis."""
+    """Format the epoch axis, and say so if nothing is logged. ``last``: the end of the axis."""
     ax.set_xlim(0, last or max(len(phases_of(table)), 1))
     ax.set_xlabel("epoch")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=2))
@@ -65,7 +64,7 @@ def finish(ax: Axes, table: pd.DataFrame, *, empty: bool, last: int | None = Non
 
 
 def shade(ax: Axes, table: pd.DataFrame, *, strip: bool = True) -> None:
-    """The phases behind the panel: Dense O2O tinted, and a strip of all of them along the top."""
+    """Draw the phases behind the panel: Dense O2O tinted, a strip of all phases along the top."""
     for phase, start, end in _spans(phases_of(table), is_dense(table)):
         if phase is Phase.DENSE:
             ax.axvspan(start, end, color=palette.colour("dense"), alpha=0.10, linewidth=0, zorder=0)
@@ -74,9 +73,9 @@ def shade(ax: Axes, table: pd.DataFrame, *, strip: bool = True) -> None:
 
 
 def _spans(phases: Sequence[str], dense: bool) -> Iterator[tuple[Phase, int, int]]:
-    """(phase, first epoch, end) of each run of equal phases; ends are exclusive.
+    """List (phase, first epoch, end) of each run of equal phases; ends are exclusive.
 
-    ``dense``: without Mosaic and MixUp, the dense phase is a plain one.
+    ``dense``: if False (no Mosaic or MixUp), the dense phase counts as plain.
     """
     start = 0
     for epoch in range(1, len(phases) + 1):

@@ -1,4 +1,4 @@
-"""Loss and gradient against the score, drawn from the numbers of ``study.gradients.curves``."""
+"""Loss and gradient against the score, from the numbers of ``study.gradients.curves``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from deim_lab.study.gradients.curves import (
     minimum,
 )
 
-# The numbers keep their public names here.
+# Public names of this module that are defined elsewhere.
 __all__ = [
     "GAMMAS",
     "KINDS",
@@ -51,7 +51,7 @@ __all__ = [
     "ratio",
 ]
 
-LOSS_TOP = 5.5  # of the loss axis: −log 0.005 is 5.3
+LOSS_TOP = 5.5  # top of the loss axis: −log 0.005 is 5.3
 
 
 def curves(
@@ -62,11 +62,10 @@ def curves(
     alpha: float | None = None,
     positive: bool = True,
 ) -> Figure:
-    """Loss (left) and its gradient with respect to the logit (right) against the score, one line a
-    loss; a dot at each minimum.
+    """Loss (left) and its gradient with respect to the logit (right) against the score.
 
-    ``gamma`` and ``alpha`` are MAL's (the official recipes train with γ = 1.5); the other losses
-    keep their own.
+    One line per loss; a dot at each minimum. ``gamma`` and ``alpha`` are MAL's (the official
+    recipes train with γ = 1.5). The other losses keep their defaults.
     """
     with style.context():
         fig = style.figure(style.DOUBLE, 2.5)
@@ -83,8 +82,9 @@ def overview(
     alpha: float | None = None,
     kinds: Sequence[str] = ("focal", "vfl", "mal"),
 ) -> Figure:
-    """Loss and gradient of positives (above) and of negatives (below): the whole of the
-    classification term at one IoU.
+    """Loss and gradient of positives (above) and negatives (below) at one IoU.
+
+    Together these are the entire classification term.
     """
     with style.context():
         fig = style.figure(style.DOUBLE, 4.4)
@@ -104,9 +104,7 @@ def paper_panels(
     *,
     kinds: Sequence[str] = ("vfl", "mal"),
 ) -> Figure:
-    """The loss of a poor and of a good match against the score: the two panels with which the paper
-    argues for MAL.
-    """
+    """The loss of a poor and of a good match against the score, as in the paper's MAL figure."""
     with style.context():
         fig = style.figure(style.DOUBLE, 2.5)
         for ax, iou in zip(
@@ -132,7 +130,7 @@ def curves_grid(
     *,
     kinds: Sequence[str] = ("vfl", "mal"),
 ) -> Figure:
-    """The gradient panel at several (γ, IoU): the static twin of the sliders."""
+    """The gradient panel at several (γ, IoU): a static version of the sliders."""
     with style.context():
         fig, panels = marks.small_multiples(len(settings), 1.6)
         for ax, (gamma, iou) in zip(panels, settings, strict=True):
@@ -150,18 +148,19 @@ def ratio(
     *,
     ax: Axes | None = None,
 ) -> Figure:
-    """How many times VFL's gradient MAL's is, against the score, one line an IoU; dotted where the
-    two point in opposite directions.
+    """MAL's gradient as a multiple of VFL's, against the score, one line per IoU.
+
+    A line is dotted where the two gradients point in opposite directions.
     """
     table = computed.ratios(ious, gamma=gamma)
     with style.context():
         fig, ax = style.canvas(ax, style.SINGLE * 1.3, 2.7)
         for iou, tint in zip(ious, _shades(len(ious)), strict=True):
-            found = table[table["iou"] == iou]
-            size = found["ratio"].abs().replace([np.inf, 0.0], np.nan)
-            same = found["ratio"] > 0
-            ax.plot(found["score"], size.where(same), color=tint, label=f"IoU {iou:g}")
-            ax.plot(found["score"], size.where(~same), color=tint, linestyle=":")
+            rows = table[table["iou"] == iou]
+            size = rows["ratio"].abs().replace([np.inf, 0.0], np.nan)
+            same = rows["ratio"] > 0
+            ax.plot(rows["score"], size.where(same), color=tint, label=f"IoU {iou:g}")
+            ax.plot(rows["score"], size.where(~same), color=tint, linestyle=":")
         ax.axhline(1, color=palette.INK, linewidth=0.5, zorder=0)
         ax.set(
             xlim=(0, 1),
@@ -177,8 +176,9 @@ def ratio(
 
 
 def minima(gammas: Sequence[float] = (RECIPE_GAMMA, 2.0), *, ax: Axes | None = None) -> Figure:
-    """The score that each loss asks of a positive, against its IoU: VFL's p = IoU, MAL's p = IoU^γ,
-    found from the gradients.
+    """Target score of a positive under each loss, against its IoU, from the gradients.
+
+    VFL: p = IoU. MAL: p = IoU^γ.
     """
     table = computed.minima(gammas)
     with style.context():
@@ -206,29 +206,30 @@ def minima(gammas: Sequence[float] = (RECIPE_GAMMA, 2.0), *, ax: Axes | None = N
 
 
 def gamma_panel(gammas: Sequence[float] = GAMMAS, iou: float = 0.5) -> Figure:
-    """What MAL's γ changes: the score it asks for, the gradient of a positive at one IoU, and the
-    gradient of negatives. A line a γ.
+    """Effect of MAL's γ, one line per γ: target score, positive and negative gradients.
+
+    The gradient of a positive is at one IoU.
     """
     table = computed.effect_of_gamma(gammas, iou)
     with style.context():
         fig = style.figure(style.DOUBLE, 2.5)
-        asked, positives, negatives = fig.subplots(1, 3)
+        target_score, positives, negatives = fig.subplots(1, 3)
         for gamma, tint in zip(gammas, _shades(len(gammas)), strict=True):
             of_gamma = table[table["gamma_mal"] == gamma]
             for ax, quantity in (
-                (asked, "minimum"),
+                (target_score, "minimum"),
                 (positives, "gradient of positive"),
                 (negatives, "gradient of negative"),
             ):
-                found = of_gamma[of_gamma["quantity"] == quantity]
+                rows = of_gamma[of_gamma["quantity"] == quantity]
                 ax.plot(
-                    found["x"],
-                    found["value"],
+                    rows["x"],
+                    rows["value"],
                     color=tint,
                     linewidth=2.0 if gamma == RECIPE_GAMMA else 1.1,
                     label=f"γ = {gamma:g}",
                 )
-        _asked_score(asked)
+        _asked_score(target_score)
         for ax, bottom, title in (
             (positives, -1.05, f"positive, IoU = {iou:g}"),
             (negatives, -0.05, "negative"),
@@ -246,8 +247,9 @@ def gamma_panel(gammas: Sequence[float] = GAMMAS, iou: float = 0.5) -> Figure:
 
 
 class Curves:
-    """The artists of ``curves``, made once; ``update`` moves their data. The sliders and the still
-    picture share it.
+    """The artists of ``curves``, made once; ``update`` moves their data.
+
+    The sliders and the static figure share them.
     """
 
     def __init__(
@@ -283,7 +285,7 @@ class Curves:
         for dot in self.minima.values():
             dot.set_in_layout(
                 False
-            )  # an empty line that isn't clipped has no extent, which would upset the layout
+            )  # an empty line without clipping has no extent and would break the layout
         for quantity, ax in self.panels.items():
             ax.set_xlim(0, 1)
             ax.set_xlabel("predicted score p")
@@ -303,7 +305,7 @@ class Curves:
 
     @property
     def moving(self) -> list[Artist]:
-        """What ``update`` changes and what lies over it, in drawing order."""
+        """The artists that ``update`` changes and those that lie over them, in drawing order."""
         return [
             *self.lines.values(),
             *self.minima.values(),
@@ -318,24 +320,25 @@ class Curves:
         alpha: float | None = None,
         kinds: Sequence[str] | None = None,
     ) -> dict[str, pd.DataFrame]:
-        """Move the lines to this γ, IoU and α; returns the curve of each loss. ``kinds``: those to
-        show, None: all.
+        """Move the lines to this γ, IoU and α; return the curve of each loss.
+
+        ``kinds``: losses to show; None: all.
         """
         self.setting = (gamma, iou)
         self.data = {}
         for position, kind in enumerate(self.kinds):
-            wanted = kinds is None or kind in kinds
+            visible = kinds is None or kind in kinds
             for quantity in self.panels:
-                self.lines[quantity, kind].set_visible(wanted)
-                self.minima[quantity, kind].set_visible(wanted and self.positive)
+                self.lines[quantity, kind].set_visible(visible)
+                self.minima[quantity, kind].set_visible(visible and self.positive)
             if self.legend is not None:
                 for entry in (
                     self.legend.legend_handles[position],
                     self.legend.get_texts()[position],
                 ):
                     if entry is not None:
-                        entry.set_alpha(1.0 if wanted else 0.2)
-            if wanted:
+                        entry.set_alpha(1.0 if visible else 0.2)
+            if visible:
                 self._move(kind, iou, {"gamma": gamma, "alpha": alpha} if kind == "mal" else {})
         side = f"positive, IoU = {iou:.2f}" if self.positive else "negative"
         weight = "" if alpha is None or self.positive else f", α = {alpha:.2f}"
@@ -343,32 +346,29 @@ class Curves:
         return self.data
 
     def table(self) -> pd.DataFrame:
-        """The numbers now shown, a row a loss and score."""
+        """The numbers in the current picture, one row per loss and score."""
         gamma, iou = self.setting
         return pd.concat(
-            [
-                found.assign(kind=kind, gamma_mal=gamma, iou=iou)
-                for kind, found in self.data.items()
-            ],
+            [rows.assign(kind=kind, gamma_mal=gamma, iou=iou) for kind, rows in self.data.items()],
             ignore_index=True,
         )
 
     def _move(self, kind: str, iou: float, options: Mapping[str, float | None]) -> None:
-        found = self.data[kind] = curve(kind, iou=iou, positive=self.positive, **options)
+        rows = self.data[kind] = curve(kind, iou=iou, positive=self.positive, **options)
         least = float(minimum(kind, iou, **options)) if self.positive else float("nan")
         for quantity in self.panels:
-            self.lines[quantity, kind].set_data(found["score"], found[quantity])
+            self.lines[quantity, kind].set_data(rows["score"], rows[quantity])
             self.minima[quantity, kind].set_data(
-                [least], [np.interp(least, found["score"], found[quantity])]
+                [least], [np.interp(least, rows["score"], rows[quantity])]
             )
 
 
 def _asked_score(ax: Axes) -> None:
-    """The axes of ``minimum`` over the IoU."""
+    """Label the axes of ``minimum`` over the IoU."""
     ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="IoU of the match", ylabel="score of the least loss")
     ax.legend(loc="upper left")
 
 
 def _shades(count: int) -> list[tuple[float, ...]]:
-    """Dark to light, readable in grey and by the colour-blind."""
+    """Colours from dark to light, readable in grey and for colour-blind readers."""
     return [tuple(tint) for tint in matplotlib.colormaps["viridis"](np.linspace(0, 0.88, count))]

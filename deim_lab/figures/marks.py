@@ -1,6 +1,4 @@
-"""What several figures draw alike: a sentence in an empty panel, a text next to a point, bars with
-their values, small multiples.
-"""
+"""Elements shared by several figures: notes, labels, bars with values, small multiples."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ from deim_lab.figures import style
 
 
 def say(ax: Axes, sentence: str, **options: Any) -> None:
-    """A sentence in the middle of an empty panel."""
+    """Write a sentence in the middle of an empty panel."""
     usual: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 7, "color": palette.NOTE}
     ax.text(0.5, 0.5, sentence, transform=ax.transAxes, **(usual | options))
 
@@ -28,22 +26,22 @@ def say(ax: Axes, sentence: str, **options: Any) -> None:
 def beside(
     ax: Axes, text: str, at: tuple[float, float], offset: tuple[float, float], **options: Any
 ) -> None:
-    """A small text next to a point; ``offset`` in points."""
+    """Write a small text next to a point; ``offset`` in points."""
     usual: dict[str, Any] = {"fontsize": 7, "textcoords": "offset points"}
     ax.annotate(text, at, xytext=offset, **(usual | options))
 
 
 def above_the_axes(ax: Axes, text: str, x: float) -> None:
-    """A small text over the upper edge of the panel, at ``x`` in data coordinates."""
+    """Write a small text above the panel, at ``x`` in data coordinates."""
     ax.annotate(
         text, (x, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize=7
     )
 
 
 def bars(ax: Axes, values: ArrayLike, tints: Sequence[str], *, times: bool) -> NDArray[np.int64]:
-    """Horizontal bars from the top down, each with its value; returns their places.
+    """Draw horizontal bars from the top down, each with its value; return their positions.
 
-    ``times``: each bar but the first also says how many times the first one's value it is.
+    ``times``: each bar except the first also shows its value as a multiple of the first one's.
     """
     heights = np.asarray(values, dtype=float)
     places = np.arange(len(heights))[::-1]
@@ -58,8 +56,9 @@ def bars(ax: Axes, values: ArrayLike, tints: Sequence[str], *, times: bool) -> N
 
 
 def small_multiples(count: int, height: float) -> tuple[Figure, list[Axes]]:
-    """A double-column figure of ``count`` panels on common axes, three a row of ``height`` inches.
-    Call it inside ``style.context``.
+    """Make a double-column figure of ``count`` panels on common axes, three per row.
+
+    A row is ``height`` inches high. Call this inside ``style.context``.
     """
     columns = min(3, count)
     lines = -(-count // columns)
@@ -71,12 +70,12 @@ def small_multiples(count: int, height: float) -> tuple[Figure, list[Axes]]:
 
 
 def in_percent(axis: Axis, *, decimals: int | None = 0) -> None:
-    """Shares in [0, 1] written as percent on an axis."""
+    """Format an axis of shares in [0, 1] as percent."""
     axis.set_major_formatter(PercentFormatter(1.0, decimals=decimals, symbol=" %"))
 
 
 def apart(values: Sequence[float]) -> list[float]:
-    """The values that fit as ticks on a logarithmic axis: none within a sixth of the one before."""
+    """Values that fit as ticks on a logarithmic axis: at least a sixth apart."""
     fitting = list(values[:1])
     for before, value in pairwise(values):
         if value > 1.17 * fitting[-1] and value != before:

@@ -1,8 +1,7 @@
-"""Matching made visible: cost matrices, matched pairs on the image, match quality and stability
-over epochs, positives per image.
+"""Figures of matching: cost matrices, pairs on the image, match quality, positives.
 
 Tables are those of ``study.matching`` (or any with the same columns). The checkpoint of epoch e
-(from 0, as in the log) stands at e + 1, the epochs then done.
+(from 0, as in the log) is drawn at e + 1, the number of completed epochs.
 """
 
 from __future__ import annotations
@@ -62,15 +61,16 @@ def cost_matrix(
     target_names: Sequence[str] = (),
     limit: int | None = None,
 ) -> Figure:
-    """One panel a part of the cost, and their sum: targets down, queries across, dark is cheap; the
-    assignment as squares.
+    """One panel per part of the cost, and one for the sum: targets down, queries across.
+
+    Dark is cheap. The assignment is drawn as squares.
 
     Args:
-        costs: part → ``[T, Q]`` with its weight in it (``class``, ``l1``, ``giou``).
+        costs: part → ``[T, Q]``, already weighted (``class``, ``l1``, ``giou``).
         pairs: assigned ``(query, target)``.
         target_names: of the rows.
-        limit: columns at most: the assigned queries first, then the cheapest of the others. None:
-            all assigned and a few others, 16 to 40.
+        limit: maximal number of columns: the assigned queries first, then the cheapest others.
+            None: all assigned and a few others, 16 to 40.
     """
     total = np.sum([np.asarray(part) for part in costs.values()], axis=0)
     columns = shown_queries(
@@ -98,7 +98,7 @@ def cost_matrix(
 def _cost_panel(
     ax: Axes, values: Array, columns: Sequence[int], pairs: Sequence[tuple[int, int]]
 ) -> AxesImage:
-    """One part of the cost as an image, a square at each assignment."""
+    """Draw one part of the cost as an image, with a square at each assignment."""
     picture = ax.imshow(values, cmap="viridis", aspect="auto")
     place = {query: column for column, query in enumerate(columns)}
     drawn = [(place[query], target) for query, target in pairs if query in place]
@@ -119,7 +119,7 @@ def _cost_panel(
 def _cost_table(
     panels: Mapping[str, Array], columns: Sequence[int], pairs: Sequence[tuple[int, int]]
 ) -> dict[str, Any]:
-    """The numbers of the panels, a row a target and query."""
+    """The numbers of the panels, one row per target and query."""
     target, column = np.indices((len(panels["sum"]), len(columns)))
     targets, queries = target.ravel(), np.asarray(columns)[column.ravel()]
     assigned = set(pairs)
@@ -132,8 +132,9 @@ def _cost_table(
 
 
 def shown_queries(total: Array, pairs: Sequence[tuple[int, int]], limit: int) -> list[int]:
-    """The columns of ``cost_matrix``: assigned queries by target, then those with the least cost
-    for any target.
+    """Columns of ``cost_matrix``: assigned queries by target, then the cheapest others.
+
+    The cost of a query is its least cost for any target.
     """
     assigned = [query for query, _ in sorted(pairs, key=lambda pair: pair[1])]
     others = (
@@ -145,10 +146,9 @@ def shown_queries(total: Array, pairs: Sequence[tuple[int, int]], limit: int) ->
 
 
 def iou_histogram(pairs: pd.DataFrame, *, bins: int = 10, limit: int = 5) -> Figure:
-    """Share of matched pairs by IoU, a panel a level, a line an epoch (light to dark), ``limit``
-    epochs at most.
+    """Share of matched pairs by IoU, one panel per level, one line per epoch (light to dark).
 
-    ``pairs``: columns ``epoch, level, iou``.
+    ``pairs``: columns ``epoch, level, iou``. At most ``limit`` epochs are drawn.
     """
     levels, epochs = (
         list(dict.fromkeys(pairs["level"])),
@@ -196,10 +196,10 @@ def iou_histogram(pairs: pd.DataFrame, *, bins: int = 10, limit: int = 5) -> Fig
 def over_epochs(
     table: pd.DataFrame, value: str, *, label: str | None = None, ax: Axes | None = None
 ) -> Figure:
-    """One line a level of ``value`` against the epoch; ``table``: columns ``epoch, level`` and
-    ``value``, a share in [0, 1].
+    """``value`` against the epoch, one line per level.
 
-    For ``microscope.low_quality`` (``share``) and ``microscope.stability_over`` (``changed``).
+    ``table``: columns ``epoch, level`` and ``value``, a share in [0, 1]. For
+    ``study.matching.low_quality`` (``share``) and ``study.matching.stability_over`` (``changed``).
     """
     levels = list(dict.fromkeys(table["level"]))
     with style.context():
@@ -220,7 +220,7 @@ def over_epochs(
 
 
 def quality_and_stability(low: pd.DataFrame, changed: pd.DataFrame) -> Figure:
-    """Share of low-quality matches, and of targets whose query changed, side by side."""
+    """Share of low-quality matches and of targets whose query changed, side by side."""
     with style.context():
         fig = style.figure(style.DOUBLE, 2.3)
         left, right = fig.subplots(1, 2)
@@ -231,10 +231,10 @@ def quality_and_stability(low: pd.DataFrame, changed: pd.DataFrame) -> Figure:
 
 
 def positives(counted: pd.DataFrame) -> Figure:
-    """Mean positives an image of each method (bars, with the targets of those images as a line) and
-    positives a target.
+    """Mean positives per image of each method (bars), and positives per target.
 
-    ``counted``: columns ``method, targets, positives``, a row an image (``microscope.positives``).
+    A line marks the targets of the same images. ``counted``: columns ``method, targets,
+    positives``, one row per image (``study.matching.positives``).
     """
     means = counted.groupby("method", sort=False)[["targets", "positives"]].mean()
     names, per_target = list(means.index), (means["positives"] / means["targets"]).to_numpy()
@@ -278,8 +278,9 @@ def positives(counted: pd.DataFrame) -> Figure:
 
 
 def growth(table: pd.DataFrame) -> Figure:
-    """Positives a target of each method against the epoch; ``table``: columns
-    ``epoch, method, per_target`` (``microscope.positives_over``).
+    """Positives per target of each method against the epoch.
+
+    ``table``: columns ``epoch, method, per_target`` (``study.matching.positives_over``).
     """
     names = list(dict.fromkeys(table["method"]))
     with style.context():
@@ -300,9 +301,7 @@ def growth(table: pd.DataFrame) -> Figure:
 
 
 def _room(ax: Axes, epochs: pd.Series) -> None:
-    """Half an epoch beside the first and the last: an axis also where there is one epoch, or
-    none.
-    """
+    """Leave half an epoch before the first and after the last, even for one epoch or none."""
     first, last = (epochs.min(), epochs.max()) if len(epochs) else (0, 0)
     ax.set_xlim(first + 0.5, last + 1.5)
 

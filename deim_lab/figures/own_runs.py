@@ -15,15 +15,16 @@ from deim_lab.figures import marks, style
 
 _MOST_NAMES = 8  # recipes named in a panel's legend
 
-Recipe = tuple[str, str]  # preset, what differs from it
+Recipe = tuple[str, str]  # preset, its overrides
 
 
 def own_runs(measured: pd.DataFrame) -> Figure:
-    """Runs on the user's own data: AP against epochs, a panel a data set; a bar of ± one sd over
-    seeds where there are several.
+    """Runs on the user's own data: AP against epochs, one panel per data set.
+
+    A bar shows ± one standard deviation over several seeds.
 
     Args:
-        measured: ``measured.finished_runs``; none: a figure that says so.
+        measured: from ``study.paper.measured.finished_runs``; empty: the figure says so.
     """
     with style.context():
         sets = list(dict.fromkeys(measured["data"]))
@@ -49,7 +50,7 @@ def own_runs(measured: pd.DataFrame) -> Figure:
 
 
 def _own_set(ax: Axes, rows: pd.DataFrame) -> None:
-    """One data set's runs: a mark a recipe."""
+    """Draw one data set's runs, one mark per recipe."""
     recipes: list[Recipe] = list(dict.fromkeys(zip(rows["preset"], rows["differs"])))
     labels = _labels(recipes)
     for number, (preset, differs) in enumerate(recipes):
@@ -76,24 +77,24 @@ def _own_set(ax: Axes, rows: pd.DataFrame) -> None:
     handles, named = ax.get_legend_handles_labels()
     if len(named) > _MOST_NAMES:
         more = len(named) - _MOST_NAMES + 1
-        named[_MOST_NAMES - 1 :] = [f"… and {more} recipes more: see the table"]
+        named[_MOST_NAMES - 1 :] = [f"… and {more} more recipes: see the table"]
     ax.legend(handles[: len(named)], named, loc="upper left", bbox_to_anchor=(0, -0.2), fontsize=6)
 
 
 def _labels(recipes: Sequence[Recipe]) -> list[str]:
-    """Each recipe's preset and what it differs in, without what all of them differ in."""
+    """Label each recipe with its preset and the overrides that not all recipes share."""
     shared: set[str] = set()
     if len(recipes) > 1:
         shared = set.intersection(*(set(_parts(differs)) for _, differs in recipes))
     labels = []
     for preset, differs in recipes:
-        own = ", ".join(part for part in _parts(differs) if part not in shared)
-        labels.append(f"{preset}: {_short(own)}" if own else preset)
+        distinct = ", ".join(part for part in _parts(differs) if part not in shared)
+        labels.append(f"{preset}: {_short(distinct)}" if distinct else preset)
     return labels
 
 
 def _aside(number: int, count: int, epochs: pd.Series) -> float:
-    """How far a recipe's marks are moved: recipes of one length would lie on one another."""
+    """Horizontal shift of a recipe's marks, so that recipes of one length do not overlap."""
     if epochs.nunique() > 1:
         return 0.0
     return 0.012 * float(epochs.max()) * (number - (count - 1) / 2)
@@ -106,7 +107,7 @@ def _tint(number: int) -> str:
 
 
 def _title(rows: pd.DataFrame) -> str:
-    """The data set, how many seeds, on what devices."""
+    """Title of a panel: the data set, the number of seeds, the devices."""
     seeds = sorted({int(value) for value in rows["seeds"]})
     many = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     noun = "seed" if seeds[-1] <= 1 else "seeds"
@@ -114,7 +115,7 @@ def _title(rows: pd.DataFrame) -> str:
 
 
 def _parts(differs: str) -> list[str]:
-    """``"a.b=1, c.d=[2, 3]"`` → ``["a.b=1", "c.d=[2, 3]"]``."""
+    """Split ``"a.b=1, c.d=[2, 3]"`` into ``["a.b=1", "c.d=[2, 3]"]``."""
     return re.split(r", (?=[a-z_]+\.[a-z_]+=)", str(differs)) if differs else []
 
 

@@ -1,6 +1,6 @@
-"""Matched pairs on their image, a level or all, and the artists that step through checkpoints.
+"""Matched pairs on their image, and artists that step through checkpoints.
 
-Pairs are a table, a row a target at a level: ``level, iou`` and both boxes in pixels,
+Pairs are a table with one row per target and level: ``level, iou`` and the two boxes in pixels,
 ``query_x1 … query_y2`` (NaN: the target has no query) and ``target_x1 … target_y2``.
 """
 
@@ -23,8 +23,8 @@ from deim_lab import palette
 from deim_lab.figures import style
 
 Array = NDArray[Any]
-# Match quality from poor to good, in the order of lightness and of two hues that colour-blind
-# readers tell apart.
+# Match quality from poor to good, ordered by lightness and by two hues that colour-blind readers
+# can distinguish.
 QUALITY = LinearSegmentedColormap.from_list("quality", palette.QUALITY_RAMP)
 _SIDES = ("x1", "y1", "x2", "y2")
 
@@ -32,8 +32,9 @@ _SIDES = ("x1", "y1", "x2", "y2")
 def on_image(
     image: Array, pairs: pd.DataFrame, *, ax: Axes | None = None, title: str = ""
 ) -> Figure:
-    """Targets (black on white) and their queries on the image: a query's colour is the IoU, a line
-    joins the centres.
+    """Targets (black on white) and their queries on the image.
+
+    A query's colour is the IoU. A line joins the centres of a pair.
 
     Args:
         image: ``[H, W, 3]``, uint8 or float in [0, 1].
@@ -49,7 +50,8 @@ def on_image(
 
 
 def over_layers(image: Array, steps: Mapping[str, pd.DataFrame]) -> Figure:
-    """A row a step (checkpoint), a column a level: the static twin of the checkpoint slider.
+    """One row per step (checkpoint), one column per level: a static checkpoint slider.
+
     ``steps``: name → pairs of all levels.
     """
     levels = levels_of(steps)
@@ -82,7 +84,7 @@ def over_layers(image: Array, steps: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 def few(steps: Mapping[Any, Any], limit: int = 3) -> dict[Any, Any]:
-    """At most ``limit`` of the steps, evenly from the first to the last."""
+    """Choose at most ``limit`` of the steps, evenly from the first to the last."""
     keys = list(steps)
     chosen = sorted(
         {round(index) for index in np.linspace(0, len(keys) - 1, min(limit, len(keys)))}
@@ -91,8 +93,9 @@ def few(steps: Mapping[Any, Any], limit: int = 3) -> dict[Any, Any]:
 
 
 class Drawn:
-    """The artists of ``on_image``, made once; ``update`` moves them to other pairs. The slider and
-    the still picture share it.
+    """The artists of ``on_image``, made once; ``update`` moves them to other pairs.
+
+    The slider and the static figure share them.
     """
 
     def __init__(self, image: Array, ax: Axes) -> None:
@@ -115,7 +118,7 @@ class Drawn:
 
     @property
     def moving(self) -> list[Artist]:
-        """What ``update`` changes, in drawing order."""
+        """The artists that ``update`` changes, in drawing order."""
         return [self.halo, self.targets, self.missed, self.queries, self.links, self.title]
 
     def update(self, pairs: pd.DataFrame, title: str = "") -> None:
@@ -150,9 +153,9 @@ class Drawn:
 
 
 class Steps:
-    """All levels of one image, stepping through checkpoints: what the slider shows.
+    """All levels of one image, stepping through checkpoints, for the slider.
 
-    ``axes``: one a level of ``steps`` (name → pairs of all levels), in order.
+    ``axes``: one per level of ``steps`` (name → pairs of all levels), in order.
     """
 
     def __init__(
@@ -163,11 +166,11 @@ class Steps:
 
     @property
     def moving(self) -> list[Artist]:
-        """What ``update`` changes, in drawing order."""
+        """The artists that ``update`` changes, in drawing order."""
         return [artist for drawn in self.drawn for artist in drawn.moving]
 
     def update(self, index: int) -> str:
-        """Show step ``index``; returns its numbers as text."""
+        """Show step ``index``; return its numbers as text."""
         step, pairs = self.steps[index]
         for drawn, level in zip(self.drawn, self.levels, strict=True):
             drawn.update(pairs[pairs["level"] == level], level)
@@ -178,7 +181,7 @@ class Steps:
 
 
 def levels_of(steps: Mapping[str, pd.DataFrame]) -> list[str]:
-    """Names of the levels that the steps have, in order."""
+    """Names of the levels in the steps, in order."""
     return list(dict.fromkeys(str(level) for pairs in steps.values() for level in pairs["level"]))
 
 

@@ -1,10 +1,10 @@
-"""The paper's figures from published numbers, and what was measured here in another colour: AP
-against epochs, AP against latency, components.
+"""The paper's figures from published numbers, with our measurements in another colour.
 
-A *published* table has the columns of ``reported.frame``, a *measured* one those of
-``measured.finished_runs`` or ``measured.evaluations``; all AP in percent. Only evaluations of COCO
-val2017 may be drawn with published numbers: a frame with another row is refused. Runs on other data
-have figures of their own, whose titles say on what data, over how many seeds and on what device.
+The figures are AP against epochs, AP against latency, and the components. A *published* table has
+the columns of ``study.paper.reported.frame``. A *measured* one has those of ``finished_runs`` or
+``evaluations`` in ``study.paper.measured``. All AP are in percent. Only evaluations on COCO val2017
+may be drawn with published numbers; a frame with any other row is refused. Runs on other data have
+figures of their own (``own_runs``), whose titles give the data, the number of seeds and the device.
 """
 
 from __future__ import annotations
@@ -36,14 +36,15 @@ __all__ = [
 
 REPORTED, MEASURED = palette.REPORTED, palette.MEASURED
 _NOTHING_MEASURED = "nothing measured\non COCO val2017 here"
-_MARKS = {"D-FINE": "o", "RT-DETRv2": "s", "DEIMv2": "D"}  # the others: a triangle
+_MARKS = {"D-FINE": "o", "RT-DETRv2": "s", "DEIMv2": "D"}  # all other families: a triangle
 
 
 def main(
     published: pd.DataFrame, sizes: pd.DataFrame, on_coco: pd.DataFrame | None = None
 ) -> Figure:
-    """Both claims of the paper beside each other: ``against_epochs`` of the main table,
-    ``against_latency`` of all sizes.
+    """The paper's two claims side by side: ``against_epochs`` and ``against_latency``.
+
+    ``against_epochs`` shows the main table, ``against_latency`` all sizes.
     """
     with style.context():
         fig = style.figure(style.DOUBLE, 3.1)
@@ -56,17 +57,17 @@ def main(
 def against_epochs(
     published: pd.DataFrame, on_coco: pd.DataFrame | None = None, *, ax: Axes | None = None
 ) -> Figure:
-    """AP against epochs of training on COCO; an arrow from each D-FINE to the DEIM of its size.
+    """AP against epochs of training on COCO, with arrows from D-FINE to DEIM of the same size.
 
     Args:
         published: ``model, epochs, ap_percent``.
-        on_coco: measured on COCO val2017: ``model, epochs, ap_percent, on_coco``; empty: the legend
-            says that there is none; None: not asked.
+        on_coco: measured on COCO val2017: ``model, epochs, ap_percent, on_coco``. Empty: the legend
+            says that nothing was measured. None: the legend does not mention measurements.
     """
     with style.context():
         fig, ax = style.canvas(ax)
         points = published.dropna(subset=["epochs", "ap_percent"]).astype({"epochs": float})
-        mine = _only_coco(on_coco).dropna(subset=["epochs", "ap_percent"])
+        measured = _only_coco(on_coco).dropna(subset=["epochs", "ap_percent"])
         by_model = points.set_index("model")
         for model, after in by_model.iterrows():
             if (plain := str(model).removeprefix("DEIM-")) != model and plain in by_model.index:
@@ -85,7 +86,7 @@ def against_epochs(
                 )
         for row in points.to_dict("records"):
             _point(ax, row["epochs"], row["ap_percent"], row["model"], REPORTED)
-        for row in mine.to_dict("records"):
+        for row in measured.to_dict("records"):
             _point(
                 ax,
                 float(row["epochs"]),
@@ -93,7 +94,7 @@ def against_epochs(
                 row.get("preset") or row["model"],
                 MEASURED,
             )
-        epochs = sorted({*points["epochs"], *mine["epochs"].astype(float)})
+        epochs = sorted({*points["epochs"], *measured["epochs"].astype(float)})
         ax.set_xscale("log")
         ax.set_xlim(min(epochs, default=10) / 1.3, max(epochs, default=100) * 3)  # room for names
         ax.xaxis.set_major_locator(FixedLocator(marks.apart(epochs)))
@@ -101,9 +102,9 @@ def against_epochs(
         ax.xaxis.set_minor_locator(NullLocator())
         ax.xaxis.set_minor_formatter(NullFormatter())
         ax.set_xlabel("epochs of training on COCO")
-        _finish(ax, None if on_coco is None else mine, "AP against epochs")
+        _finish(ax, None if on_coco is None else measured, "AP against epochs")
         style.attach(
-            fig, "AP against epochs", _both(points, mine, ["model", "epochs", "ap_percent"])
+            fig, "AP against epochs", _both(points, measured, ["model", "epochs", "ap_percent"])
         )
         return fig
 
@@ -111,61 +112,64 @@ def against_epochs(
 def against_latency(
     published: pd.DataFrame, on_coco: pd.DataFrame | None = None, *, ax: Axes | None = None
 ) -> Figure:
-    """AP against the published latency on a T4: a line a family, filled marks for DEIM, hollow ones
-    for what it is compared with.
+    """AP against the published latency on a T4: one line per family.
 
-    A measured AP stands at the published latency of its preset's model (a latency of another
-    machine has no place on this axis).
+    DEIM has filled marks, the models that it is compared with have hollow marks. A measured AP is
+    drawn at the published latency of its preset's model, because the latency of another machine
+    does not belong on this axis.
 
     Args:
         published: ``model, preset, latency_ms, ap_percent``.
-        on_coco: as ``against_epochs`` takes it, with ``preset``.
+        on_coco: as in ``against_epochs``, with ``preset``.
     """
     with style.context():
         fig, ax = style.canvas(ax)
         points = published.dropna(subset=["latency_ms", "ap_percent"])
         _lines(ax, points, "latency_ms", REPORTED)
-        mine = _only_coco(on_coco).merge(
+        measured = _only_coco(on_coco).merge(
             points[["preset", "latency_ms"]].dropna().drop_duplicates("preset"), on="preset"
         )
-        for row in mine.to_dict("records"):
+        for row in measured.to_dict("records"):
             _point(ax, row["latency_ms"], row["ap_percent"], row["preset"], MEASURED)
         ax.set_xlabel("latency on a T4 in ms, as published")
         ax.set_xlim(0, 1.13 * float(points["latency_ms"].max()) if len(points) else 1)
         _finish(
             ax,
-            None if on_coco is None else mine,
+            None if on_coco is None else measured,
             "AP against latency",
             legend=_family_legend(points),
         )
         style.attach(
-            fig, "AP against latency", _both(points, mine, ["model", "latency_ms", "ap_percent"])
+            fig,
+            "AP against latency",
+            _both(points, measured, ["model", "latency_ms", "ap_percent"]),
         )
         return fig
 
 
 def components(gains: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
-    """The paper's ablation: each arm's AP, or for an arm of which only a gain is printed, that gain
-    above what stands before it.
+    """The paper's ablation: each arm's AP.
+
+    If the paper prints only a gain for an arm, the bar shows the gain on top of the arm before.
     """
     with style.context():
         fig, ax = style.canvas(ax, style.SINGLE, 2.2)
         level, drawn = float("nan"), []
         for position, row in enumerate(gains.to_dict("records")):
-            whole = pd.notna(row["ap_percent"])
+            has_ap = pd.notna(row["ap_percent"])
             low, level = (
-                (level, row["ap_percent"]) if whole else (level, level + row["gain_points"])
+                (level, row["ap_percent"]) if has_ap else (level, level + row["gain_points"])
             )
-            bottom = None if whole else low
+            bottom = None if has_ap else low
             ax.bar(
                 position,
                 level - (bottom or 0),
                 bottom=bottom or 0,
                 width=0.6,
                 color=REPORTED,
-                alpha=1.0 if whole else 0.45,
+                alpha=1.0 if has_ap else 0.45,
             )
-            text = f"{level:.1f}" if whole else f"+{row['gain_points']:.1f}"
+            text = f"{level:.1f}" if has_ap else f"+{row['gain_points']:.1f}"
             marks.beside(ax, text, (position, level), (0, 2), ha="center")
             drawn.append(
                 {
@@ -185,7 +189,7 @@ def components(gains: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
             ],
         )
         ax.set_ylabel("AP on COCO val2017 (axis cut)")
-        ax.set_title("components, as reported")
+        ax.set_title("What does each component add? (reported)")
         style.attach(
             fig,
             "components",
@@ -195,24 +199,24 @@ def components(gains: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
 
 
 def zoo(sizes: pd.DataFrame, times: pd.DataFrame, *, machine: str) -> Figure:
-    """AP as reported against latency: left as published (a T4), right as measured on this machine,
-    each on an axis of its own.
+    """Reported AP against latency: as published (a T4, left), as measured here (right).
+
+    Each panel has its own latency axis.
 
     Args:
         sizes: ``model, preset, latency_ms, ap_percent``, published.
-        times: ``preset, median_ms, low_ms, high_ms``, measured; presets without a reported AP are
-            not drawn, and counted below.
-        machine: on which the times were taken, and how.
+        times: ``preset, median_ms, low_ms, high_ms``, measured. Presets without a reported AP are
+            not drawn; a note gives their number.
+        machine: where and how the times were taken.
     """
     with style.context():
         fig = style.figure(style.DOUBLE, 3.1)
-        left, right = fig.subplots(
-            1, 2, width_ratios=(1.4, 1)
-        )  # each its own AP axis: small models have no published latency
+        # Separate AP axes, because small models have no published latency.
+        left, right = fig.subplots(1, 2, width_ratios=(1.4, 1))
         against_latency(sizes, ax=left)
         left.set_title("latency as published")
-        known = sizes.dropna(subset=["preset", "ap_percent"])[["model", "preset", "ap_percent"]]
-        points = times[["preset", "median_ms", "low_ms", "high_ms"]].merge(known, on="preset")
+        reported = sizes.dropna(subset=["preset", "ap_percent"])[["model", "preset", "ap_percent"]]
+        points = times[["preset", "median_ms", "low_ms", "high_ms"]].merge(reported, on="preset")
         _lines(right, points, "median_ms", MEASURED)
         right.errorbar(
             points["median_ms"].to_numpy(),
@@ -249,8 +253,9 @@ def zoo(sizes: pd.DataFrame, times: pd.DataFrame, *, machine: str) -> Figure:
 
 
 def _lines(ax: Axes, points: pd.DataFrame, column: str, colour: str) -> None:
-    """A line a family over its sizes, by cost; a model that is alone in its family is named
-    whole.
+    """Draw one line per family over its sizes, by cost.
+
+    A model that is alone in its family is labelled with its full name.
     """
     alone = 0
     for family, members in _families(points):
@@ -279,7 +284,7 @@ def _lines(ax: Axes, points: pd.DataFrame, column: str, colour: str) -> None:
 
 
 def _size_offset(size: str, *, deim: bool) -> tuple[float, float]:
-    """Where a size's name stands from its mark, in points: DEIM's above, the others' below."""
+    """Offset of a size's name from its mark, in points: above for DEIM, below for others."""
     if size.endswith("*"):
         return 9, -3
     return 0, 4 if deim else -9
@@ -300,25 +305,28 @@ def _point(ax: Axes, x: float, y: float, name: Any, colour: str) -> None:
     marks.beside(ax, str(name), (x, y), (6, -2.5), fontsize=6.5)
 
 
-def _finish(ax: Axes, mine: pd.DataFrame | None, title: str, legend: Sequence[Line2D] = ()) -> None:
+def _finish(
+    ax: Axes, measured: pd.DataFrame | None, title: str, legend: Sequence[Line2D] = ()
+) -> None:
     ax.set_ylabel("AP on COCO val2017")
     ax.set_title(title)
     ax.grid(axis="y")
     handles = [*legend] or [
         Line2D([], [], color=REPORTED, marker="o", linestyle="", label="reported")
     ]
-    if mine is not None and len(mine):
+    if measured is not None and len(measured):
         handles.append(
             Line2D([], [], color=MEASURED, marker="X", linestyle="", label="measured here")
         )
-    elif mine is not None:
+    elif measured is not None:
         handles.append(Line2D([], [], linestyle="", label=_NOTHING_MEASURED))
     ax.legend(handles=handles, loc="lower right" if legend else "upper right", handlelength=1.6)
 
 
 def _families(points: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """Models of one name but for their size, in order of appearance: ``DEIM-D-FINE-L`` is of
-    ``DEIM-D-FINE``.
+    """Group models by name without the size, in order of appearance.
+
+    ``DEIM-D-FINE-L`` belongs to ``DEIM-D-FINE``.
     """
     families = np.array([str(model).rpartition("-")[0] for model in points["model"]], dtype=str)
     return [(name, points[families == name]) for name in dict.fromkeys(families.tolist())]
@@ -346,24 +354,23 @@ def _mark(name: str) -> str:
 
 
 def _only_coco(table: pd.DataFrame | None) -> pd.DataFrame:
-    """The table as it is, if every row is of COCO val2017. Raises ``ValueError`` otherwise."""
+    """Return the table, or raise ``ValueError`` if a row is not on COCO val2017."""
     if table is None:
         return pd.DataFrame(columns=["model", "preset", "epochs", "ap_percent", "on_coco"])
     others = table[~table["on_coco"].astype(bool)]
     if len(others):
         raise ValueError(
-            f"{others['model'].iloc[0]!r} was not measured on COCO val2017, so it can't stand "
-            f"beside published numbers; "
-            "figures.paper.own_runs draws runs on other data"
+            f"{others['model'].iloc[0]!r} was not measured on COCO val2017, so it cannot be "
+            "drawn with published numbers. Draw runs on other data with figures.paper.own_runs"
         )
     return table
 
 
-def _both(points: pd.DataFrame, mine: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+def _both(points: pd.DataFrame, measured: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     """The numbers of a panel, each row with its kind."""
     parts = [
         part.reindex(columns=columns).assign(kind=kind)
-        for part, kind in ((points, "reported"), (mine, "measured"))
+        for part, kind in ((points, "reported"), (measured, "measured"))
         if len(part)
     ]
     return (

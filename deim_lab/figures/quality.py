@@ -1,6 +1,4 @@
-"""What the losses mean for one's own run: its matched IoUs under the curves, and F1 at each run's
-own threshold.
-"""
+"""Effect of the losses on your run: matched IoUs under the curves, F1 per threshold."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ from deim_lab.study.gradients.share import (
 )
 from deim_lab.study.gradients.thresholds import F1, FIXED, f1_at, f1_table
 
-# The numbers keep their public names here.
+# Public names of this module that are defined elsewhere.
 __all__ = [
     "F1",
     "FIXED",
@@ -50,8 +48,10 @@ def matches_under_curves(
     scores: Sequence[float] = (0.1, 0.5),
     name: str = "",
 ) -> Figure:
-    """Left: a run's matched IoUs (bars) under the size of each loss's gradient at that IoU, at two
-    scores. Right: ``share_of_gradient``.
+    """A run's matched IoUs, the losses' gradients at each IoU, and the share on poor matches.
+
+    Left: matched IoUs (bars) under the size of each loss's gradient, at two scores. Right:
+    ``share_of_gradient``.
     """
     matches = share.matches(histogram)
     shares = share_of_gradient(histogram, gamma=gamma, low_iou=low_iou)
@@ -71,11 +71,12 @@ def matches_under_curves(
 def f1_over_thresholds(
     curves: Mapping[str, F1], *, methods: Mapping[str, str] | None = None
 ) -> Figure:
-    """F1 against the score threshold, a panel a run with the others behind it; a dot at its own
-    best threshold, a ring at the fixed 0.5.
+    """F1 against the score threshold, one panel per run with the others in the background.
+
+    A dot marks the run's own best threshold, a ring the fixed 0.5.
 
     Args:
-        curves: run → ``evaluate.best_f1``.
+        curves: run → ``evaluation.best_f1``.
         methods: run → the method whose colour it has (``mal``, ``vfl``, ``focal``); None: its name.
     """
     if not curves:
@@ -114,7 +115,7 @@ def f1_over_thresholds(
 
 
 def _matched_ious(ax: Axes, matches: pd.DataFrame, low_iou: float, title: str) -> None:
-    """The share of pairs at each IoU as bars, and a line where poor matches end."""
+    """Draw the share of pairs at each IoU as bars, and a line where poor matches end."""
     ax.bar(
         matches["iou_from"],
         matches["share"],
@@ -130,7 +131,7 @@ def _matched_ious(ax: Axes, matches: pd.DataFrame, low_iou: float, title: str) -
 
 
 def _sizes_over_iou(ax: Axes, sizes: pd.DataFrame) -> None:
-    """The size of the gradient against the IoU, a line a loss and score."""
+    """Draw the size of the gradient against the IoU, one line per loss and score."""
     for _, rows in sizes.groupby(["kind", "score"], sort=False):
         kind, score = str(rows["kind"].iloc[0]), float(rows["score"].iloc[0])
         ax.plot(
@@ -147,7 +148,7 @@ def _sizes_over_iou(ax: Axes, sizes: pd.DataFrame) -> None:
 
 
 def _shares(ax: Axes, shares: pd.DataFrame, of_pairs: float, low_iou: float) -> None:
-    """The share of the gradient on poor matches against the score, and the pairs' own share."""
+    """Draw the share of the gradient on poor matches against the score, and that of pairs."""
     for kind, rows in shares.groupby("kind", sort=False):
         ax.plot(
             rows["score"],
@@ -161,7 +162,7 @@ def _shares(ax: Axes, shares: pd.DataFrame, of_pairs: float, low_iou: float) -> 
         color=palette.colour("plain"),
         linewidth=0.8,
         linestyle=":",
-        label="of the pairs themselves",
+        label="share of the pairs",
     )
     ax.set(
         xlim=(0, 1),
@@ -174,7 +175,7 @@ def _shares(ax: Axes, shares: pd.DataFrame, of_pairs: float, low_iou: float) -> 
 
 
 def _two_thresholds(ax: Axes, curve: F1, fixed: float, tint: str) -> None:
-    """A ring at the fixed threshold and a dot at the best one."""
+    """Mark F1 at the fixed threshold with a ring and at the best one with a dot."""
     ax.axvline(FIXED, color=palette.INK, linewidth=0.5, linestyle=(0, (2, 2)), zorder=0)
     ax.plot(
         [FIXED],
@@ -196,8 +197,9 @@ def _two_thresholds(ax: Axes, curve: F1, fixed: float, tint: str) -> None:
 
 
 def _steps(ax: Axes, curve: F1, **options: Any) -> None:
-    """F1 is constant between two scores that occur: the kept detections are those of at least the
-    threshold.
+    """Points of F1 as a step function of the threshold.
+
+    F1 is constant between two scores, because detections of at least the threshold are counted.
     """
     thresholds, values = np.asarray(curve.thresholds)[::-1], np.asarray(curve.f1_at)[::-1]
     if len(thresholds):
@@ -210,8 +212,6 @@ def _steps(ax: Axes, curve: F1, **options: Any) -> None:
 
 
 def _short(name: str, longest: int = 46) -> str:
-    """The start and the end of a long name: a run's folder says its time first and its fingerprint
-    last.
-    """
+    """Shorten a name to start and end: a run's folder has time first, fingerprint last."""
     half = (longest - 1) // 2
     return name if len(name) <= longest else f"{name[:half]}…{name[-half:]}"

@@ -1,6 +1,4 @@
-"""The timeline of a run: learning rate above, phases of augmentation and what each switches on
-below.
-"""
+"""Timeline of a run: learning rate (above), augmentation phases and switches (below)."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ PHASES: dict[Phase, tuple[str, str]] = {  # name on the strip, colour
     Phase.PLAIN: ("plain", palette.PHASES["plain"]),
     Phase.CLEAN: ("clean", palette.PHASES["clean"]),
 }
-# What a phase switches on (``Phase``'s docstring), one line of the chart each.
+# The switches of a phase (see ``Phase``), one line of the chart each.
 SWITCHES: dict[str, frozenset[Phase]] = {
     "Mosaic": frozenset({Phase.DENSE}),
     "MixUp": frozenset({Phase.DENSE}),
@@ -35,10 +33,10 @@ SWITCHES: dict[str, frozenset[Phase]] = {
 def timeline(
     schedule: Schedule, augment: AugmentConfig | None = None, *, width: float = style.DOUBLE
 ) -> Figure:
-    """Learning rate over its base (above) and phases (below) of a whole run, by epoch.
+    """Learning rate over its base (above) and phases (below) of an entire run, by epoch.
 
-    ``augment``: leaves out the lines of what this configuration never does (probability 0); without
-    it all are drawn.
+    ``augment``: hide the lines of augmentations that this configuration never uses (probability 0).
+    Without it, all lines are drawn.
     """
     with style.context():
         fig = style.figure(width, 2.1 + 0.17 * len(switches(augment)))
@@ -83,8 +81,8 @@ def phases(
         fig, ax = style.canvas(ax, style.DOUBLE, 1.5)
         shown = switches(augment)
         rows = ["phase", *shown]
-        found = list(spans(schedule))
-        for phase, start, end in found:
+        phase_spans = list(spans(schedule))
+        for phase, start, end in phase_spans:
             name, tint = PHASES[phase]
             ax.broken_barh([(start, end - start)], (-0.4, 0.8), facecolor=tint, edgecolor="white")
             if (end - start) / schedule.epochs > 0.013 * len(
@@ -115,16 +113,16 @@ def phases(
             fig,
             "phases",
             {
-                "phase": [str(phase) for phase, _, _ in found],
-                "first_epoch": [start for _, start, _ in found],
-                "end_epoch": [end for _, _, end in found],
+                "phase": [str(phase) for phase, _, _ in phase_spans],
+                "first_epoch": [start for _, start, _ in phase_spans],
+                "end_epoch": [end for _, _, end in phase_spans],
             },
         )
         return fig
 
 
 def switches(augment: AugmentConfig | None) -> dict[str, frozenset[Phase]]:
-    """Those of ``SWITCHES`` that ``augment`` ever uses; all where none is given."""
+    """The ``SWITCHES`` that ``augment`` ever uses; all without ``augment``."""
     if augment is None:
         return dict(SWITCHES)
     used = {
@@ -140,7 +138,7 @@ def switches(augment: AugmentConfig | None) -> dict[str, frozenset[Phase]]:
 
 
 def spans(schedule: Schedule) -> Iterator[tuple[Phase, int, int]]:
-    """(phase, first epoch, end) of each phase that the run has; ends are exclusive."""
+    """List (phase, first epoch, end) of each phase in the run; ends are exclusive."""
     start = 0
     for epoch in range(1, schedule.epochs + 1):
         if epoch == schedule.epochs or schedule.phase(epoch) is not schedule.phase(start):

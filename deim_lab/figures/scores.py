@@ -1,6 +1,4 @@
-"""Detectors beside one another on one data set: COCO's numbers as dots, and F1 over the score
-threshold.
-"""
+"""Detectors compared on one data set: COCO's numbers as dots, F1 over the score threshold."""
 
 from __future__ import annotations
 
@@ -16,23 +14,24 @@ from deim_lab.figures import marks, style
 from deim_lab.study.gradients.thresholds import F1
 
 SHOWN = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
-_HIGHEST_ROW = 14  # detectors that one figure tells apart
+_HIGHEST_ROW = 14  # detectors that one figure can distinguish
 
 
 def comparison(table: pd.DataFrame, curves: Mapping[str, F1], *, data: str) -> Figure:
-    """Left: the numbers of each detector, a line a number; right: F1 at every threshold, a dot at
-    each one's best.
+    """COCO's numbers of each detector (left) and its F1 at every threshold (right).
+
+    A dot marks each detector's best F1.
 
     Args:
-        table: ``model`` and ``SHOWN`` in percent, a row a detector; NaN (no object of that size)
-            isn't drawn.
+        table: ``model`` and ``SHOWN`` in percent, one row per detector; NaN (no object of that
+            size) is not drawn.
         curves: detector → its F1 over thresholds.
-        data: what they were scored on, for the title.
+        data: the data set that was scored, for the title.
     """
     names = [str(name) for name in table["model"]]
     if len(names) > _HIGHEST_ROW:
         raise ValueError(
-            f"{len(names)} detectors are more than a figure can tell apart; at most {_HIGHEST_ROW}"
+            f"{len(names)} detectors are too many for one figure; expected at most {_HIGHEST_ROW}"
         )
     tints = dict(zip(names, palette.DETECTORS))
     shown = [name for name in SHOWN if table[name].notna().any()]
@@ -56,7 +55,7 @@ def comparison(table: pd.DataFrame, curves: Mapping[str, F1], *, data: str) -> F
 
 
 def _numbers(ax: Axes, table: pd.DataFrame, shown: Sequence[str], tints: Mapping[str, str]) -> None:
-    """A line a number, a dot a detector with its value."""
+    """Draw one line per number, with a dot and its value for each detector."""
     names = [str(name) for name in table["model"]]
     for position, metric in enumerate(shown):
         ground = palette.BAND if position % 2 else "white"
@@ -76,7 +75,10 @@ def _numbers(ax: Axes, table: pd.DataFrame, shown: Sequence[str], tints: Mapping
 
 
 def _f1(ax: Axes, curves: Mapping[str, F1], tints: Mapping[str, str]) -> pd.DataFrame:
-    """F1 over the threshold, a step line a detector and a dot at its best; returns the numbers."""
+    """Draw F1 over the threshold, a step line per detector with a dot at its best.
+
+    Returns the numbers.
+    """
     parts = [pd.DataFrame(columns=["model", "threshold", "f1"])]
     for name, curve in curves.items():
         thresholds = np.asarray(curve.thresholds, dtype=float)
@@ -92,16 +94,16 @@ def _f1(ax: Axes, curves: Mapping[str, F1], tints: Mapping[str, str]) -> pd.Data
         ax.plot(curve.threshold, curve.f1, "o", color=tints[name], markersize=5, clip_on=False)
         parts.append(_sparse(name, thresholds, values))
     numbers = pd.concat(parts[1:] or parts, ignore_index=True)
-    # Scores in percent and logits as they are.
+    # Scores in percent and logits keep their range.
     ax.set_xlim(0, max([1.0, *(float(part["threshold"].max()) for part in parts[1:])]))
     ax.set_ylim(0, 1)
     ax.set_xlabel("score threshold")
-    ax.set_title("F1 at IoU 0.5; each one's best")
+    ax.set_title("Which threshold is best? (F1 at IoU 0.5)")
     return numbers
 
 
 def _sparse(name: str, thresholds: np.ndarray, values: np.ndarray, most: int = 400) -> pd.DataFrame:
-    """A curve's numbers, thinned to what a picture can show."""
+    """Thin a curve's numbers to the resolution of a picture."""
     chosen = np.unique(
         np.linspace(0, len(thresholds) - 1, min(most, len(thresholds))).round().astype(int)
     )

@@ -1,8 +1,7 @@
-"""The one paper style: column widths, fonts, and ``save``: the picture and the
-numbers in it.
+"""The one paper style: column widths, fonts, and ``save`` for a picture and its numbers.
 
-No pyplot: figures are plain objects that nobody else holds, so nothing piles up in a kernel, and
-they show themselves in a notebook.
+pyplot is not used: figures are plain objects without a global registry, so they do not accumulate
+in a kernel. They show themselves in a notebook.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from deim_lab.host import files
 SINGLE = 3.4  # inches: one column of a two-column paper
 DOUBLE = 7.0  # inches: both columns
 
-# The public names of ``palette``.
+# Public names of ``palette``.
 COLOURS, OTHERS, DASHES = palette.METHODS, palette.OTHERS, palette.DASHES
 INK, FAINT = palette.INK, palette.FAINT
 colour, colours, dashes = palette.colour, palette.colours, palette.dashes
@@ -76,11 +75,11 @@ _SCREEN_DPI, _SCREEN_PX_PER_INCH, _PRINT_DPI = 144, 104, 300
 
 
 class PaperFigure(Figure):
-    """A figure that shows itself in a notebook (PNG; JPEG for photographs) and carries its numbers.
+    """A figure that shows itself in a notebook (PNG, or JPEG for photos) and has its numbers.
 
     Attributes:
         tables: panel → the numbers drawn in it, attached by the function that drew them.
-        photographic: shown as JPEG, which is a tenth of the size where images fill the panels.
+        photographic: shown as JPEG, a tenth of the size if images fill the panels.
     """
 
     def __init__(self, *args: Any, photographic: bool = False, **kwargs: Any) -> None:
@@ -103,15 +102,16 @@ class PaperFigure(Figure):
 
 
 def context() -> AbstractContextManager[None]:
-    """The style, for the length of a ``with`` block; the settings outside it stay as they are."""
+    """Context manager that applies the style and restores the settings afterwards."""
     return matplotlib.rc_context(cast(Any, _RC))
 
 
 def figure(
     width: float = SINGLE, height: float | None = None, *, photographic: bool = False
 ) -> PaperFigure:
-    """An empty figure of ``width`` × ``height`` inches (golden ratio where no height is given).
-    Call it inside ``context``.
+    """Make an empty figure of ``width`` × ``height`` inches (default: golden ratio).
+
+    Call this inside ``context``.
     """
     return PaperFigure(
         figsize=(width, height or width / 1.5), layout="constrained", photographic=photographic
@@ -129,8 +129,9 @@ def canvas(
 
 
 def attach(fig: Figure, panel: str, columns: Mapping[str, Any] | pd.DataFrame) -> None:
-    """Keep the numbers that a panel shows with the figure, for ``numbers`` and ``save``. A figure
-    of another kind takes them as well.
+    """Attach the numbers of a panel to the figure, for ``numbers`` and ``save``.
+
+    Works for figures of other classes too.
     """
     tables: dict[str, pd.DataFrame] = getattr(fig, "tables", {})
     tables[panel] = pd.DataFrame(columns)
@@ -138,20 +139,18 @@ def attach(fig: Figure, panel: str, columns: Mapping[str, Any] | pd.DataFrame) -
 
 
 def numbers(fig: Figure) -> pd.DataFrame:
-    """What a figure shows, as one tidy table; with a ``panel`` column where it has several
-    panels.
-    """
+    """The numbers of a figure as one tidy table; several panels get a ``panel`` column."""
     tables: dict[str, pd.DataFrame] = getattr(fig, "tables", {})
     if not tables:
         raise ValueError(
-            "this figure carries no numbers: draw it with a function of deim_lab.figures, or pass "
-            "save(…, data=…)"
+            "this figure has no numbers attached. Draw it with a function of deim_lab.figures, or "
+            "pass save(…, data=…)"
         )
     if len(tables) == 1:
         return next(iter(tables.values()))
     return pd.concat(
         [table.assign(panel=panel) for panel, table in tables.items()], ignore_index=True
-    ).pipe(lambda whole: whole[["panel", *(name for name in whole.columns if name != "panel")]])
+    ).pipe(lambda table: table[["panel", *(name for name in table.columns if name != "panel")]])
 
 
 def save(
@@ -160,8 +159,8 @@ def save(
     """Write the figure as PNG (300 dpi), SVG and PDF (fonts embedded), and its numbers as CSV.
 
     Args:
-        path_stem: path without a suffix; folders are made, a file from an earlier call is replaced
-            whole.
+        path_stem: path without a suffix; folders are created, files from an earlier call are
+            replaced entirely.
         data: the numbers; by default those attached by the function that drew the figure.
 
     Returns:
@@ -188,7 +187,7 @@ def save(
 
 
 def label(name: str) -> str:
-    """A method's name as it is printed."""
+    """Name of a method as printed."""
     if name in CLASSIFICATION:
         return CLASSIFICATION.label(name)
     return {
@@ -201,7 +200,7 @@ def label(name: str) -> str:
 
 
 def _root(ax: Axes) -> Figure:
-    found = ax.get_figure(root=True)
-    if found is None:
-        raise ValueError("these axes belong to no figure")
-    return found
+    figure_of_axes = ax.get_figure(root=True)
+    if figure_of_axes is None:
+        raise ValueError("these axes do not belong to a figure")
+    return figure_of_axes

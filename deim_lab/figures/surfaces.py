@@ -1,5 +1,6 @@
-"""Loss and gradient over score × IoU at once: contours for print, a surface to turn on screen
-(plotly).
+"""Loss and gradient over score × IoU: contours for print, rotating surfaces on screen.
+
+The surfaces need plotly.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["QUANTITIES", "contours", "grid", "turning"]
 
-# Gradients have a sign: purple raises the score, orange lowers it, white does nothing (safe for the
-# colour-blind).
+# Gradients have a sign: purple raises the score, orange lowers the score, white does nothing. The
+# colours are safe for colour-blind readers.
 _MAPS: dict[str, tuple[str, str, tuple[float, float]]] = {
     "loss": ("viridis", "Viridis", (0.0, LOSS_TOP)),
     "gradient": ("PuOr_r", "PuOr_r", (-1, 1)),
@@ -35,16 +36,17 @@ def contours(
     kinds: Sequence[str] = ("focal", "vfl", "mal"),
     gamma: float = RECIPE_GAMMA,
 ) -> Figure:
-    """A panel a loss, coloured over score and IoU; the line is where the loss is least. ``gamma``
-    is MAL's.
+    """One panel per loss, coloured over score and IoU; the line is where the loss is least.
+
+    ``gamma`` is MAL's γ.
     """
     with style.context():
         fig = style.figure(style.DOUBLE, 2.5)
         panels = np.atleast_1d(fig.subplots(1, len(kinds), sharey=True))
         colours, _, (low, high) = _MAPS.get(quantity, _MAPS["loss"])
         for ax, kind in zip(panels, kinds, strict=True):
-            own = gamma if kind == "mal" else None
-            scores, ious, values = grid(kind, quantity, gamma=own)
+            gamma_of_kind = gamma if kind == "mal" else None
+            scores, ious, values = grid(kind, quantity, gamma=gamma_of_kind)
             filled = ax.contourf(
                 scores,
                 ious,
@@ -53,7 +55,7 @@ def contours(
                 cmap=colours,
             )
             ax.plot(
-                minimum(kind, ious, gamma=own),
+                minimum(kind, ious, gamma=gamma_of_kind),
                 ious,
                 color="white" if quantity == "loss" else palette.INK,
                 linewidth=1.2,
@@ -88,8 +90,9 @@ def turning(
     gamma: float = RECIPE_GAMMA,
     points: int = 41,
 ) -> go.Figure:
-    """The same as surfaces to turn with the mouse and to read by hovering, side by side (a plain
-    plotly figure, no widget).
+    """The same as surfaces side by side, to turn with the mouse and to read by hovering.
+
+    A plain plotly figure, not a widget.
     """
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
@@ -114,7 +117,7 @@ def turning(
             + style.label(kind)
             + "</extra>"
         )
-        # Three digits are enough to look at, and keep the executed notebook small.
+        # Three digits are enough to read, and keep the executed notebook small.
         figure.add_trace(
             go.Surface(
                 x=scores.astype(np.float32),

@@ -1,1 +1,1 @@
-"""What one does with a trained detector: predict, export, measure its speed and cost."""
+"""Use a trained detector: predict, export it, measure its speed and cost."""

@@ -1,14 +1,13 @@
-"""A detector as an ONNX file: written in deploy form, then run by onnxruntime and compared with
-PyTorch before it gets its name.
+"""Export a detector as an ONNX file, and compare the file with PyTorch before saving it.
 
-The batch is free, height and width are fixed. ``orig_target_sizes [B, 2]`` (int64; width, height in
-pixels) scales the boxes, so that labels, boxes (xyxy in pixels) and scores come out of the graph,
-best first; a raw export ends before that, at logits and boxes.
+The detector is exported in deploy form and run by onnxruntime. The batch is free, height and width
+are fixed. ``orig_target_sizes [B, 2]`` (int64; width, height in pixels) scales the boxes. The
+outputs are labels, boxes (xyxy in pixels) and scores, best first. A raw export ends earlier, at
+logits and boxes.
 
-PyTorch's exporter by tracing is used: it writes the opset that is asked for (the newer one writes
-18 and can't go down for grid sampling), in a second where the newer one takes ten. What tracing
-could get wrong, a size or a batch frozen into the graph, is what the comparison at two batch sizes
-finds.
+The export uses PyTorch's tracing exporter, because it writes the requested opset in about a second.
+The newer exporter takes ten seconds, writes opset 18 and can't lower it for grid sampling. Tracing
+could freeze a size or a batch into the graph; the comparison at two batch sizes finds such errors.
 """
 
 from __future__ import annotations
@@ -49,20 +48,16 @@ from deim_lab.inference.onnx_file import (
 from deim_lab.structures import Prediction
 from deim_lab.weights.own import LoadedDetector
 
-OPSET, LOWEST_OPSET, HIGHEST_OPSET = (
-    17,
-    17,
-    20,
-)  # grid sampling needs 16, layer norm as one operation 17; tracing ends at 20
-BATCHES = (1, 4)  # at which the file is compared with PyTorch
-SCORE_CUT = (
-    0.3  # detections above it are compared; where there are none, the best TOP of each image
-)
+# Grid sampling needs opset 16, layer norm as one operation 17. The tracing exporter ends at 20.
+OPSET, LOWEST_OPSET, HIGHEST_OPSET = 17, 17, 20
+BATCHES = (1, 4)  # batch sizes at which the file is compared with PyTorch
+SCORE_CUT = 0.3  # detections above it are compared; without any, the best TOP of each image
 TOP = 10
-# logits of anchors, or scores of detections, this close may change places between two runtimes
+# Logits of anchors, or scores of detections, with a smaller difference may change places between
+# two runtimes.
 TIE = 2e-5
-# Largest difference of a box (pixels) and a score. Half precision: docs/deploy.md says what was
-# measured.
+# Largest allowed difference of a box (pixels) and of a score. Measurements for half precision are
+# in docs/deploy.md.
 TOLERANCES = {"fp32": (0.05, 2e-3), "fp16": (2.0, 0.05)}
 
 _PURPOSE = "Exporting to ONNX"
@@ -75,14 +70,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Comparison:
-    """How an exported file differed from PyTorch.
+    """The differences between an exported file and PyTorch.
 
     Attributes:
-        batches: images at a time, of each comparison.
-        compared: detections compared, over all batches.
-        score_cut: they scored above it; ``None``: nothing did, so the best ``TOP`` of each image
-            were compared.
-        box_error_px, score_error: the largest differences.
+        batches: batch size of each comparison.
+        compared: number of compared detections, over all batches.
+        score_cut: detections with scores above it were compared. None: no score is above it, so the
+            best ``TOP`` of each image were compared.
+        box_error_px, score_error: the largest differences of a box (pixels) and of a score.
     """
 
     batches: tuple[int, ...]
@@ -114,23 +109,22 @@ def export_onnx(
     half: bool = False,
     pictures: Sequence[str | Path] = (),
 ) -> Comparison:
-    """Write ``loaded`` as ONNX, compare the file with it, and only then give it its name: a file
-    that differs is not left.
+    """Write ``loaded`` as ONNX and compare the file with the model; keep only an equal file.
 
     Args:
-        raw: logits ``[B, Q, C]`` and boxes_cxcywh ``[B, Q, 4]`` in [0, 1] as outputs, no
-            ``orig_target_sizes``.
+        raw: outputs are logits ``[B, Q, C]`` and boxes_cxcywh ``[B, Q, 4]`` in [0, 1]; there is no
+            input ``orig_target_sizes``.
         size: height and width; None: those of the config.
         half: backbone and encoder in float16 (inputs and outputs stay float32). The decoder stays
-            float32: half-precision positions would be off by up to half a pixel and more.
-        pictures: files to compare on; without them patterns are made, on which a trained detector
-            may find little.
+            float32: half-precision positions would be off by half a pixel or more.
+        pictures: picture files for the comparison. Without them, patterns are generated, on which
+            a trained detector may find little.
 
     Raises:
-        ExportError: the file computes something else than the model, or the exporter can't write
-            it; names the difference.
-        ConfigError: a size that the model can't take, an opset out of range, or onnx or onnxruntime
-            not installed.
+        ExportError: the file's results differ from the model's, or the exporter can't write it.
+            Names the difference.
+        ConfigError: a size that the model can't use, an opset out of range, or onnx or onnxruntime
+            is not installed.
         DataError: a picture that can't be read.
     """
     path = Path(path)
@@ -153,32 +147,34 @@ def export_onnx(
 def compare(
     model: Detector, exported: OnnxDetector, probes: Tensor, *, name: str = ""
 ) -> Comparison:
-    """Run both on ``probes [4, 3, H, W]``, one alone and all together, and match their detections.
+    """Compare the detections of model and file on ``probes [4, 3, H, W]``, at batch 1 and 4.
 
-    Rows are matched by label, box and score, not by rank: of scores that tie to rounding the order
-    is nobody's. Scores are compared as sorted lists as well, so that a detection too many is found.
-    An image on which the very choice of queries is such a tie may differ.
-
-    Raises:
-        ExportError: a difference beyond ``TOLERANCES``; says of which batch, image and detection.
+    Rows are matched by label, box and score, not by rank, because equal scores have no defined
+    order. Scores are also compared as sorted lists, so that an extra detection is found. An image
+    may differ if its query scores are so close that the choice of queries is not defined. Raises
+    ``ExportError`` for a difference beyond ``TOLERANCES``, naming batch, image and difference.
     """
     name, info = name or str(exported.path), exported.info
     shapes = torch.tensor([[1.0, 1.0], [0.75, 1.25], [1.25, 0.5], [0.5, 0.75]])
     sizes_wh = (shapes * torch.tensor(info.input_size[::-1])).round().long()
     passes = [_both(model, exported, probes[-batch:], sizes_wh[-batch:], name) for batch in BATCHES]
-    cut = SCORE_CUT if any(bool((wanted[0] > SCORE_CUT).any()) for wanted, _, _ in passes) else None
+    cut = (
+        SCORE_CUT
+        if any(bool((of_model[0] > SCORE_CUT).any()) for of_model, _, _ in passes)
+        else None
+    )
     count, worst_box, worst_score = 0, 0.0, 0.0
-    for batch, (wanted, found, gaps) in zip(BATCHES, passes, strict=True):
+    for batch, (of_model, of_file, gaps) in zip(BATCHES, passes, strict=True):
         for index in range(batch):
-            one, other = _of_image(wanted, index), _of_image(found, index)
-            chosen = _chosen(one[0], cut)
-            box_error, score_error = _differences(one, other, chosen)
-            trouble = _trouble(box_error, score_error, info.precision)
-            if trouble and gaps[index] < TIE:
+            expected, actual = _of_image(of_model, index), _of_image(of_file, index)
+            chosen = _chosen(expected[0], cut)
+            box_error, score_error = _differences(expected, actual, chosen)
+            problem = _problem(box_error, score_error, info.precision)
+            if problem and gaps[index] < TIE:
                 continue
-            if trouble:
+            if problem:
                 raise ExportError(
-                    f"{name} was not written: at batch {batch}, image {index}, {trouble}"
+                    f"{name} was not written: at batch {batch}, image {index}, {problem}"
                 )
             count, worst_box, worst_score = (
                 count + int(chosen.sum()),
@@ -187,28 +183,27 @@ def compare(
             )
     if not count:
         raise ExportError(
-            f"{name} was not written, since it couldn't be compared with PyTorch: on every image "
-            f"the model's choice of queries is a "
-            "tie, as before any training; give pictures that it finds something in, or train it "
-            "first"
+            f"{name} was not written, because it can't be compared with PyTorch. On every image, "
+            f"selected and unselected queries have equal scores, as before any training. Train the "
+            f"model first, or give pictures with objects"
         )
     return Comparison(BATCHES, count, cut, worst_box, worst_score)
 
 
 def _check(path: Path, opset: int) -> None:
-    """Raise where a file of this name and opset can't be written here."""
+    """Raise an error if a file of this name and opset can't be written here."""
     for module in ("onnx", "onnxruntime"):
         require(module, extra="export", purpose=_PURPOSE)
     if not LOWEST_OPSET <= opset <= HIGHEST_OPSET:
         raise ConfigError(f"opset {opset} is outside [{LOWEST_OPSET}, {HIGHEST_OPSET}]")
     if path.suffix != SUFFIX:
-        raise ExportError(f"{path}: expected a name that ends in {SUFFIX}")
+        raise ExportError(f"{path}: expected a file name that ends in {SUFFIX}")
 
 
 def _info(
     loaded: LoadedDetector, *, raw: bool, size: tuple[int, int] | None, half: bool
 ) -> OnnxInfo:
-    """What the metadata of the exported file will say."""
+    """The metadata for the exported file."""
     config = loaded.config
     if size is not None:
         config = configs.override(config, {"data.input_size": list(size)})
@@ -225,42 +220,41 @@ def _info(
 def _both(
     model: Detector, exported: OnnxDetector, probes: Tensor, sizes_wh: Tensor, name: str
 ) -> tuple[Best, Best, list[float]]:
-    """What PyTorch and the file find, and how clear the model's choice of queries was
-    (``_selection_gaps``).
-    """
+    """Detections of PyTorch and of the file, and the ``_selection_gaps`` of the model."""
     top_k, batch = exported.info.top_k, len(probes)
     selection: list[Tensor] = []
     watch = model.decoder.enc_score_head.register_forward_hook(
-        lambda _module, _given, logits: selection.append(logits)
+        lambda _module, _inputs, logits: selection.append(logits)
     )
     with torch.no_grad():
-        wanted = best(model(probes), sizes_wh, top_k=top_k)  # type: ignore[arg-type]
+        of_model = best(model(probes), sizes_wh, top_k=top_k)  # type: ignore[arg-type]
     watch.remove()
     try:
         outputs = exported.run(probes, sizes_wh)
-    except Exception as error:  # onnxruntime's exceptions share no type of their own
+    except Exception as error:  # onnxruntime's exceptions have no common type
         raise ExportError(
             f"{name} was not written: it doesn't run at batch {batch}: "
             f"{' '.join(str(error).split())[:300]}"
         ) from error
     raw = exported.info.outputs == "raw"
-    found = (
+    of_file = (
         best(Prediction(*outputs), sizes_wh, top_k=top_k)
         if raw
         else (outputs[2], outputs[0], outputs[1])
     )
-    if [item.shape for item in found] != [item.shape for item in wanted]:
+    if [item.shape for item in of_file] != [item.shape for item in of_model]:
         raise ExportError(
             f"{name} was not written: outputs of batch {batch} have the shapes "
-            f"{[list(item.shape) for item in found]}, "
-            f"expected {[list(item.shape) for item in wanted]}"
+            f"{[list(item.shape) for item in of_file]}, "
+            f"expected {[list(item.shape) for item in of_model]}"
         )
-    return wanted, found, _selection_gaps(selection[0], model.decoder.spec.num_queries)
+    return of_model, of_file, _selection_gaps(selection[0], model.decoder.spec.num_queries)
 
 
 def _selection_gaps(logits: Tensor, num_queries: int) -> list[float]:
-    """Of anchors' logits ``[B, A, C]``: by how much the last selected anchor of each image is ahead
-    of the first that isn't.
+    """Gap between the last selected and the first unselected anchor of each image.
+
+    ``logits`` are those of the anchors, ``[B, A, C]``. The gap is infinite if all are selected.
     """
     ranked = logits.amax(-1).sort(dim=1, descending=True).values
     if ranked.shape[1] == num_queries:
@@ -270,49 +264,52 @@ def _selection_gaps(logits: Tensor, num_queries: int) -> list[float]:
 
 
 def _chosen(scores: Tensor, cut: float | None) -> Tensor:
-    """Which of the sorted ``scores [K]`` are compared, ``[K]`` bool: not those at the list's end,
-    where a tie decides who is in.
+    """Which of the sorted ``scores [K]`` are compared, ``[K]`` bool.
+
+    Scores close to the last one are left out: rounding decides which of them are in the list.
     """
-    wanted = scores > cut if cut is not None else torch.arange(len(scores)) < TOP
-    return wanted & (scores > scores[-1] + TIE)
+    good = scores > cut if cut is not None else torch.arange(len(scores)) < TOP
+    return good & (scores > scores[-1] + TIE)
 
 
-def _differences(wanted: Best, found: Best, chosen: Tensor) -> tuple[float, float]:
-    """Largest difference in pixels and in score of the ``chosen`` detections of one image; inf
-    where one has no counterpart, else NaN.
+def _differences(expected: Best, actual: Best, chosen: Tensor) -> tuple[float, float]:
+    """Largest difference in pixels and in score of the ``chosen`` detections of one image.
+
+    The difference in pixels is inf if a detection has no counterpart. Both differences are NaN if
+    an output is not finite.
 
     Args:
-        wanted, found: scores ``[K]``, labels ``[K]``, boxes_xyxy ``[K, 4]``.
-        chosen: ``[K]`` bool, of ``wanted``.
+        expected, actual: scores ``[K]``, labels ``[K]``, boxes_xyxy ``[K, 4]``.
+        chosen: ``[K]`` bool, over ``expected``.
     """
-    if not all(bool(item.isfinite().all()) for item in found):
+    if not all(bool(item.isfinite().all()) for item in actual):
         return float("nan"), float("nan")
-    scores, labels, boxes_xyxy = (item[chosen].double() for item in wanted)
-    score_error = float((wanted[0].sort().values - found[0].sort().values).abs().max())
+    scores, labels, boxes_xyxy = (item[chosen].double() for item in expected)
+    score_error = float((expected[0].sort().values - actual[0].sort().values).abs().max())
     if not len(scores):
         return 0.0, score_error
-    distance = (boxes_xyxy[:, None] - found[2].double()[None]).abs().amax(-1)
-    gap = (scores[:, None] - found[0].double()[None]).abs()
-    foreign = labels[:, None] != found[1][None]
-    # The score, too, decides who is whose counterpart: two queries may give nearly one box.
+    distance = (boxes_xyxy[:, None] - actual[2].double()[None]).abs().amax(-1)
+    gap = (scores[:, None] - actual[0].double()[None]).abs()
+    foreign = labels[:, None] != actual[1][None]
+    # The matching also uses the score, because two queries may give nearly the same box.
     rows, columns = linear_sum_assignment((distance + 100 * gap).masked_fill(foreign, 1e9).numpy())
     if bool(foreign[rows, columns].any()):
         return float("inf"), score_error
     return float(distance[rows, columns].max()), max(score_error, float(gap[rows, columns].max()))
 
 
-def _of_image(found: Best, index: int) -> Best:
-    scores, labels, boxes_xyxy = found
+def _of_image(detections: Best, index: int) -> Best:
+    scores, labels, boxes_xyxy = detections
     return scores[index], labels[index], boxes_xyxy[index]
 
 
-def _trouble(box_error: float, score_error: float, precision: str) -> str:
-    """What is wrong, in words; "" when nothing is."""
+def _problem(box_error: float, score_error: float, precision: str) -> str:
+    """Describe differences beyond the tolerance; "" within the tolerance."""
     box_limit, score_limit = TOLERANCES[precision]
     if math.isnan(box_error):
-        return "its outputs are inf or NaN"
+        return "the file's outputs are inf or NaN"
     if math.isinf(box_error):
-        return "it lacks a detection that PyTorch has"
+        return "the file lacks a detection that PyTorch has"
     if box_error > box_limit:
         return f"a box is {box_error:.3g} px off PyTorch's (allowed: {box_limit:g} px)"
     return (
@@ -323,16 +320,14 @@ def _trouble(box_error: float, score_error: float, precision: str) -> str:
 
 
 class _Graph(nn.Module):
-    """What is traced: a detector, with the trunk in half precision and post-processing as asked
-    for.
-    """
+    """The module that is traced: a detector with post-processing or half precision, if set."""
 
     def __init__(self, model: Detector, info: OnnxInfo) -> None:
         super().__init__()
         self.info = info
         self.backbone, self.encoder, self.decoder = model.backbone, model.encoder, model.decoder
         if info.precision == "fp16":
-            twin = copy.deepcopy(model)  # the given model is what the file is compared with
+            twin = copy.deepcopy(model)  # the file is later compared with the unchanged model
             self.backbone, self.encoder = twin.backbone.half(), twin.encoder.half()
         for module in self.modules():
             for name, value in list(vars(module).items()):
@@ -350,8 +345,9 @@ class _Graph(nn.Module):
 
 
 class _Constants(TableCache):
-    """Tables that enter the graph as constants. While tracing, sizes are tensors, no two of them
-    alike: here they count as their numbers.
+    """Tables that enter the graph as constants.
+
+    During tracing, sizes are tensors that never compare equal. Their numbers serve as keys instead.
     """
 
     def get_or_make(self, key: Any, make: Callable[[], T]) -> T:
@@ -365,7 +361,7 @@ def _numbers(key: Any) -> Any:
 
 
 def _write(model: Detector, path: Path, info: OnnxInfo, opset: int) -> None:
-    """Trace, add the metadata, and let ONNX's own checker read it."""
+    """Trace the model, add the metadata, and check the file with ONNX's checker."""
     onnx = require("onnx", extra="export", purpose=_PURPOSE)
     raw = info.outputs == "raw"
     inputs, outputs = ([IMAGES], RAW) if raw else ([IMAGES, SIZES], DETECTIONS)
@@ -393,11 +389,11 @@ def _write(model: Detector, path: Path, info: OnnxInfo, opset: int) -> None:
         onnx.helper.set_model_props(content, info.to_metadata())
         content.producer_name = "deim_lab"
         for value, shape in zip(content.graph.output, shapes, strict=True):
-            for axis, length in list(enumerate(shape))[1:]:  # tracing leaves them without a number
+            for axis, length in list(enumerate(shape))[1:]:  # tracing doesn't write these numbers
                 value.type.tensor_type.shape.dim[axis].dim_value = length
         onnx.save(content, str(path))
         onnx.checker.check_model(str(path), full_check=True)
-    except Exception as error:  # of the exporter's, the checker's and protobuf's own kinds
+    except Exception as error:  # errors of the exporter, of the checker or of protobuf
         raise ExportError(
             f"the model can't be written as ONNX with opset {opset}: "
             f"{' '.join(str(error).split())[:400]}"
@@ -405,8 +401,10 @@ def _write(model: Detector, path: Path, info: OnnxInfo, opset: int) -> None:
 
 
 def _probes(size: tuple[int, int], pictures: Sequence[str | Path]) -> Tensor:
-    """``[4, 3, H, W]`` in [0, 1]: the pictures in turn, or patterns with coarse and fine structure
-    and rectangles.
+    """Images ``[4, 3, H, W]`` in [0, 1] for the comparison.
+
+    The pictures are repeated as needed. Without pictures, the images are patterns with coarse and
+    fine structure and rectangles.
     """
     if pictures:
         chosen = [images.decode(pictures[index % len(pictures)]) for index in range(max(BATCHES))]
@@ -441,9 +439,7 @@ def _probes(size: tuple[int, int], pictures: Sequence[str | Path]) -> Tensor:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Tracing warns of every size that becomes a constant, which is meant, and that a newer
-    exporter exists.
-    """
+    """Silence the warnings of tracing about intended constants and about a newer exporter."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,16 +1,15 @@
-"""What a model costs: parameters and floating-point operations, counted by the convention of the
-family's published numbers.
+"""Count the parameters and floating-point operations of a model, as in published numbers.
 
-D-FINE, DEIM and RT-DETRv2 publish what the tool calflops counts: twice the multiply-adds of
-convolutions and linear layers, and a few operations an element for norms (batch 2, layer 5),
-activations, softmax, pooling and up-sampling (1 each). Not counted are the two products inside
-attention, sampling in deformable attention, and plain arithmetic between tensors. So the numbers
-here stand beside the published ones; they are no exact account of the work. Nothing is computed:
-shapes alone pass through the model.
+The published numbers of D-FINE, DEIM and RT-DETRv2 come from the tool calflops. It counts twice the
+multiply-adds of convolutions and linear layers. It counts a few operations per element for norms
+(batch 2, layer 5), activations, softmax, pooling and up-sampling (1 each). It does not count the
+two products inside attention, sampling in deformable attention, and plain arithmetic between
+tensors. The numbers here can therefore be compared with the published ones, but are not the exact
+work. Nothing is computed: only shapes pass through the model.
 
-One thing is counted that isn't done here: official RT-DETRv2 refines the box of every anchor and
-then selects, this lab selects and then refines (equal boxes). The published numbers hold the
-difference, so ``gflops`` does, and ``spared_gflops`` says how much it is.
+One part is counted but not computed here. The official RT-DETRv2 refines the box of every anchor
+and then selects; this lab selects and then refines, with equal boxes. The published numbers include
+the difference, so ``gflops`` does too; ``spared_gflops`` is its size.
 """
 
 from __future__ import annotations
@@ -30,13 +29,13 @@ from deim_lab.detector.rtdetr import RTDetrDecoder
 
 @dataclass(frozen=True)
 class Cost:
-    """Parameters, and the operations of one forward pass of one image.
+    """Parameters of a model, and the operations of one forward pass of one image.
 
     Attributes:
-        parameters: elements of all parameters, frozen ones included, buffers not.
-        gflops: 10⁹ floating-point operations (see above).
+        parameters: number of elements of all parameters, with frozen ones, without buffers.
+        gflops: 10⁹ floating-point operations, by the convention of this module.
         gmacs: 10⁹ multiply-adds of convolutions and linear layers.
-        spared_gflops: the part of ``gflops`` that only the official RT-DETRv2 spends (0 for the
+        spared_gflops: the part of ``gflops`` that only the official RT-DETRv2 computes (0 for the
             other families).
     """
 
@@ -47,11 +46,10 @@ class Cost:
 
 
 def count(model: nn.Module, size: tuple[int, int] = (640, 640)) -> Cost:
-    """The cost of a detector as it is: its train form or its deploy form, of which the published
-    numbers speak.
+    """The cost of a detector in its current form; published numbers are for the deploy form.
 
     Args:
-        model: takes images ``[1, 3, H, W]``; it isn't changed. May be on the meta device.
+        model: a model for images ``[1, 3, H, W]``. It isn't changed, and may be on the meta device.
         size: height and width in pixels.
     """
     parameters = sum(item.numel() for item in model.parameters())
@@ -68,9 +66,7 @@ def count(model: nn.Module, size: tuple[int, int] = (640, 640)) -> Cost:
 
 
 def _spared_macs(model: nn.Module, size: tuple[int, int]) -> int:
-    """Multiply-adds of the box head on the anchors that are not selected, where the official model
-    refines them too.
-    """
+    """Multiply-adds of the box head on unselected anchors, which only official code refines."""
     if not isinstance(model, Detector) or not isinstance(model.decoder, RTDetrDecoder):
         return 0
     anchors = sum((size[0] // stride) * (size[1] // stride) for stride in model.strides)
@@ -83,7 +79,7 @@ def _spared_macs(model: nn.Module, size: tuple[int, int]) -> int:
 
 
 class _Counter(TorchDispatchMode):
-    """Adds up the operations that pass through PyTorch's dispatcher."""
+    """Count the operations that pass through PyTorch's dispatcher."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -117,8 +113,9 @@ def _each_input(operations: int) -> Callable[[tuple[Any, ...], Any], int]:
 
 
 def _convolution_macs(args: tuple[Any, ...], result: Tensor) -> int:
-    """Every output element needs a kernel's worth of multiply-adds; a weight is
-    ``[out, in / groups, h, w]``.
+    """Multiply-adds of a convolution: output elements × elements of a kernel.
+
+    A weight is ``[out, in / groups, h, w]``.
     """
     return result.numel() * args[1][0].numel()
 

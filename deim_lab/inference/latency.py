@@ -1,10 +1,9 @@
-"""How long a detector takes on this machine: medians with spread, warm, per batch size, precision
-and form.
+"""Measure the latency of a detector on this machine: median and spread, after a warm-up.
 
-What is timed is said in every result: the device, the precision, which form of the model (train,
-deploy, compiled), and whether post-processing is part of it. Numbers of other machines and runtimes
-(the published ones: TensorRT, FP16, on a T4) are no comparison for a single number from here, only
-for an order.
+Every result names the batch size, the device, the precision, the form of the model (train, deploy,
+compiled), and whether post-processing is included. Single numbers can't be compared with those of
+other machines and runtimes (the published ones: TensorRT, FP16, on a T4); only the order of models
+can.
 """
 
 from __future__ import annotations
@@ -43,9 +42,9 @@ Form = Literal["train", "deploy", "compiled"]
 
 FORMS: tuple[Form, ...] = ("train", "deploy", "compiled")
 PRECISIONS = ("fp32", "bf16", "fp16")
-FEWEST = 5  # timed passes, however long they take
+FEWEST = 5  # minimum number of timed passes
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-_LOW, _HIGH = 0.05, 0.95  # the spread's quantiles
+_LOW, _HIGH = 0.05, 0.95  # quantiles of the spread
 
 
 @dataclass(frozen=True)
@@ -53,14 +52,13 @@ class Latency:
     """Time of one forward pass of a batch.
 
     Attributes:
-        batch: images at a time.
+        batch: number of images per pass.
         size: height and width in pixels.
-        precision: fp32, or bf16 or fp16 by autocast, as training and evaluation compute.
-        device: its name, as PyTorch says it.
-        postprocess: whether the choice of the best boxes in pixels is part of the time.
-        repeats: passes that were timed, after the warm-up.
-        median_ms, low_ms, high_ms: of a pass, in milliseconds; low and high are the 5 % and 95 %
-            quantiles.
+        precision: fp32, or bf16 or fp16 by autocast, as in training and evaluation.
+        device: name of the device in PyTorch.
+        postprocess: whether the time includes the choice of the best boxes in pixels.
+        repeats: number of timed passes, after the warm-up.
+        median_ms, low_ms, high_ms: time of a pass in milliseconds: median, 5 % and 95 % quantiles.
     """
 
     batch: int
@@ -79,7 +77,7 @@ class Latency:
 
 
 def row(found: Latency) -> dict[str, Json]:
-    """As JSON values, images a second included."""
+    """A latency as JSON values, with the images per second."""
     return asdict(found) | {"size": list(found.size), "images_per_second": found.images_per_second}
 
 
@@ -96,21 +94,22 @@ def measure(
     with_postprocess: bool = False,
     top_k: int = 300,
 ) -> Latency:
-    """Time a detector's forward pass on random images that lie on the device already.
+    """Time a detector's forward pass on random images that are already on the device.
 
-    Every pass is waited for, so the time is what one request takes, not what a pipelined stream
-    would. The model is moved to the device and set to eval mode, and stays so.
+    Each pass ends before the next one starts. The time is that of a single request, not of a
+    pipelined stream. The model is moved to the device and set to eval mode, and stays in this
+    state.
 
     Args:
         model: a detector of any form (see ``in_form``).
-        repeats: passes to time.
-        warmup: passes before the clock starts; a compiled model compiles in the first.
-        max_seconds: stop after this time, but not before ``FEWEST`` passes; the result says how
-            many there were.
+        repeats: number of passes to time.
+        warmup: number of passes before the timing; a compiled model compiles in the first.
+        max_seconds: stop after this time, but not before ``FEWEST`` passes; the result has the
+            number of passes.
         with_postprocess: include the choice of the ``top_k`` best.
 
     Raises:
-        ConfigError: a number below 1, or a precision that is unknown or that the device hasn't.
+        ConfigError: a number below 1, or a precision that is unknown or that the device lacks.
     """
     device = torch.device(device)
     _check(device, precision, batch=batch, repeats=repeats)
@@ -140,13 +139,15 @@ def measure(
 
 
 def in_form(model: nn.Module, form: str) -> nn.Module:
-    """A detector's form to be timed: ``train`` as it is, ``deploy`` (folded; a copy), or
-    ``compiled`` (deploy form, ``torch.compile``).
+    """A detector in the form to be timed.
 
-    Raises ``ConfigError`` for another form.
+    ``train``: the model itself. ``deploy``: a folded copy. ``compiled``: the deploy form with
+    ``torch.compile``. Raises ``ConfigError`` for another form.
     """
     if form not in FORMS:
-        raise ConfigError(f"unknown form {form!r}{nearest(form, FORMS)}; known: {', '.join(FORMS)}")
+        raise ConfigError(
+            f"unknown form {form!r}{nearest(form, FORMS)}. Known forms: {', '.join(FORMS)}"
+        )
     if form == "train":
         return model.eval()
     deployed: nn.Module = model if getattr(model, "deployed", False) else model.deploy()  # type: ignore[operator]
@@ -154,8 +155,9 @@ def in_form(model: nn.Module, form: str) -> nn.Module:
 
 
 def precisions(device: torch.device | str) -> tuple[str, ...]:
-    """The precisions that a device computes in: a CPU fp32 and bf16, a GPU fp16 too, bf16 only
-    where it has it in hardware.
+    """The precisions of a device.
+
+    A CPU has fp32 and bf16. A GPU has fp32 and fp16, and bf16 if its hardware supports it.
     """
     device = torch.device(device)
     if device.type != "cuda":
@@ -166,7 +168,7 @@ def precisions(device: torch.device | str) -> tuple[str, ...]:
 
 
 def machine(device: torch.device | str) -> dict[str, Json]:
-    """What a table of times must say of its origin: device, threads, versions, date (UTC)."""
+    """The origin of a table of times: device, threads, versions, date (UTC)."""
     device = torch.device(device)
     return {
         "device": _name(device),
@@ -186,7 +188,7 @@ def _timed(
     warmup: int,
     max_seconds: float | None,
 ) -> list[float]:
-    """Seconds of each of ``repeats`` calls, each waited for."""
+    """Seconds of each of ``repeats`` calls; each call ends before the next one starts."""
 
     def wait() -> None:
         if device.type == "cuda":
@@ -209,12 +211,12 @@ def _timed(
 def _check(device: torch.device, precision: str, **counts: int) -> None:
     for name, value in counts.items():
         if value < 1:
-            raise ConfigError(f"{name} {value} is below 1")
+            raise ConfigError(f"{name} {value} is below 1. Give at least 1")
     if precision not in precisions(device):
         raise ConfigError(
-            f"precision {precision!r} is not to be had on "
-            f"{_name(device)}{nearest(precision, PRECISIONS)}; "
-            f"it has {', '.join(precisions(device))}"
+            f"precision {precision!r} is not available on "
+            f"{_name(device)}{nearest(precision, PRECISIONS)}. "
+            f"The device has {', '.join(precisions(device))}"
         )
 
 
@@ -237,7 +239,7 @@ def _name(device: torch.device) -> str:
 
 
 def _cpu_name() -> str:
-    """The processor's name where the system says it (Linux), else its kind."""
+    """The processor's name if the system reports it (Linux), else its kind."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
             return next(

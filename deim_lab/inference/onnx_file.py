@@ -1,7 +1,7 @@
-"""An exported detector as an ONNX file: what its metadata say, and running it with onnxruntime.
+"""Read the metadata of an exported ONNX file, and run the file with onnxruntime.
 
-The file carries all that prediction needs (classes, input size, what its outputs are), so nothing
-beside it is asked for.
+The file has everything that prediction needs (classes, input size, kind of outputs). No other file
+is needed.
 """
 
 from __future__ import annotations
@@ -23,10 +23,8 @@ from deim_lab.host.optional import require
 from deim_lab.structures import Prediction
 
 FORMAT = "deim_lab/onnx/1"
-IMAGES, SIZES = (
-    "images",
-    "orig_target_sizes",
-)  # the official exports' names, so that their runtimes take these files, too
+# Names of the official exports, so that runtimes for them can also use these files.
+IMAGES, SIZES = "images", "orig_target_sizes"
 DETECTIONS = ("labels", "boxes", "scores")
 RAW = ("logits", "boxes_cxcywh")
 SUFFIX = ".onnx"
@@ -40,13 +38,13 @@ class OnnxInfo:
     """The metadata of an exported file.
 
     Attributes:
-        preset: that the model was built from.
+        preset: preset of the model.
         categories: ``{"id", "name"}`` of each class in class order.
-        input_size: height and width in pixels of the images that it takes; their number is free.
+        input_size: height and width in pixels of the input images; the batch size is free.
         outputs: ``detections`` (labels, boxes in pixels, scores; best first) or ``raw`` (logits,
             boxes).
         precision: ``fp32``, or ``fp16`` for a backbone and encoder in half precision.
-        top_k: detections of an image.
+        top_k: number of detections per image.
     """
 
     preset: str
@@ -57,7 +55,7 @@ class OnnxInfo:
     top_k: int
 
     def to_metadata(self) -> dict[str, str]:
-        """As ONNX keeps it: strings."""
+        """The metadata as strings, the only type in ONNX metadata."""
         return {
             "format": FORMAT,
             "preset": self.preset,
@@ -70,28 +68,28 @@ class OnnxInfo:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], where: str) -> OnnxInfo:
-        """Raises ``WeightsError`` naming what is missing, for a file that this project didn't
-        write.
+        """Read the metadata of a file. Raises ``WeightsError`` for a file of another project.
+
+        The error names the missing entries.
         """
         missing = ", ".join(repr(name) for name in _METADATA if name not in metadata)
         if metadata.get("format") != FORMAT:
-            found = (
+            file_format = (
                 "without a format"
                 if "format" not in metadata
                 else f"of the format {metadata['format']!r}"
             )
             lack = (
-                f": its metadata lack {missing}, so its classes and its input can't be known"
+                f": its metadata lack {missing}, so its classes and its input are unknown"
                 if missing
                 else ""
             )
             raise WeightsError(
-                f"{where} is an ONNX file {found}, not one that `deim-lab export` wrote "
-                f"({FORMAT!r}){lack}; export the model "
-                "from its run or weights with this version"
+                f"{where} is an ONNX file {file_format}, not one that `deim-lab export` wrote "
+                f"({FORMAT!r}){lack}. Export the model from its run or weights with this version"
             )
         if missing:
-            raise WeightsError(f"{where}: its metadata lack {missing}; export the model again")
+            raise WeightsError(f"{where}: its metadata lack {missing}. Export the model again")
         try:
             height, width = json.loads(metadata["input_size"])
             return cls(
@@ -104,41 +102,41 @@ class OnnxInfo:
             )
         except (ValueError, TypeError) as error:
             raise WeightsError(
-                f"{where}: its metadata can't be read ({error}); export the model again"
+                f"{where}: its metadata can't be read ({error}). Export the model again"
             ) from error
 
 
 class OnnxDetector:
-    """An exported detector, ready to run; a ``Predictor`` takes it in place of a
-    ``LoadedDetector``.
+    """An exported detector, ready to run in a ``Predictor`` instead of a ``LoadedDetector``.
 
     Args:
-        path: of a file that ``export`` wrote.
-        device: ``cuda`` asks for onnxruntime's CUDA provider; ``auto`` takes it where it is.
+        path: path of a file that ``export`` wrote.
+        device: ``cuda`` requires onnxruntime's CUDA provider; ``auto`` uses it if it is available.
 
     Raises:
-        WeightsError: no file, no ONNX file, or not one of this project.
-        ConfigError: onnxruntime is missing, or has no CUDA provider where one was asked for.
+        WeightsError: the file does not exist, is no ONNX file, or is not one of this project.
+        ConfigError: onnxruntime is missing, or lacks the CUDA provider for ``cuda``.
     """
 
     def __init__(self, path: str | Path, device: torch.device | str = "auto") -> None:
         runtime = require("onnxruntime", extra="export", purpose="Running an ONNX file")
         self.path = Path(path)
         if not self.path.is_file():
-            raise WeightsError(f"{self.path}: there is no such file")
+            raise WeightsError(f"{self.path} does not exist")
         settings = runtime.SessionOptions()
         settings.intra_op_num_threads = torch.get_num_threads()
-        settings.log_severity_level = 3  # errors; it warns of every initializer that it folds
+        settings.log_severity_level = 3  # only errors: it warns of every initializer that it folds
         try:
             self.session = runtime.InferenceSession(
                 str(self.path), settings, providers=_providers(runtime, str(device))
             )
-        except Exception as error:  # its exceptions share no type of their own
+        except Exception as error:  # onnxruntime's exceptions have no common type
             if isinstance(error, ConfigError):
                 raise
-            said = " ".join(str(error).split())[:200]
+            reason = " ".join(str(error).split())[:200]
             raise WeightsError(
-                f"{self.path} can't be read as ONNX ({said}); it is truncated or no ONNX file"
+                f"{self.path} can't be read as ONNX ({reason}). The file is truncated or no ONNX "
+                f"file"
             ) from error
         self.info = OnnxInfo.from_metadata(
             self.session.get_modelmeta().custom_metadata_map, str(self.path)
@@ -147,20 +145,23 @@ class OnnxDetector:
         self.input_size = self.info.input_size
 
     def run(self, images: Tensor, sizes_wh: Tensor) -> tuple[Tensor, ...]:
-        """The outputs as they are: ``images [B, 3, H, W]`` float32 in [0, 1], ``sizes_wh [B, 2]``
-        px (not used by a raw file).
+        """Run the file and return its outputs unchanged.
+
+        ``images [B, 3, H, W]`` are float32 in [0, 1], ``sizes_wh [B, 2]`` in px. A raw file doesn't
+        use the sizes.
         """
-        given: dict[str, np.ndarray] = {IMAGES: images.float().cpu().numpy()}
+        inputs: dict[str, np.ndarray] = {IMAGES: images.float().cpu().numpy()}
         if self.info.outputs == "detections":
-            given[SIZES] = sizes_wh.to(torch.int64).cpu().numpy()
+            inputs[SIZES] = sizes_wh.to(torch.int64).cpu().numpy()
         names = RAW if self.info.outputs == "raw" else DETECTIONS
-        return tuple(torch.from_numpy(item) for item in self.session.run(list(names), given))
+        return tuple(torch.from_numpy(item) for item in self.session.run(list(names), inputs))
 
     def detect(
         self, images: Tensor, sizes_wh: Tensor, image_ids: Sequence[int]
     ) -> list[Detections]:
-        """Detections of each image, best first. Raises ``NonFiniteError`` naming images whose
-        outputs are inf or NaN.
+        """Detections of each image, best first.
+
+        Raises ``NonFiniteError`` naming the images with outputs that are inf or NaN.
         """
         if self.info.outputs == "raw":
             prediction = Prediction(*self.run(images, sizes_wh))
@@ -185,14 +186,14 @@ class OnnxDetector:
 
 def _providers(runtime: ModuleType, device: str) -> list[str]:
     kind = device.partition(":")[0]
-    there = "CUDAExecutionProvider" in runtime.get_available_providers()
-    if kind == "cuda" and not there:
+    has_cuda = "CUDAExecutionProvider" in runtime.get_available_providers()
+    if kind == "cuda" and not has_cuda:
         raise ConfigError(
-            f"device {device!r}: this onnxruntime has no CUDA provider; install onnxruntime-gpu, "
+            f"device {device!r}: this onnxruntime has no CUDA provider. Install onnxruntime-gpu, "
             f"or use 'cpu'"
         )
     return (
         ["CUDAExecutionProvider", "CPUExecutionProvider"]
-        if there and kind in ("cuda", "auto")
+        if has_cuda and kind in ("cuda", "auto")
         else ["CPUExecutionProvider"]
     )

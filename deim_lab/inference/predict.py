@@ -1,6 +1,4 @@
-"""From a detector's output to detections in pixels and category ids; and from picture files to
-drawn boxes.
-"""
+"""Detect objects in picture files, and draw the boxes."""
 
 from __future__ import annotations
 
@@ -29,12 +27,12 @@ Json = Any
 Pixels = np.ndarray | Tensor
 Source = str | os.PathLike[str] | Pixels
 
-_LIGHT_FROM = 140  # luma from which the ink on a label is black
+_LIGHT_FROM = 140  # luma of a label from which its text is black
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """The pictures that could be read, and why the others (by path) could not."""
+    """The detections of all readable pictures, and the errors of unreadable files by path."""
 
     images: list[ImageDetections] = field(default_factory=list)
     errors: dict[str, str] = field(default_factory=dict)
@@ -46,14 +44,12 @@ class Predictions:
         return len(self.images)
 
     def to_coco(self) -> list[dict[str, Json]]:
-        """COCO result rows, with ``file_name`` beside each ``image_id`` (null for an array)."""
-        return [row for found in self.images for row in coco_rows(found)]
+        """COCO result rows, with ``file_name`` next to each ``image_id`` (null for an array)."""
+        return [row for image in self.images for row in coco_rows(image)]
 
 
 class Engine(Protocol):
-    """What finds detections in a batch: a model in PyTorch, or an exported one
-    (``onnx_file.OnnxDetector``).
-    """
+    """Anything that detects objects in a batch: a PyTorch model or ``onnx_file.OnnxDetector``."""
 
     categories: list[dict[str, Json]]  # {"id", "name"} of each class in class order
     input_size: tuple[int, int]  # height and width in pixels
@@ -61,13 +57,14 @@ class Engine(Protocol):
     def detect(
         self, images: Tensor, sizes_wh: Tensor, image_ids: Sequence[int]
     ) -> list[Detections]:
-        """Of ``images [B, 3, H, W]`` float in [0, 1], in pixels of ``sizes_wh [B, 2]``;
-        ``image_ids`` are for errors.
+        """Detections of ``images [B, 3, H, W]`` (float in [0, 1]).
+
+        Boxes are in pixels of ``sizes_wh [B, 2]``. ``image_ids`` are used in errors.
         """
 
 
 class TorchEngine:
-    """A detector in PyTorch as an ``Engine``; moved to the device and set to eval mode."""
+    """A PyTorch detector as an ``Engine``, moved to the device and set to eval mode."""
 
     def __init__(self, loaded: LoadedDetector, device: torch.device | str) -> None:
         self.device = torch.device(device)
@@ -87,14 +84,16 @@ class TorchEngine:
 
 
 class Predictor:
-    """A trained detector for picture files: decode upright, squash to its input size, keep the
-    best.
+    """A trained detector for picture files.
+
+    Pictures are decoded upright and resized to the detector's input size without keeping the aspect
+    ratio.
 
     Args:
-        loaded: as ``weights.load_detector`` gives it, or an ``onnx_file.OnnxDetector``.
-        device: where to compute; an exported detector has its own.
-        threshold: detections of a lower score are left out.
-        batch_size: pictures at a time.
+        loaded: the result of ``weights.load_detector``, or an ``onnx_file.OnnxDetector``.
+        device: device of the computation; not used for an exported detector, which has its own.
+        threshold: detections with a lower score are left out.
+        batch_size: number of pictures at a time.
     """
 
     def __init__(
@@ -117,12 +116,11 @@ class Predictor:
         self.batch_size = batch_size
 
     def predict(self, sources: Source | Iterable[Source]) -> Predictions:
-        """Detections of a file, a folder, a glob, pixels (uint8, RGB: array ``[H, W, 3]`` or tensor
-        ``[3, H, W]``), or several of these.
+        """Detections of a file, a folder, a glob, pixels, or several of them.
 
-        A file that can't be read becomes an entry of ``errors`` and the others are predicted all
-        the same. Raises ``DataError`` for a folder or glob without pictures and for an array of
-        another kind.
+        Pixels are uint8 RGB: an array ``[H, W, 3]`` or a tensor ``[3, H, W]``. A file that can't be
+        read becomes an entry of ``errors``; all other files are still processed. Raises
+        ``DataError`` for a folder or glob without pictures and for an array of another kind.
         """
         result = Predictions()
         for item in self.stream(sources):
@@ -135,16 +133,18 @@ class Predictor:
     def stream(
         self, sources: Source | Iterable[Source]
     ) -> Iterator[ImageDetections | tuple[str, str]]:
-        """As ``predict``, one by one in the given order: detections, or (path, error) for a file
-        that can't be read.
+        """Yield the detections of each picture in the given order, as ``predict`` computes them.
+
+        A file that can't be read gives (path, error).
         """
-        return (found for found, _ in self.stream_with_pixels(sources))
+        return (result for result, _ in self.stream_with_pixels(sources))
 
     def stream_with_pixels(
         self, sources: Source | Iterable[Source]
     ) -> Iterator[tuple[ImageDetections, Tensor] | tuple[tuple[str, str], None]]:
-        """As ``stream``, each with the picture's pixels (uint8 RGB ``[3, H, W]``), to draw on; None
-        for a file that can't be read.
+        """Yield the results of ``stream``, each with the picture's pixels for drawing.
+
+        Pixels are uint8 RGB ``[3, H, W]``; None for a file that can't be read.
         """
         numbered = enumerate(expand(sources), start=1)
         while batch := list(itertools.islice(numbered, self.batch_size)):
@@ -156,57 +156,58 @@ class Predictor:
                 except DataError as error:
                     failed[image_id] = (str(source), str(error))
             paths = {image_id: source for image_id, source in batch if isinstance(source, Path)}
-            found = {item.image_id: item for item in self.detect(pixels, paths)}
+            detected = {item.image_id: item for item in self.detect(pixels, paths)}
             for image_id, _ in batch:
                 if image_id in failed:
                     yield failed[image_id], None
                 else:
-                    yield found[image_id], pixels[image_id]
+                    yield detected[image_id], pixels[image_id]
 
     def detect(
         self, pixels: Mapping[int, Tensor], paths: Mapping[int, Path] | None = None
     ) -> list[ImageDetections]:
-        """Detections of one batch: uint8 RGB ``[3, H, W]`` of each image id, in that order;
-        ``paths`` are only handed on.
+        """Detections of one batch, in the order of its image ids.
+
+        ``pixels`` are uint8 RGB ``[3, H, W]`` by image id. ``paths`` are copied into the results.
         """
         if not pixels:
             return []
         size = list(self.engine.input_size)
         inputs = torch.stack([F.resize(image, size, antialias=True) for image in pixels.values()])
         sizes_wh = [(image.shape[2], image.shape[1]) for image in pixels.values()]
-        found = self.engine.detect(inputs.float() / 255, torch.tensor(sizes_wh), list(pixels))
+        detections = self.engine.detect(inputs.float() / 255, torch.tensor(sizes_wh), list(pixels))
         return [
             self._named(
                 image_id, (paths or {}).get(image_id), size_wh, item.above(self.threshold).to("cpu")
             )
-            for image_id, size_wh, item in zip(pixels, sizes_wh, found, strict=True)
+            for image_id, size_wh, item in zip(pixels, sizes_wh, detections, strict=True)
         ]
 
     def _named(
-        self, image_id: int, path: Path | None, size_wh: tuple[int, int], found: Detections
+        self, image_id: int, path: Path | None, size_wh: tuple[int, int], detections: Detections
     ) -> ImageDetections:
-        chosen = [self.categories[label] for label in found.labels.tolist()]
+        categories = [self.categories[label] for label in detections.labels.tolist()]
         return ImageDetections(
             image_id,
             path,
             size_wh,
-            found,
-            tuple(int(item["id"]) for item in chosen),
-            tuple(str(item["name"]) for item in chosen),
+            detections,
+            tuple(int(item["id"]) for item in categories),
+            tuple(str(item["name"]) for item in categories),
         )
 
 
 def expand(sources: Source | Iterable[Source]) -> list[Path | Tensor]:
-    """Files one by one (a folder's by name, not its subfolders') and pixels as uint8 ``[3, H, W]``.
+    """Expand sources into single files, and into pixels as uint8 ``[3, H, W]``.
 
-    Raises ``DataError`` for a folder or glob in which there is no picture, for no source at all,
-    and for pixels of another kind.
+    Files of a folder are sorted by name; subfolders are left out. Raises ``DataError`` for a folder
+    or glob without pictures, for an empty list of sources, and for pixels of another kind.
     """
     given = (
         [sources] if isinstance(sources, (str, os.PathLike, np.ndarray, Tensor)) else list(sources)
     )
     if not given:
-        raise DataError("no picture was given; expected files, a folder or a glob")
+        raise DataError("no picture was given. Expected files, a folder or a glob")
     result: list[Path | Tensor] = []
     for source in given:
         if isinstance(source, (np.ndarray, Tensor)):
@@ -229,7 +230,7 @@ def expand(sources: Source | Iterable[Source]) -> list[Path | Tensor]:
                 if Path(item).is_file()
             )
             if not files:
-                raise DataError(f"no file fits {str(source)!r}")
+                raise DataError(f"no file matches {str(source)!r}")
             result += files
         else:
             result.append(path)
@@ -237,12 +238,12 @@ def expand(sources: Source | Iterable[Source]) -> list[Path | Tensor]:
 
 
 def draw(image: Tensor | Image.Image, detections: Detections, names: Sequence[str]) -> Image.Image:
-    """The picture with boxes, names and scores; what is drawn last, on top, is the best.
+    """A copy of the picture with boxes, names and scores; the best detection is on top.
 
     Args:
-        image: uint8 ``[3, H, W]`` RGB, or a PIL image; left as it is.
-        detections: boxes in its pixels.
-        names: of each *class*, by label.
+        image: uint8 ``[3, H, W]`` RGB, or a PIL image; it isn't changed.
+        detections: boxes in pixels of the image.
+        names: name of each *class*, by label.
     """
     canvas = (
         image.convert("RGB")
@@ -276,12 +277,12 @@ def draw(image: Tensor | Image.Image, detections: Detections, names: Sequence[st
 
 
 def _pixels(source: Pixels) -> Tensor:
-    """uint8 ``[3, H, W]`` of an array ``[H, W, 3]`` or a tensor ``[3, H, W]``."""
+    """Check an array ``[H, W, 3]`` or tensor ``[3, H, W]``; return a uint8 ``[3, H, W]``."""
     axis = -1 if isinstance(source, np.ndarray) else 0
     channels = source.shape[axis] if source.ndim == 3 else None
     if str(source.dtype).removeprefix("torch.") != "uint8" or channels != 3 or 0 in source.shape:
         raise DataError(
-            f"pixels are {source.dtype} of shape {list(source.shape)}; expected uint8 RGB: an "
+            f"pixels are {source.dtype} of shape {list(source.shape)}. Expected uint8 RGB: an "
             f"array [H, W, 3] or a tensor [3, H, W]"
         )
     return (

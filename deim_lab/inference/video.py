@@ -1,7 +1,7 @@
-"""Frames of a video file or a webcam in, frames with boxes out as an MP4; by OpenCV, which is
-optional.
+"""Read frames of a video file or a webcam, and write frames with boxes as an MP4.
 
-Frames are read one batch ahead, never all at once, so the length of a video doesn't matter.
+This needs OpenCV, which is optional. Frames are read one batch at a time, so the length of a video
+doesn't matter.
 """
 
 from __future__ import annotations
@@ -26,13 +26,17 @@ from deim_lab.host.optional import require
 from deim_lab.inference.predict import Predictor, draw
 
 SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
-DEFAULT_FPS = 25.0  # where a camera doesn't say its own
+DEFAULT_FPS = 25.0  # for a file or camera that doesn't report its rate
 
 
 @dataclass(frozen=True)
 class Frame:
-    """``pixels`` uint8 RGB ``[3, H, W]`` of frame ``index`` (from 0), ``seconds`` after the start
-    at the nominal rate.
+    """One frame of a video.
+
+    Attributes:
+        index: number of the frame, from 0.
+        seconds: time after the start, at the nominal rate.
+        pixels: uint8 RGB ``[3, H, W]``.
     """
 
     index: int
@@ -44,13 +48,13 @@ class VideoReader:
     """The frames of a video file, or of a camera by its number; a context manager.
 
     Attributes:
-        name: what rows and messages call it: the path, or ``webcam 0``.
-        is_camera: whether it is a camera.
-        fps: frames a second, as the file or camera says (``DEFAULT_FPS`` where it says nothing).
-        count: frames, as the file says; None for a camera or where it doesn't say.
+        name: name in rows and messages: the path, or ``webcam 0``.
+        is_camera: whether the source is a camera.
+        fps: frames per second that the file or camera reports, else ``DEFAULT_FPS``.
+        count: number of frames that the file reports; None for a camera or if unknown.
 
     Raises:
-        DataError: no such file or camera, or not a video.
+        DataError: the file or camera does not exist, or the file is no video.
         ConfigError: OpenCV is not installed.
     """
 
@@ -62,24 +66,24 @@ class VideoReader:
             raise DataError(f"video {source} does not exist")
         self._capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
         if not self._capture.isOpened():
-            expected = (
+            reason = (
                 "no camera of this number answers"
                 if isinstance(source, int)
                 else "it is damaged, or no video that OpenCV reads"
             )
-            raise DataError(f"{self.name} can't be opened: {expected}")
-        said = float(self._capture.get(cv2.CAP_PROP_FPS))
-        self.fps = said if 0 < said <= 1000 else DEFAULT_FPS
+            raise DataError(f"{self.name} can't be opened: {reason}")
+        reported_fps = float(self._capture.get(cv2.CAP_PROP_FPS))
+        self.fps = reported_fps if 0 < reported_fps <= 1000 else DEFAULT_FPS
         length = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         self.count = length if isinstance(source, Path) and length > 0 else None
 
     def __iter__(self) -> Iterator[Frame]:
         for index in itertools.count():
-            there, bgr = self._capture.read()
-            if not there:
+            success, bgr = self._capture.read()
+            if not success:
                 if index == 0:
                     raise DataError(
-                        f"{self.name}: not one frame can be read; it is empty or damaged"
+                        f"{self.name}: no frame can be read. The video is empty or damaged"
                     )
                 return
             rgb = np.ascontiguousarray(bgr[..., ::-1])
@@ -98,11 +102,12 @@ class VideoReader:
 
 
 class VideoWriter:
-    """An MP4 that gets its name when it is complete; a context manager. The first frame gives the
-    size.
+    """A context manager that writes an MP4; the file gets its name when it is complete.
+
+    The size of the first frame is the size of the video.
 
     Raises:
-        DataError: OpenCV can't write it.
+        DataError: OpenCV can't write the file.
     """
 
     def __init__(self, path: Path, fps: float) -> None:
@@ -123,7 +128,7 @@ class VideoWriter:
         if not writer.isOpened():
             raise DataError(
                 f"{self.path} can't be written as MP4 ({size_wh[0]} × {size_wh[1]} px, "
-                f"{self.fps:g} frames a second)"
+                f"{self.fps:g} frames per second)"
             )
         return writer
 
@@ -143,7 +148,7 @@ class VideoWriter:
 
 @dataclass(frozen=True)
 class FrameDetections:
-    """What was found in one frame of ``source`` (see ``VideoReader.name``)."""
+    """The detections in one frame of ``source`` (see ``VideoReader.name``)."""
 
     source: str
     frame: int
@@ -167,29 +172,29 @@ def detect_frames(
     writer: VideoWriter | None = None,
     draw_from: float = 0.0,
 ) -> Iterator[FrameDetections]:
-    """Detections frame by frame, ``predictor.batch_size`` frames at a time.
+    """Yield the detections of each frame, computed ``predictor.batch_size`` frames at a time.
 
     Args:
-        first_id: image id of the first frame; the others follow.
-        limit: frames at most; None: to the end.
-        writer: gets every frame with boxes.
-        draw_from: lowest score that is drawn.
+        first_id: image id of the first frame; later frames count up from it.
+        limit: maximum number of frames; None: all frames.
+        writer: writes every frame with its boxes.
+        draw_from: lowest score of the boxes that are drawn.
     """
     names = [str(item["name"]) for item in predictor.categories]
     frames = itertools.islice(reader, limit)
     while batch := list(itertools.islice(frames, predictor.batch_size)):
-        for frame, found in zip(
+        for frame, result in zip(
             batch,
             predictor.detect({first_id + item.index: item.pixels for item in batch}),
             strict=True,
         ):
             if writer is not None:
-                writer.write(draw(frame.pixels, found.detections.above(draw_from), names))
-            yield FrameDetections(reader.name, frame.index, frame.seconds, found)
+                writer.write(draw(frame.pixels, result.detections.above(draw_from), names))
+            yield FrameDetections(reader.name, frame.index, frame.seconds, result)
 
 
 def is_video(path: Path) -> bool:
-    """By its suffix."""
+    """Whether the suffix of a path is that of a video."""
     return path.suffix.lower() in SUFFIXES
 
 

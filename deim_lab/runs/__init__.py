@@ -1,9 +1,8 @@
-"""A run folder: start, log, finish, read; and many runs as one tidy table. Its schema is in
-``runs/README.md``.
+"""Run folders: start, log, finish and read one; read many as one table.
 
-Only the run folder crosses from training to tables and figures. JSON is written under a temporary
-name and renamed, the log only grows, and nothing of another run is overwritten; so whatever moment
-a process is killed at, what is on disk can be read.
+The schema of a run folder is in ``runs/README.md``. Tables and figures read only run folders, never
+the training itself. JSON files are written under a temporary name and renamed, the log only grows,
+and no run overwrites another. The files therefore stay readable when a process is killed.
 """
 
 from deim_lab.host.files import free_path, write_json

@@ -1,4 +1,4 @@
-"""Many runs as one tidy table."""
+"""Read many runs as one tidy table."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 METRICS = COCO_METRICS
 
-# Columns that a table always has, runs or not.
+# Columns that every table has, even without runs.
 BASE_COLUMNS = (
     "run",
     "status",
@@ -45,12 +45,12 @@ def table(
     status: str | Collection[str] | None = ("done",),
     kinds: Collection[str] = ("train", "val"),
 ) -> pd.DataFrame:
-    """All runs of a folder as one tidy frame: a row for each run's each ``train`` or ``val`` event.
+    """All runs of a folder as one tidy frame, with a row per ``train`` or ``val`` event.
 
-    Columns: ``BASE_COLUMNS``, every value that was logged (dicts flattened with ``/``, lists as
-    they are), and every key that any of these runs overrode, with the value that each run had
-    (lists as tuples, to group by). ``status``: one, several, or None for all. Damaged run folders
-    are left out with a warning that names them.
+    Columns: ``BASE_COLUMNS``, every logged value (dicts flattened with ``/``, lists unchanged), and
+    every key that any of the runs overrode. Such a key has the value of each run, with lists as
+    tuples for grouping. ``status``: one, several, or None for all. Damaged run folders are left out
+    with a warning that names them.
     """
     readable: list[tuple[Run, list[dict[str, Json]], dict[str, Json]]] = []
     for run in all_runs(runs_dir, status=status):
@@ -74,10 +74,11 @@ def table(
 
 
 def flat_config(run: Run) -> dict[str, Json]:
-    """As ``config.flatten``, but of the bare JSON, so that a run of another version can be read.
+    """Flatten the config of a run from its JSON, so that runs of other versions can be read.
 
-    A knob that the run's version did not have stands at its default, because the run was trained
-    with what is the default now; its fingerprint is based on the same rule.
+    The keys are those of ``config.flatten``. A setting that the run's version lacked has today's
+    default, because that version behaved like today's default. The fingerprint follows the same
+    rule.
     """
     return configs.flatten(Config()) | {
         f"{section}.{name}": value

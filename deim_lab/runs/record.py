@@ -1,4 +1,4 @@
-"""What a run records of its machine: time, versions of libraries, commit of this source."""
+"""What a run records about its machine: time, library versions, commit of this source."""
 
 from __future__ import annotations
 
@@ -40,8 +40,9 @@ def versions() -> dict[str, str | None]:
 
 
 def git_commit() -> dict[str, Json] | None:
-    """Commit of this source, and whether tracked files differ from it; None where it is no checkout
-    (or lies ignored in another's).
+    """Commit of this source, and whether tracked files differ from it.
+
+    None if this source is no checkout, or if another repository ignores it.
     """
     here = Path(__file__)
 

@@ -1,4 +1,4 @@
-"""One run folder: start, log, finish, read. Its schema is in ``runs/README.md``."""
+"""One run folder: start, log, finish, read. The schema is in ``runs/README.md``."""
 
 from __future__ import annotations
 
@@ -40,11 +40,13 @@ CONFIG, INFO, LOG, LOCK = "config.json", "run.json", "metrics.jsonl", ".lock"
 
 
 class Run:
-    """One run folder. ``start`` makes one, ``open`` reads one, ``reopen`` goes on writing into one
-    that was cut.
+    """One run folder.
+
+    ``start`` makes a folder, ``open`` reads one, and ``reopen`` continues to write into the folder
+    of an interrupted run.
 
     Attributes:
-        folder: where it lies.
+        folder: path of the folder.
         info: the content of ``run.json``.
     """
 
@@ -69,23 +71,26 @@ class Run:
         fingerprint: str | None = None,
         weights: Mapping[str, Json] | None = None,
     ) -> Run:
-        """Make ``<runs_dir>/<time>_<preset>_<what differs>_s<seed>_<fingerprint>/`` and open it for
-        writing.
+        """Make a run folder and open it for writing.
+
+        Its name is ``<time>_<preset>_<what differs>_s<seed>_<fingerprint>``.
 
         Args:
             data: at least ``name`` and ``fingerprint`` of the data set.
-            overrides: what makes this run differ from its preset; None: nothing.
-            what: the part of the name that says so; None: made from ``overrides``.
-            device: where it runs, as it was resolved (``cuda:0``).
-            fingerprint: of what it computes; None: the config's.
-            weights: what it starts from (``path``, ``sha256``, ``part`` where it is the backbone
-                alone); None: from scratch.
+            overrides: settings that differ from the preset; None: no setting differs.
+            what: description of the difference in the name; None: made from ``overrides``.
+            device: the resolved device of the run (``cuda:0``).
+            fingerprint: fingerprint of the run's computation; None: that of the config.
+            weights: the weights to start from (``path``, ``sha256``, and ``part`` if only the
+                backbone has weights); None: from scratch.
         """
         for key in ("name", "fingerprint"):
             if key not in data:
-                raise ConfigError(f"data {dict(data)!r} of a run lacks {key!r}")
+                raise ConfigError(
+                    f"data {dict(data)!r} of a run lacks {key!r}. Expected name and fingerprint"
+                )
         overrides, fingerprint = dict(overrides or {}), fingerprint or configs.fingerprint(config)
-        # "_" stands between the parts of the name
+        # "_" separates the parts of the name
         differs = _slug(what or _differs(overrides)).replace("_", "-") or "base"
         name = f"{record.now():%Y%m%d-%H%M%S}_{config.preset}_{differs}_s{seed}_{fingerprint}"
         run = cls(
@@ -119,7 +124,7 @@ class Run:
 
     @classmethod
     def open(cls, folder: str | Path) -> Run:
-        """Read a run folder. Raises ``DataError`` for one that isn't, or that is damaged."""
+        """Read a run folder. Raises ``DataError`` if it is no run folder or is damaged."""
         path = Path(folder)
         if not path.is_dir():
             raise DataError(f"run folder {path} does not exist{nearest_beside(path)}")
@@ -132,18 +137,18 @@ class Run:
         ]
         if missing:
             raise DataError(
-                f"{path / INFO} lacks {', '.join(missing)}: it is not the record of a run"
+                f"{path / INFO} lacks {', '.join(missing)}, so it is not the record of a run"
             )
         return cls(path, info)
 
     def reopen(self, *, device: str | None = None) -> Run:
-        """Go on writing into this folder: the torn last line of a killed run is cut off, the status
-        is ``running`` again.
+        """Open this folder again for writing, with status ``running``.
 
-        Raises ``ConfigError`` when another process is writing into it.
+        An incomplete last line of a killed run is removed from the log. Raises ``ConfigError`` if
+        another process is writing into the folder.
         """
         self._open_log()
-        if self.info["status"] == "running":  # killed: nobody wrote down how long it had run
+        if self.info["status"] == "running":  # killed, so its running time was not recorded
             times = [event["time"] for event in self.events() if "time" in event]
             begun = datetime.datetime.fromisoformat(
                 [self.info["started"], *self.info["resumed"]][-1]
@@ -162,11 +167,11 @@ class Run:
         return self
 
     def log(self, kind: str, *, epoch: int, step: int, **values: Json) -> None:
-        """Append one event; numbers that are not finite become null."""
+        """Append one event to the log; numbers that are not finite become null."""
         if self._events is None:
             raise ConfigError(
-                f"{self.folder.name} is not open for writing (status {self.status}); Run.reopen "
-                f"opens it"
+                f"{self.folder.name} is not open for writing (status {self.status}). Call "
+                f"Run.reopen first"
             )
         event = {
             "kind": kind,
@@ -178,11 +183,11 @@ class Run:
         self._events.write(json_text(event) + "\n")
 
     def finish(self) -> None:
-        """Mark it done and close it."""
+        """Mark the run as done and close its files."""
         self._close("done")
 
     def fail(self, error: BaseException) -> None:
-        """Mark it failed by ``error``, with its traceback, and close it. It can be reopened."""
+        """Mark the run as failed by ``error``, and close its files. It can be reopened."""
         self.info["error"] = {
             "type": type(error).__name__,
             "message": str(error),
@@ -192,13 +197,14 @@ class Run:
 
     @property
     def status(self) -> Status:
-        """``running`` (also: killed before it could say so), ``done`` or ``failed``."""
+        """``running``, ``done`` or ``failed``. A killed run keeps the status ``running``."""
         return self.info["status"]
 
     @property
     def identity(self) -> dict[str, Json]:
-        """What makes two runs the same experiment: ``fingerprint, seed, data_fingerprint``, as
-        ``find`` takes them.
+        """``fingerprint, seed, data_fingerprint``, which are equal for runs of one experiment.
+
+        The keys are arguments of ``find``.
         """
         return {
             "fingerprint": self.info["fingerprint"],
@@ -208,21 +214,21 @@ class Run:
 
     @property
     def config(self) -> Config:
-        """The resolved whole, equal to the one that it was started with."""
+        """The complete resolved config, equal to the one at the start of the run."""
         return configs.from_dict(read_object(self.folder / CONFIG))
 
     def events(self) -> Iterator[dict[str, Json]]:
-        """Every event in the order of the log. A torn last line is left out; another broken line
-        raises ``DataError``.
+        """All events in the order of the log.
+
+        An incomplete last line is left out. Any other broken line raises ``DataError``.
         """
         path = self.folder / LOG
         try:
             lines = path.read_bytes().split(b"\n")
         except FileNotFoundError as error:
             raise DataError(f"{path} does not exist") from error
-        for number, line in enumerate(
-            lines[:-1], start=1
-        ):  # after the last newline: nothing, or a torn line
+        # The last item, after the last newline, is empty or an incomplete line.
+        for number, line in enumerate(lines[:-1], start=1):
             try:
                 event = json.loads(line)
             except ValueError as error:
@@ -232,34 +238,29 @@ class Run:
             yield event
 
     def metrics(self, kinds: Collection[str] | None = None) -> pd.DataFrame:
-        """One row an event: ``kind, epoch, step, time`` and its values, dicts flattened with ``/``,
-        lists as they are.
+        """A frame with one row per event: ``kind, epoch, step, time`` and the event's values.
 
-        Where a resumed run repeated an epoch or step, the later event stands. ``kinds``: those
-        only; None: all.
+        Dicts are flattened with ``/``, lists are unchanged. If a resumed run repeated an epoch or
+        step, the frame has the later event. ``kinds``: only events of these kinds; None: all.
         """
         return frame_of(self.rows(kinds), ("kind", "epoch", "step", "time"))
 
     def save_detections(self, name: str, rows: Sequence[Mapping[str, Json]]) -> Path:
-        """Write ``predictions/<name>.json`` (COCO result rows). A resumed run that repeats an epoch
-        replaces that epoch's file.
-        """
+        """Write ``predictions/<name>.json`` (COCO result rows), replacing an earlier file."""
         return write_json(self.folder / "predictions" / f"{_slug(name)}.json", list(rows))
 
     def save_evaluation(self, name: str, values: Mapping[str, Json]) -> Path:
-        """Write ``eval/<name>.json``, with a number behind the name where that is taken."""
+        """Write ``eval/<name>.json``; add a number to the name if the file exists."""
         return write_json(free_path(self.folder / "eval" / f"{_slug(name)}.json"), values)
 
     def rows(self, kinds: Collection[str] | None) -> list[dict[str, Json]]:
         latest: dict[tuple[Json, ...], dict[str, Json]] = {}
         for number, event in enumerate(self.events()):
             if kinds is None or event["kind"] in kinds:
-                own = (
-                    number if event["kind"] == "event" else None
-                )  # two events of one step are two things that happened
-                latest[(event["kind"], event.get("epoch"), event.get("step"), own)] = _flatten(
-                    event
-                )
+                # Rows of kind "event" are all kept, even several of one step.
+                event_number = number if event["kind"] == "event" else None
+                key = (event["kind"], event.get("epoch"), event.get("step"), event_number)
+                latest[key] = _flatten(event)
         return list(latest.values())
 
     def _open_log(self) -> None:
@@ -267,21 +268,22 @@ class Run:
         path = self.folder / LOG
         if path.exists():
             content = path.read_bytes()
-            whole = content.rfind(b"\n") + 1
-            if whole < len(content):
+            complete = content.rfind(b"\n") + 1
+            if complete < len(content):
                 _log.warning(
-                    "%s: the last line was torn off by the end of the process; dropped", path
+                    "%s: removed the incomplete last line, written when the process ended", path
                 )
-                os.truncate(path, whole)
+                os.truncate(path, complete)
         self._events = path.open("a", buffering=1, encoding="utf-8")
 
     def _take_lock(self) -> None:
-        """Let no second process write into this folder. The system lets go of the lock when this
-        process ends, however it ends.
+        """Lock this folder for writing. Raises ``ConfigError`` if another process has the lock.
+
+        The system releases the lock when this process ends.
         """
         try:
             import fcntl
-        except ImportError:  # a system without POSIX locks: two writers are the user's to avoid
+        except ImportError:  # a system without POSIX locks: the user must avoid two writers
             return
         handle = (self.folder / LOCK).open("w", encoding="utf-8")
         try:
@@ -289,8 +291,8 @@ class Run:
         except (BlockingIOError, PermissionError) as error:
             handle.close()
             raise ConfigError(
-                f"{self.folder} is being written by another process: wait for it, or start another "
-                f"run with resume='never'"
+                f"{self.folder} is being written by another process. Wait until it ends, or start "
+                f"another run with resume='never'"
             ) from error
         except OSError:  # a file system without locks
             handle.close()
@@ -319,8 +321,9 @@ class Run:
 
 
 def frame_of(rows: list[dict[str, Json]], first: Collection[str]) -> pd.DataFrame:
-    """Rows as a frame that has the ``first`` columns in any case, then the others in order of
-    appearance.
+    """Rows as a frame: first the columns ``first``, then other keys in order of appearance.
+
+    The columns ``first`` exist even without rows.
     """
     return pd.DataFrame(
         rows, columns=list(dict.fromkeys([*first, *(key for row in rows for key in row)]))
@@ -328,13 +331,13 @@ def frame_of(rows: list[dict[str, Json]], first: Collection[str]) -> pd.DataFram
 
 
 def _differs(overrides: Mapping[str, Json]) -> str:
-    """``gamma-2.0+mosaic-prob-0.0``: the last parts of the overridden keys and their values."""
+    """The last parts of the overridden keys and their values: ``gamma-2.0+mosaic_prob-0.0``."""
     named = {key: value for key, value in overrides.items() if key != "train.plugins"}
     return "+".join(f"{key.rpartition('.')[2]}-{value}" for key, value in named.items())
 
 
 def _slug(text: str) -> str:
-    """``text`` as a part of a file name on any system."""
+    """``text`` as part of a file name on any system."""
     return re.sub(r"(?:[^A-Za-z0-9._+-]|-)+", "-", text)[:60].strip("-.+")
 
 

@@ -1,4 +1,4 @@
-"""The runs in a folder: all of them, or the one of an experiment."""
+"""Find the runs in a folder: all runs, or the run of one experiment."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ def find(
     data_fingerprint: str,
     statuses: Collection[str] = STATUSES,
 ) -> Run | None:
-    """The run of this experiment: a finished one before one that was cut, the latest of several;
-    None where there is none.
+    """The run of this experiment; None if there is no such run.
+
+    A finished run takes precedence over an interrupted one, and a later run over an earlier one.
     """
-    wanted = {"fingerprint": fingerprint, "seed": seed, "data_fingerprint": data_fingerprint}
+    identity = {"fingerprint": fingerprint, "seed": seed, "data_fingerprint": data_fingerprint}
     matching = (
-        [run for run in all_runs(runs_dir, status=statuses) if run.identity == wanted]
+        [run for run in all_runs(runs_dir, status=statuses) if run.identity == identity]
         if Path(runs_dir).is_dir()
         else []
     )
@@ -34,19 +35,20 @@ def find(
 
 
 def by_identity(runs: Iterable[Run]) -> dict[tuple[str, int, str], Run]:
-    """``(fingerprint, seed, data fingerprint)`` → the run that ``find`` would give of it."""
+    """``(fingerprint, seed, data fingerprint)`` → the run that ``find`` would return."""
     return {tuple(run.identity.values()): run for run in sorted(runs, key=_precedence)}  # type: ignore[misc]
 
 
 def all_runs(runs_dir: str | Path, *, status: str | Collection[str] | None = None) -> list[Run]:
-    """The runs in a folder by time; ``status`` None: all. Damaged run folders are left out with a
-    warning that names them.
+    """The runs in a folder with a given status, in order of time; ``status`` None: all.
+
+    Damaged run folders are left out with a warning that names them.
     """
-    wanted = _wanted(status)
+    statuses = _statuses(status)
     root = Path(runs_dir)
     if not root.is_dir():
         raise DataError(f"folder of runs {root} does not exist{nearest_beside(root)}")
-    found = []
+    matching = []
     for folder in sorted(
         item
         for item in root.iterdir()
@@ -57,23 +59,24 @@ def all_runs(runs_dir: str | Path, *, status: str | Collection[str] | None = Non
         except DataError as error:
             _log.warning("run %s is skipped: %s", folder.name, error)
             continue
-        if run.status in wanted:
-            found.append(run)
-    return found
+        if run.status in statuses:
+            matching.append(run)
+    return matching
 
 
 def _precedence(run: Run) -> tuple[bool, str, str]:
-    """Grows from the runs of one experiment that are worth less to those worth more."""
+    """Sort key of the runs of one experiment: unfinished before finished, then by time."""
     return run.status == "done", run.info.get("started", ""), run.folder.name
 
 
-def _wanted(status: str | Collection[str] | None) -> Collection[str]:
+def _statuses(status: str | Collection[str] | None) -> Collection[str]:
     if status is None:
         return STATUSES
-    wanted = (status,) if isinstance(status, str) else status
-    for item in wanted:
+    statuses = (status,) if isinstance(status, str) else status
+    for item in statuses:
         if item not in STATUSES:
             raise ConfigError(
-                f"unknown status {item!r}{nearest(item, STATUSES)}; known: {', '.join(STATUSES)}"
+                f"unknown status {item!r}{nearest(item, STATUSES)}. Known statuses: "
+                f"{', '.join(STATUSES)}"
             )
-    return wanted
+    return statuses

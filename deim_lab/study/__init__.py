@@ -1,6 +1,6 @@
-"""What the notebooks compute, one room a notebook; ``figures`` draws it.
+"""The computations behind the notebooks: one module per notebook. ``figures`` draws them.
 
-The rooms are loaded on first use, so that a small one (``tables``) does not bring in torch.
+A module is loaded on first use, so that a small one (``tables``) does not import torch.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Targets per image after composition: the claim of Dense O2O, counted on the very pipeline that
-trains.
+"""Count targets per image after composition, in the pipeline that trains.
+
+This is the claim of Dense O2O.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ Table = dict[str, NDArray[np.generic]]
 
 
 def variants(augment: AugmentConfig, *, certain: bool = False) -> dict[str, AugmentConfig]:
-    """``plain``, ``mosaic``, ``mixup`` and ``both``, otherwise as ``augment``.
+    """Return ``plain``, ``mosaic``, ``mixup`` and ``both``, otherwise equal to ``augment``.
 
-    Each name of ``augment.extra`` follows, alone. ``certain``: each is on for every image (what it
-    does when its coin falls), not with the probability of ``augment``.
+    Each name of ``augment.extra`` follows as a variant of its own. ``certain``: apply each to every
+    image, instead of with the probability of ``augment``.
     """
     extra_prob = 1.0 if certain else augment.extra_prob
     extra = {
@@ -56,18 +57,18 @@ def measure(
     batch_size: int = 8,
     boxes_only: bool = False,
 ) -> Table:
-    """Compose ``samples`` images by each arm, in batches, and count their targets.
+    """Compose ``samples`` images with each arm, in batches, and count their targets.
 
     All arms take the same images in the same order with the same generators. ``boxes_only`` leaves
-    out the pixels (the same code on images without memory): the counts are the same to the last
-    one, ten times faster.
+    out the pixels (the same code on images without memory). The counts are identical, ten times
+    faster.
 
     Returns:
-        Columns of equal length, a row an image: ``variant`` (str), ``image`` (position in the
-        source), ``targets``, ``mosaic``, ``mixed``.
+        Columns of equal length, one row per image: ``variant`` (str), ``image`` (position in the
+            source), ``targets``, ``mosaic``, ``mixed``.
     """
     if len(source) == 0:
-        raise ValueError("the source holds no image: nothing to measure")
+        raise ValueError("the source has no images: nothing to measure")
     chosen = variants(arms) if isinstance(arms, AugmentConfig) else dict(arms)
     positions = sampling.draw_positions(len(source), samples, seed, "density")
     reader = sampling.WithoutPixels(source) if boxes_only else source

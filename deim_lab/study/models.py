@@ -1,5 +1,7 @@
-"""Every preset in one table: what it is and costs, counted here; its accuracy and latency, as
-reported; its time on this machine, when asked.
+"""One table of all presets: size and cost, reported accuracy and latency, measured time.
+
+Sizes and costs are counted here. Accuracy and latency are as reported. Times are measured on this
+machine on request.
 """
 
 from __future__ import annotations
@@ -51,22 +53,21 @@ TIMES = (
 
 
 def table(names: Iterable[str] | None = None) -> pd.DataFrame:
-    """A row a preset: ``COLUMNS``. About a second each: models are built without memory and nothing
-    is computed.
+    """One row per preset, with the columns ``COLUMNS``.
+
+    Takes about a second per preset: models are built without memory, and nothing is computed.
 
     Args:
         names: presets; None: all.
 
     Returns:
-        ``params_*`` and ``gflops`` are counted here, with COCO's 80 classes (``gflops`` of the
-        deploy form at the preset's own input
-        size, of which the published numbers speak); ``epochs`` is the recipe's own. ``reported_*``
-        are published, with their
-        ``source``; NaN where nothing is. The presets for a CPU have no published counterpart, and
-        are no model of COCO.
+        ``params_*`` and ``gflops`` are counted here, with COCO's 80 classes. ``gflops`` is that of
+        the deploy form at the preset's own input size, as in the published numbers. ``epochs`` is
+        the recipe's own. ``reported_*`` are published, with their ``source``; NaN where nothing is
+        published. The presets for a CPU have no published counterpart and are not models of COCO.
 
     Raises:
-        ConfigError: a name that is no preset.
+        ConfigError: an unknown preset.
     """
     return pd.DataFrame(
         [_row(name) for name in (PRESETS if names is None else names)], columns=list(COLUMNS)
@@ -84,25 +85,25 @@ def times(
     repeats: int = 20,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """The forward pass of each preset on this machine: ``TIMES``. The weights are random, which
-    changes no time.
+    """Time the forward pass of each preset on this machine, with the columns ``TIMES``.
+
+    The weights are random, which does not change the time.
 
     Args:
-        overrides: of every preset's config (``{"data.input_size": 320}``).
-        device, form, precision, batch, repeats: as ``latency`` takes them.
+        overrides: for every preset's config (``{"data.input_size": 320}``).
+        device, form, precision, batch, repeats: as in ``latency``.
 
     Raises:
-        ConfigError: a name that is no preset, or a form or precision that the device hasn't.
+        ConfigError: an unknown preset, or a form or precision that the device does not support.
     """
-    chosen = {
-        name: preset(name, overrides) for name in names
-    }  # a wrong name is said before anything is timed
+    # All names are checked before the first is timed.
+    chosen = {name: preset(name, overrides) for name in names}
     rows = []
     for name, config in chosen.items():
         torch.manual_seed(seed)
         model = latency.in_form(build_detector(config, COCO_CLASSES), form)
         height, width = config.data.input_size
-        found = latency.measure(
+        timing = latency.measure(
             model,
             batch=batch,
             size=(height, width),
@@ -114,15 +115,15 @@ def times(
             {
                 "preset": name,
                 "model": _model(name),
-                "device": found.device,
+                "device": timing.device,
                 "form": form,
                 "precision": precision,
                 "batch": batch,
                 "input_px": f"{height} × {width}",
-                "median_ms": found.median_ms,
-                "low_ms": found.low_ms,
-                "high_ms": found.high_ms,
-                "images_per_second": found.images_per_second,
+                "median_ms": timing.median_ms,
+                "low_ms": timing.low_ms,
+                "high_ms": timing.high_ms,
+                "images_per_second": timing.images_per_second,
                 "kind": "measured",
             }
         )
@@ -130,7 +131,7 @@ def times(
 
 
 def _row(name: str) -> dict[str, Json]:
-    config, told = preset(name), reported.of_preset(name)
+    config, published = preset(name), reported.of_preset(name)
     height, width = config.data.input_size
     with torch.device("meta"):
         model = build_detector(name, COCO_CLASSES).eval()
@@ -145,14 +146,14 @@ def _row(name: str) -> dict[str, Json]:
         "params_train_millions": sum(item.numel() for item in model.parameters()) / 1e6,
         "params_deploy_millions": cost.parameters / 1e6,
         "gflops": cost.gflops,
-        "reported_ap_percent": told and told.ap_percent,
-        "reported_latency_ms": told and told.latency_ms,
-        "reported_params_millions": told and told.params_millions,
-        "reported_gflops": told and told.gflops,
-        "source": told.source if told else "",
+        "reported_ap_percent": published and published.ap_percent,
+        "reported_latency_ms": published and published.latency_ms,
+        "reported_params_millions": published and published.params_millions,
+        "reported_gflops": published and published.gflops,
+        "source": published.source if published else "",
     }
 
 
 def _model(name: str) -> str:
-    told = reported.of_preset(name)
-    return told.model if told else name
+    published = reported.of_preset(name)
+    return published.model if published else name

@@ -1,10 +1,9 @@
-"""Any detector's COCO result file scored like this lab's own: the 12 numbers, best F1, per class;
-and what looks wrong with the file.
+"""Score any detector's COCO result file as this lab's own: 12 numbers, best F1, per class.
 
-A file that the evaluator can't take (not JSON, keys missing, images or classes that the ground
-truth doesn't have) raises a typed error that says which of the usual mistakes it looks like. One
-that it takes but that looks like a mistake (normalised boxes, corners instead of sizes, scores in
-percent) is scored as it is, with a warning beside its numbers.
+A file that cannot be scored raises a typed error that names the likely mistake: not JSON, missing
+keys, or images or classes that the ground truth lacks. A file that can be scored but looks wrong
+is scored, with a warning next to its numbers. Examples are normalised boxes, corners instead of
+sizes, and scores in percent.
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ from deim_lab.study.paper.measured import is_coco_val2017
 Json = Any
 
 KEYS = ("image_id", "category_id", "bbox", "score")
-# a box may reach out of its image by this factor (rounding, and detectors that don't clip)
+# Tolerated factor by which a box exceeds its image (rounding, detectors that do not clip).
 _INSIDE = 1.02
-_MANY = 0.2  # share of boxes from which a pattern is no accident
-_USED_NUMBERS = 100  # detections an image and class that COCO counts
+_MANY = 0.2  # share of boxes above which a pattern is not chance
+_USED_NUMBERS = 100  # detections per image and class that COCO counts
 
 
 @dataclass(frozen=True)
@@ -41,14 +40,15 @@ class Scored:
 
     Attributes:
         name: of the detector.
-        file: that was scored.
+        file: the scored file.
         metrics: COCO's 12 numbers in [0, 1], -1 where undefined.
         f1: F1 over thresholds, and the best (IoU 0.5, all classes together).
         per_class: as ``Scores.per_class``.
-        detections: rows; ``images`` of the ground truth, and how many of these have a detection at
-            all.
-        warnings: what looks like a mistake in the file.
-        backend: which evaluator scored.
+        detections: number of rows.
+        images: images of the ground truth.
+        images_with_detections: images with at least one detection.
+        warnings: likely mistakes in the file.
+        backend: the evaluator that scored the file.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Scored:
     backend: str
 
     def as_json(self) -> dict[str, Json]:
-        """All but the curve, as JSON values."""
+        """All fields except the F1 curve, as JSON values."""
         return {
             "name": self.name,
             "file": str(self.file),
@@ -86,23 +86,26 @@ class Scored:
 def score_files(
     gt: str | Path, files: Mapping[str, str | Path], *, backend: str = "auto"
 ) -> list[Scored]:
-    """Score each result file against the ground truth, in the order given.
+    """Score each result file against the ground truth, in the given order.
 
     Args:
         gt: COCO ``instances`` file.
-        files: detector's name → its result file: a JSON list of
-            ``{"image_id", "category_id", "bbox": [x, y, w, h] px, "score"}``.
+        files: detector's name → its result file: a JSON list of ``{"image_id", "category_id",
+            "bbox": [x, y, w, h] px, "score"}``.
 
     Raises:
-        DataError: naming file, row and value, and the usual mistake that it looks like.
+        DataError: a file that cannot be scored. The message names file, row, value and the likely
+            mistake.
     """
     truth = _truth(Path(gt))
     return [_scored(name, Path(file), Path(gt), truth, backend) for name, file in files.items()]
 
 
 def table(scored: Sequence[Scored]) -> pd.DataFrame:
-    """A row a detector: ``model, detections``, the 12 numbers in percent (NaN where undefined),
-    ``F1`` (percent) and its ``threshold``; with ``AP reported`` where one of them is a published
+    """One row per detector: detections, the 12 COCO numbers and the best F1.
+
+    Columns: ``model, detections``, the 12 numbers in percent (NaN where undefined), ``F1``
+    (percent) and its ``threshold``. ``AP reported`` is added if one of the detectors is a published
     model on COCO val2017.
     """
     rows = []
@@ -127,24 +130,25 @@ def table(scored: Sequence[Scored]) -> pd.DataFrame:
 
 
 def reported_ap_percent(item: Scored) -> float | None:
-    """The published AP of the model or preset of this name, where all of COCO val2017 was scored;
-    else None.
-    """
+    """Published AP of the model or preset with this name; None without all of COCO val2017."""
     if not is_coco_val2017(item.images, item.per_class.to_dict("records")):
         return None
-    known = [row for kind in ("main", "zoo") for row in reported.rows(kind)]
+    published = [row for kind in ("main", "zoo") for row in reported.rows(kind)]
     return next(
-        (row.ap_percent for row in known if item.name.lower() in (row.model.lower(), row.preset)),
+        (
+            row.ap_percent
+            for row in published
+            if item.name.lower() in (row.model.lower(), row.preset)
+        ),
         None,
     )
 
 
 def names_of(arguments: Sequence[str]) -> dict[str, Path]:
-    """``NAME=FILE`` or ``FILE`` → name and file; a file without a name has its own, with its
-    folder's where two are the same.
+    """Map names to files from ``NAME=FILE`` or ``FILE`` arguments.
 
-    Raises ``ConfigError`` for a name that is given twice, and for the same file twice without
-    names.
+    A file without a name takes its stem, preceded by its folder if two stems are equal. Raises
+    ``ConfigError`` for a repeated name, and for the same file twice without names.
     """
     pairs: list[tuple[str | None, Path]] = []
     for argument in arguments:
@@ -159,70 +163,71 @@ def names_of(arguments: Sequence[str]) -> dict[str, Path]:
         )
         if chosen in result:
             raise ConfigError(
-                f"two result files are called {chosen!r} ({result[chosen]} and {path}): name them, "
-                f"NAME=FILE"
+                f"two result files have the name {chosen!r} ({result[chosen]} and {path}). Name "
+                f"them with NAME=FILE"
             )
         result[chosen] = path
     return result
 
 
 def suspicions(truth: Mapping[str, Json], rows: Sequence[Mapping[str, Json]]) -> tuple[str, ...]:
-    """What looks like a mistake in result rows that can be scored: sentences, none where all looks
-    right.
+    """List likely mistakes in result rows that can be scored, as sentences.
 
     Args:
-        truth: content of a COCO file; its images' ``width`` and ``height`` are used where they are
-            there.
+        truth: content of a COCO file; its images' ``width`` and ``height`` are used if present.
         rows: result rows with the four keys, boxes of four numbers.
     """
     if not rows:
-        return ("it has no detection at all",)
+        return ("it has no detections",)
     boxes = np.asarray([row["bbox"] for row in rows], dtype=float)
     scores = np.asarray([row["score"] for row in rows], dtype=float)
-    found = _of_boxes(boxes, _sizes_wh(truth, rows), _typical_side_px(truth))
+    warnings = _of_boxes(boxes, _sizes_wh(truth, rows), _typical_side_px(truth))
     if scores.min() < 0 or scores.max() > 1:
-        found.append(
-            f"scores lie in [{scores.min():g}, {scores.max():g}], not in [0, 1]; their order, "
-            f"which AP is made of, is used as it is"
+        warnings.append(
+            f"scores lie in [{scores.min():g}, {scores.max():g}], not in [0, 1]. AP uses their "
+            f"order, unchanged"
         )
     elif len(rows) > 10 and scores.min() == scores.max():
-        found.append(
-            f"every score is {scores[0]:g}, so detections have no order, which AP is made of"
+        warnings.append(
+            f"every score is {scores[0]:g}, so detections have no order, which AP needs"
         )
     seen, images = len({row["image_id"] for row in rows}), len(truth["images"])
     if seen < 0.5 * images:
-        found.append(
-            f"only {seen} of the {images} images have a detection: is it the result of a part of "
-            f"them? The others count as missed"
+        warnings.append(
+            f"only {seen} of the {images} images have a detection: does the file cover only "
+            f"a part of them? The others count as missed"
         )
     most = max(Counter((row["image_id"], row["category_id"]) for row in rows).values())
     if most > _USED_NUMBERS:
-        found.append(
+        warnings.append(
             f"up to {most} detections of one class in an image; COCO counts the {_USED_NUMBERS} "
             f"best"
         )
-    return tuple(found)
+    return tuple(warnings)
 
 
 def _of_boxes(boxes: np.ndarray, sizes_wh: np.ndarray, typical_side_px: float) -> list[str]:
-    """``boxes`` ``[N, 4]`` read as x, y, width, height in images of ``sizes_wh`` ``[N, 2]`` (NaN
-    where unknown).
+    """Check boxes ``[N, 4]`` (x, y, width, height) in images of ``sizes_wh`` ``[N, 2]``.
+
+    Sizes are NaN where unknown.
     """
     if np.abs(boxes).max() <= 2 and typical_side_px > 4:
         return [
-            f"boxes look normalised: no number is above {np.abs(boxes).max():g}; COCO wants pixels "
-            f"of the original image"
+            f"boxes look normalised: no number is above {np.abs(boxes).max():g}; COCO expects "
+            f"pixels of the original image"
         ]
-    found = []
+    warnings = []
     if flat := int((boxes[:, 2:] <= 0).any(axis=1).sum()):
-        found.append(f"{flat} of {len(boxes)} boxes have no width or height")
-    known = ~np.isnan(sizes_wh).any(axis=1)
-    inside, sizes = boxes[known], sizes_wh[known] * _INSIDE
+        warnings.append(f"{flat} of {len(boxes)} boxes have no width or height")
+    has_size = ~np.isnan(sizes_wh).any(axis=1)
+    inside, sizes = boxes[has_size], sizes_wh[has_size] * _INSIDE
     if not len(inside):
-        return found
+        return warnings
     out = ((inside[:, :2] + inside[:, 2:]) > sizes + 1).any(axis=1).mean()
     if out > _MANY:
-        said = f"{out:.0%} of the boxes reach out of their image when read as x, y, width, height"
+        warning = (
+            f"{out:.0%} of the boxes reach out of their image when read as x, y, width, height"
+        )
         ordered = (inside[:, 2:] >= inside[:, :2]).all(axis=1) & (inside[:, 2:] <= sizes + 1).all(
             axis=1
         )
@@ -231,13 +236,13 @@ def _of_boxes(boxes: np.ndarray, sizes_wh: np.ndarray, typical_side_px: float) -
             inside[:, :2] + half <= sizes + 1
         ).all(axis=1)
         if ordered.mean() > 0.98:
-            said += "; they look like corners (x1, y1, x2, y2)"
+            warning += "; they look like corners (x1, y1, x2, y2)"
         elif centred.mean() > 0.98:
-            said += "; they look like centre and size (cx, cy, w, h)"
+            warning += "; they look like centre and size (cx, cy, w, h)"
         else:
-            said += "; are they in pixels of the original image, not of a resized one?"
-        found.append(said)
-    return found
+            warning += "; are they in pixels of the original image, not of a resized one?"
+        warnings.append(warning)
+    return warnings
 
 
 def _scored(name: str, file: Path, gt: Path, truth: Mapping[str, Json], backend: str) -> Scored:
@@ -264,25 +269,24 @@ def _truth(path: Path) -> dict[str, Json]:
     content = read_json(path)
     if isinstance(content, list):
         raise DataError(
-            f"{path} is a list, which is what a result file is; the ground truth (a COCO file with "
-            f"images, annotations and "
-            "categories) comes first, then the result files"
+            f"{path} is a list, like a result file. Give the ground truth first (a COCO file with "
+            "images, annotations and categories), then the result files"
         )
     check_lists(content, str(path))
     if not content["annotations"]:
         raise DataError(
-            f"{path} has no annotation: nothing can be found in its {len(content['images'])} "
-            f"images (a file of COCO's test half?)"
+            f"{path} has no annotations for its {len(content['images'])} images, so nothing can be "
+            f"scored. Is it a file of COCO's test set?"
         )
     return dict(content)
 
 
 def _rows(path: Path, gt: Path, truth: Mapping[str, Json]) -> list[dict[str, Json]]:
-    """Result rows that are of this ground truth."""
+    """Read the result rows and check that they belong to this ground truth."""
     content = read_json(path)
     if isinstance(content, Mapping):
         kind = (
-            "a COCO ground truth, no result"
+            "a COCO ground truth, not a result"
             if "images" in content
             else f"an object with {', '.join(map(repr, list(content)[:5]))}"
         )
@@ -294,7 +298,7 @@ def _rows(path: Path, gt: Path, truth: Mapping[str, Json]) -> list[dict[str, Jso
         )
     for number, row in enumerate(content):
         if not isinstance(row, Mapping):
-            raise DataError(f"{path}: row {number} is {str(row)[:60]!r}, no object")
+            raise DataError(f"{path}: row {number} is {str(row)[:60]!r}, not an object")
         for key in KEYS:
             if key not in row:
                 raise DataError(
@@ -302,28 +306,38 @@ def _rows(path: Path, gt: Path, truth: Mapping[str, Json]) -> list[dict[str, Jso
                     f"{', '.join(map(repr, list(row)[:8]))}"
                 )
     for key, listed, lost in (
-        ("image_id", "images", "are these the detections of this ground truth's images?"),
-        ("category_id", "categories", "category ids are the file's own, not class indices from 0"),
+        ("image_id", "images", "are these detections of this ground truth's images?"),
+        (
+            "category_id",
+            "categories",
+            "use the ground truth's category ids, not class indices from 0",
+        ),
     ):
-        known = {item["id"] for item in truth[listed] if isinstance(item, Mapping) and "id" in item}
+        valid_ids = {
+            item["id"] for item in truth[listed] if isinstance(item, Mapping) and "id" in item
+        }
         odd = [
             number
             for number, row in enumerate(content)
-            if isinstance(row[key], (list, dict)) or row[key] not in known
+            if isinstance(row[key], (list, dict)) or row[key] not in valid_ids
         ]
         if odd:
             value = content[odd[0]][key]
-            also = f" Ids are numbers there, {value!r} is a text." if isinstance(value, str) else ""
+            also = (
+                f" The ids there are numbers, {value!r} is a string."
+                if isinstance(value, str)
+                else ""
+            )
             raise DataError(
-                f"{path}: {len(odd)} of {len(content)} rows are of {listed} that {gt} doesn't "
-                f"list, the first row {odd[0]} with {key} "
-                f"{value!r} (it has {_some(known)}): {lost}{also}"
+                f"{path}: {len(odd)} of {len(content)} rows are of {listed} that {gt} does "
+                f"not list, the first is row {odd[0]} with {key} "
+                f"{value!r} (it has {_some(valid_ids)}): {lost}{also}"
             )
     return content
 
 
 def _sizes_wh(truth: Mapping[str, Json], rows: Sequence[Mapping[str, Json]]) -> np.ndarray:
-    """Width and height ``[N, 2]`` of each row's image; NaN where the ground truth doesn't say."""
+    """Width and height ``[N, 2]`` of each row's image; NaN if missing in the ground truth."""
     sizes = {
         item["id"]: (item.get("width") or np.nan, item.get("height") or np.nan)
         for item in truth["images"]

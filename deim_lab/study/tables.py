@@ -1,5 +1,6 @@
-"""Tables for people: a frame as Markdown or as LaTeX (booktabs), the best of a column in bold,
-reported columns told from measured ones.
+"""Format a frame as a Markdown or LaTeX (booktabs) table, with the best values in bold.
+
+Headings distinguish reported columns from measured ones.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ Best = Literal["max", "min"]
 
 ABSENT = "–"  # what a cell without a value shows
 _DECIMALS = 3
-# What a paper's tables contain beyond ASCII. (Packages: none beyond booktabs, which draws the
-# rules.)
+# LaTeX for the non-ASCII and special characters of a paper's tables. The only package needed is
+# booktabs, which draws the rules.
 _LATEX = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -45,7 +46,7 @@ _LATEX = {
     "…": r"\ldots{}",
     "²": "$^2$",
     "[": "{[}",
-    "*": "{*}",  # after a line's \\ these would be read as its arguments
+    "*": "{*}",  # after \\ LaTeX would read [ and * as arguments
     "`": r"\textasciigrave{}",
 }
 
@@ -58,21 +59,21 @@ def to_markdown(
     kinds: Mapping[str, str] | None = None,
     signed: Collection[str] = (),
 ) -> str:
-    """A GitHub-flavoured table, aligned in its source too; ends with a newline.
+    """Format a GitHub-flavoured table, aligned in its source too; ends with a newline.
 
     Args:
-        frame: one level of columns. An index that has a name becomes the first column (its levels,
-            several); one without is left out.
-        decimals: of floats: one number, or one a column (others: 3); whole numbers and text stay as
-            they are. NaN and None show as –.
-        best: column → ``max`` or ``min``: the best values *as shown* are bold, so equal-looking
-            ones both are. NaN is never best.
+        frame: one level of columns. A named index becomes the first column (several levels, several
+            columns). An unnamed index is left out.
+        decimals: of floats: one number, or one per column (others: 3). Whole numbers and text stay
+            unchanged. NaN and None show as –.
+        best: column → ``max`` or ``min``. The best values *as shown* are bold, so values that look
+            equal are all bold. NaN is never best.
         kinds: column → for example ``reported`` or ``measured``, added to its heading.
-        signed: columns of differences: positive numbers get their +.
+        signed: columns of differences: positive numbers get a +.
 
     Raises:
-        ConfigError: an argument that names no column, with the nearest one; a frame with several
-            levels of columns.
+        ConfigError: an argument that names no column (the message names the nearest one), or a
+            frame with several levels of columns.
     """
     header, rows, numeric = _cells(frame, decimals, best, kinds, signed, _markdown, "**{}**")
     widths = [max(3, *(len(row[i]) for row in [header, *rows])) for i in range(len(header))]
@@ -109,21 +110,20 @@ def to_latex(
     label: str | None = None,
     rule_at: str | None = None,
 ) -> str:
-    """The same table for a paper: a ``tabular`` with booktabs' rules; with ``caption`` or ``label``
-    inside a ``table``.
+    """Format the same table for a paper: a ``tabular`` with booktabs' rules.
 
-    Text is escaped, so it prints as it reads. The preamble needs ``\\usepackage{booktabs}`` and
-    nothing else.
+    With ``caption`` or ``label`` it is inside a ``table``. Text is escaped, so it prints as it
+    reads. The preamble needs ``\\usepackage{booktabs}`` and nothing else.
 
     Args:
-        caption, label: plain text, escaped too; the label as it is, for ``\\ref``.
-        rule_at: a column: wherever its value changes, a ``\\midrule`` parts the groups.
-        (the others as ``to_markdown`` takes them)
+        caption, label: plain text. The caption is escaped; the label is unchanged, for ``\\ref``.
+        rule_at: a column; wherever its value changes, a ``\\midrule`` separates the groups.
+        (the others as in ``to_markdown``)
     """
     header, rows, numeric = _cells(frame, decimals, best, kinds, signed, _latex, r"\textbf{{{}}}")
     parted: set[int] = set()
     if rule_at is not None:
-        _known([rule_at], frame, "rule_at")
+        _check_columns([rule_at], frame, "rule_at")
         values = _with_index(frame)[rule_at].astype(object).tolist()
         parted = {
             i
@@ -141,14 +141,14 @@ def to_latex(
         lines += [r"\midrule"] * (number in parted) + [" & ".join(row) + r" \\"]
     lines += [r"\bottomrule", r"\end{tabular}"]
     if caption is not None or label is not None:
-        told = [rf"\caption{{{_latex(caption)}}}"] if caption is not None else []
-        told += [rf"\label{{{label}}}"] if label is not None else []
-        lines = [r"\begin{table}[t]", r"\centering", *told, *lines, r"\end{table}"]
+        heading = [rf"\caption{{{_latex(caption)}}}"] if caption is not None else []
+        heading += [rf"\label{{{label}}}"] if label is not None else []
+        lines = [r"\begin{table}[t]", r"\centering", *heading, *lines, r"\end{table}"]
     return "\n".join(lines) + "\n"
 
 
 def _places(decimals: int | Mapping[str, int] | None, column: Any) -> int:
-    """Decimals of a column: its own, or those of all columns."""
+    """Decimals of a column: its own number, or the common one."""
     if isinstance(decimals, Mapping):
         return decimals.get(column, _DECIMALS)
     return _DECIMALS if decimals is None else decimals
@@ -163,7 +163,7 @@ def _cells(
     escape: Callable[[str], str],
     bold: str,
 ) -> tuple[list[str], list[list[str]], list[bool]]:
-    """Header, rows and which columns are numbers, as text of one format."""
+    """Format a frame: the header, the rows as text, and which columns are numbers."""
     best, kinds = dict(best or {}), dict(kinds or {})
     if frame.columns.nlevels > 1:
         raise ConfigError(
@@ -175,15 +175,15 @@ def _cells(
         (signed, "signed"),
         (decimals if isinstance(decimals, Mapping) else (), "decimals"),
     ):
-        _known(names, frame, argument)
+        _check_columns(names, frame, argument)
     for name, way in best.items():
         if way not in ("max", "min"):
             raise ConfigError(f"best of {name!r} is {way!r}; expected 'max' or 'min'")
-    whole = _with_index(frame)
+    table = _with_index(frame)
     columns: list[list[str]] = []
     numeric: list[bool] = []
-    for position, name in enumerate(whole.columns):
-        values = whole.iloc[:, position].astype(object).tolist()
+    for position, name in enumerate(table.columns):
+        values = table.iloc[:, position].astype(object).tolist()
         places = _places(decimals, name)
         shown = [_shown(value, places, name in signed) for value in values]
         columns.append(
@@ -197,7 +197,7 @@ def _cells(
             and any(map(_is_number, values))
         )
     header = [
-        escape(f"{name} ({kinds[name]})" if name in kinds else str(name)) for name in whole.columns
+        escape(f"{name} ({kinds[name]})" if name in kinds else str(name)) for name in table.columns
     ]
     return header, [list(row) for row in zip(*columns, strict=True)], numeric
 
@@ -206,13 +206,13 @@ def _with_index(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.reset_index() if any(name is not None for name in frame.index.names) else frame
 
 
-def _known(names: Collection[str], frame: pd.DataFrame, argument: str) -> None:
+def _check_columns(names: Collection[str], frame: pd.DataFrame, argument: str) -> None:
     columns = [str(name) for name in _with_index(frame).columns]
     for name in names:
         if name not in columns:
             raise ConfigError(
-                f"{argument} names {name!r}, which is no column{nearest(name, columns)}; there are "
-                f"{', '.join(columns)}"
+                f"{argument} names {name!r}, which is not a column{nearest(name, columns)}; "
+                f"columns: {', '.join(columns)}"
             )
 
 
@@ -228,17 +228,15 @@ def _shown(value: Any, decimals: int, sign: bool) -> str:
 
 
 def _marked(values: Sequence[Any], shown: Sequence[str], way: Best | None) -> list[bool]:
-    """Which cells are the best of their column, as shown: what rounds to the same is equally
-    good.
-    """
+    """Mark the best cells of a column, as shown: values that look equal are equally good."""
     numbers = [
         float(text) if _is_number(value) else None
         for value, text in zip(values, shown, strict=True)
     ]
-    there = [number for number in numbers if number is not None]
-    if way is None or not there:
+    present = [number for number in numbers if number is not None]
+    if way is None or not present:
         return [False] * len(values)
-    winner = max(there) if way == "max" else min(there)
+    winner = max(present) if way == "max" else min(present)
     return [number == winner for number in numbers]
 
 
@@ -264,13 +262,11 @@ def _is_absent(value: Any) -> bool:
 
 
 def _markdown(text: str) -> str:
-    """Text that Markdown prints as it reads: no cell, emphasis, code, link or tag is opened by
-    it.
-    """
+    """Escape text so that Markdown prints it literally: no cell, emphasis, code, link or tag."""
     escaped = re.sub(r"([\\|*`<\[\]])", r"\\\1", " ".join(text.split()))
     return re.sub(
         r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", escaped
-    )  # an underscore inside a name opens nothing
+    )  # an underscore inside a name needs no escape
 
 
 def _latex(text: str) -> str:

@@ -1,8 +1,7 @@
-"""Ablation grids: a grid file → runs in processes of their own, each an executed notebook → an
-index of what came of them.
+"""Ablation sweeps: execute every run of a grid file and keep an index of the results.
 
-``run`` does it all. The names below are loaded on first use, so that checks which need no torch
-stay quick.
+Each run is an executed notebook in its own process. ``run`` does everything. The names below
+are loaded on first use, so that checks without torch stay quick.
 """
 
 from __future__ import annotations

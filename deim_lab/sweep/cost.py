@@ -1,6 +1,4 @@
-"""What runs will take, from what finished runs took on this disk; unknown where there is none to go
-by.
-"""
+"""Estimate the time of runs from finished runs on this disk."""
 
 from __future__ import annotations
 
@@ -26,8 +24,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of training, None where unknown; ``basis``: what the finished runs have in common
-    with it; ``runs``: how many they are.
+    """Estimated seconds of training of one run; None where unknown.
+
+    Attributes:
+        basis: what this run and the finished runs have in common.
+        runs: number of finished runs that the estimate is based on.
     """
 
     seconds: float | None
@@ -45,28 +46,26 @@ class _Finished:
 
 
 def history(known: Iterable[Run]) -> list[_Finished]:
-    """What finished runs took. Those of another version of the lab, whose config can't be read, are
-    left out.
-    """
-    found = []
+    """Times of the finished runs. Leaves out runs whose config this version can't read."""
+    finished = []
     for run in known:
         if run.status != "done" or not run.info.get("seconds"):
             continue
         try:
             config = run.config
         except ValueError as error:
-            _log.debug("%s is no guide to time: %s", run.folder.name, error)
+            _log.debug("%s is left out of the time estimate: %s", run.folder.name, error)
             continue
-        found.append(
+        finished.append(
             _Finished(
                 config,
-                _of_an_epoch(config),
+                _fingerprint_without_length(config),
                 run.info["data"]["fingerprint"],
                 str(run.info.get("device") or "").partition(":")[0],
                 run.info["seconds"] / config.train.epochs,
             )
         )
-    return found
+    return finished
 
 
 def estimate(
@@ -77,24 +76,25 @@ def estimate(
     kind: str | None,
     share: float = 1.0,
 ) -> Cost:
-    """Seconds of ``share`` of a run of ``config``: the median of the finished runs that are most
-    like it.
+    """Estimate the seconds of a run of ``config`` from the most similar finished runs.
+
+    The estimate is the median of their seconds per epoch, times the epochs left.
 
     Args:
-        kind: ``cpu`` or ``cuda``: of runs on such a device only; None: on any.
-        share: of its epochs that are left, in [0, 1].
+        kind: ``cpu`` or ``cuda``: use runs on such a device only; None: on any device.
+        share: share of the run's epochs that is left, in [0, 1].
     """
-    there = [
+    comparable = [
         item
         for item in finished
         if item.data_fingerprint == data_fingerprint and (kind is None or item.device == kind)
     ]
-    epoch, whole = _of_an_epoch(config), configs.fingerprint(config)
-    same = [item for item in there if item.fingerprint == epoch]
-    exact = [item for item in same if configs.fingerprint(item.config) == whole]
+    per_epoch, with_length = _fingerprint_without_length(config), configs.fingerprint(config)
+    same = [item for item in comparable if item.fingerprint == per_epoch]
+    exact = [item for item in same if configs.fingerprint(item.config) == with_length]
     alike = [
         item
-        for item in there
+        for item in comparable
         if (item.config.preset, item.config.data.input_size)
         == (config.preset, config.data.input_size)
     ]
@@ -110,25 +110,26 @@ def estimate(
 
 
 def summary(costs: Sequence[Cost], *, workers: int) -> str:
-    """The time of several runs side by side, in words, with what it goes by."""
+    """Total time of several runs with ``workers`` at a time, and the basis of the estimate."""
     if not costs:
         return "nothing to do"
-    known = [item.seconds for item in costs if item.seconds is not None]
-    if not known:
-        return "time unknown: no finished run to go by"
-    together = max(max(known), sum(known) / workers)
+    seconds = [item.seconds for item in costs if item.seconds is not None]
+    if not seconds:
+        return "time unknown: no comparable run has finished"
+    total = max(max(seconds), sum(seconds) / workers)
     bases = list(dict.fromkeys(item.basis for item in costs if item.basis))
-    blank = len(costs) - len(known)
-    unknown = f" and {_counted(blank, 'run')} of unknown time" if blank else ""
+    missing = len(costs) - len(seconds)
+    unknown = f" and {_counted(missing, 'run')} of unknown time" if missing else ""
     return (
-        f"about {in_words(together)}{unknown} with {_counted(workers, 'worker')}, going by "
+        f"about {in_words(total)}{unknown} with {_counted(workers, 'worker')}, based on "
         f"finished runs of {' or '.join(bases)}"
     )
 
 
 def epochs_done(run: Run) -> int:
-    """Whole epochs in a run's log; 0 where it has none yet, or it can't be read (training itself
-    says so then).
+    """Number of complete epochs in a run's log; 0 without a readable log.
+
+    Training itself reports a log that can't be read.
     """
     try:
         return max(
@@ -140,10 +141,10 @@ def epochs_done(run: Run) -> int:
 
 
 def in_words(seconds: float) -> str:
-    """``41 s``, ``12 min``, ``3 h 20 min``."""
-    whole = round(seconds)
-    if whole < 90:
-        return f"{whole} s"
+    """A time as ``41 s``, ``12 min``, ``3 h 20 min`` or ``2.5 days``."""
+    rounded = round(seconds)
+    if rounded < 90:
+        return f"{rounded} s"
     minutes = round(seconds / 60)
     if minutes < 90:
         return f"{minutes} min"
@@ -156,6 +157,6 @@ def _counted(number: int, what: str) -> str:
     return f"{number} {what}{'s' * (number > 1)}"
 
 
-def _of_an_epoch(config: Config) -> str:
-    """Fingerprint of all but the length."""
+def _fingerprint_without_length(config: Config) -> str:
+    """Fingerprint of everything in a config except the number of epochs."""
     return configs.fingerprint(replace(config, train=replace(config.train, epochs=1)))

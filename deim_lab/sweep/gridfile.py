@@ -1,9 +1,9 @@
-"""YAML or JSON text of a grid → plain JSON values of the types that were written.
+"""Read the YAML or JSON text of a grid as plain JSON values, with the types as written.
 
-YAML 1.1, as PyYAML reads it, takes ``1e-3`` for text, ``no`` for false, ``010`` for 8, and of two
-equal keys the latter in silence. Here scalars are YAML 1.2's (JSON's, that is):
-``null``/``None``/``~``, ``true``/``false``, decimal numbers; all else is text, and so is what is
-quoted.
+PyYAML reads YAML 1.1: ``1e-3`` is text, ``no`` is false, ``010`` is 8. Of two equal keys it
+silently keeps the latter. This module reads the scalars of YAML 1.2 (those of JSON):
+``null``/``None``/``~``, ``true``/``false`` and decimal numbers. Everything else is text, and
+so is everything in quotes.
 """
 
 from __future__ import annotations
@@ -26,12 +26,11 @@ SUFFIXES = (".yaml", ".yml", ".json")
 
 
 def load(path: Path) -> dict[str, Json]:
-    """The content of a grid file. Raises ``ConfigError`` naming the file, and the line where that
-    is known.
-    """
+    """The content of a grid file. Raises ``ConfigError`` naming the file and the line."""
     if path.suffix not in SUFFIXES:
         raise ConfigError(
-            f"grid file {str(path)!r} is neither YAML nor JSON by its name ({', '.join(SUFFIXES)})"
+            f"grid file {str(path)!r} is neither YAML nor JSON by its name. "
+            f"Expected one of the endings {', '.join(SUFFIXES)}"
         )
     try:
         text = path.read_text(encoding="utf-8")
@@ -45,7 +44,7 @@ def load(path: Path) -> dict[str, Json]:
 
 
 def parse(text: str, said: str, *, as_json: bool = False) -> dict[str, Json]:
-    """``text`` as a mapping of plain values; ``said`` names it in messages."""
+    """Parse ``text`` into a mapping of plain values; ``said`` is the name of it in messages."""
     try:
         content = (
             json.loads(text, object_pairs_hook=lambda pairs: _unique(pairs, said))
@@ -66,66 +65,69 @@ def parse(text: str, said: str, *, as_json: bool = False) -> dict[str, Json]:
         ) from error
     if not isinstance(content, dict):
         raise ConfigError(
-            f"{said} holds {type(content).__name__}, expected a mapping with preset, arms or axes, "
+            f"{said} holds {type(content).__name__}. Expected a mapping with preset, arms or axes, "
             f"seeds, …"
         )
     return plain(content, said)
 
 
 def plain(values: Mapping[str, Json], said: str) -> dict[str, Json]:
-    """``values`` with lists for tuples, refused where it isn't JSON: a key that isn't text, a
-    number that isn't finite, another type.
+    """``values`` as plain JSON values; tuples become lists.
+
+    Raises ``ConfigError`` for a key that isn't text, a number that isn't finite, or a type that
+    JSON lacks. ``said`` is the name of the values in messages.
     """
     result: dict[str, Json] = _plain(values, said, ())
     return result
 
 
-def _plain(value: Json, said: str, inside: tuple[int, ...]) -> Json:
+def _plain(value: Json, label: str, inside: tuple[int, ...]) -> Json:
     if id(value) in inside:
-        raise ConfigError(f"{said} contains itself")
+        raise ConfigError(f"{label} contains itself")
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
-                raise ConfigError(f"{said}: key {key!r} is {type(key).__name__}, expected text")
+                raise ConfigError(f"{label}: key {key!r} is {type(key).__name__}, expected text")
         return {
-            key: _plain(item, f"{said}: {key}", (*inside, id(value))) for key, item in value.items()
+            key: _plain(item, f"{label}: {key}", (*inside, id(value)))
+            for key, item in value.items()
         }
     if isinstance(value, (list, tuple)):
-        return [_plain(item, said, (*inside, id(value))) for item in value]
+        return [_plain(item, label, (*inside, id(value))) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"{said}: {value!r} is not finite")
+        raise ConfigError(f"{label}: {value!r} is not finite")
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, Path):
         return str(value)
-    raise ConfigError(f"{said}: {value!r} ({type(value).__name__}) is no JSON value")
+    raise ConfigError(f"{label}: {value!r} ({type(value).__name__}) is no JSON value")
 
 
-def _unique(pairs: list[tuple[str, Json]], said: str) -> dict[str, Json]:
+def _unique(pairs: list[tuple[str, Json]], label: str) -> dict[str, Json]:
     keys = [key for key, _ in pairs]
     for key in keys:
         if keys.count(key) > 1:
-            raise ConfigError(f"{said}: key {key!r} stands twice in one mapping")
+            raise ConfigError(f"{label}: key {key!r} stands twice in one mapping")
     return dict(pairs)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML with JSON's types, and keys that are text and stand once."""
+    """A YAML loader with JSON's types. Keys must be text and unique."""
 
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - none of YAML 1.1's; those of 1.2 are added below
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - no types of YAML 1.1; those of 1.2 are added below
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        found: dict[str, Json] = {}
+        mapping: dict[str, Json] = {}
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
             if not isinstance(key_node, yaml.ScalarNode):
                 raise ConfigError(f"line {line}: a key must be text")
-            if key_node.value in found:
+            if key_node.value in mapping:
                 raise ConfigError(
                     f"line {line}: key {key_node.value!r} stands twice in one mapping"
                 )
-            found[key_node.value] = self.construct_object(value_node, deep=deep)
-        return found
+            mapping[key_node.value] = self.construct_object(value_node, deep=deep)
+        return mapping
 
 
 for _tag, _pattern, _first in (

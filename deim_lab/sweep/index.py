@@ -1,10 +1,9 @@
-"""The index of a sweep on disk: ``index.json``, a row a run, and ``grid.json``, what was asked for.
-Written by one sweep at a time.
+"""The index of a sweep on disk: ``index.json`` with a row per run, and ``grid.json``.
 
-A row is ``arm, seed, status, fingerprint, data_fingerprint, run, overrides, seconds, attempts,
-error, notebook, where``: ``status`` is ``pending | running | done | failed``, ``run`` the name of
-the run's folder, ``notebook`` a path below the folder of runs. Both files are renamed into place,
-so a reader finds a whole one at any moment.
+A row has ``arm, seed, status, fingerprint, data_fingerprint, run, overrides, seconds, attempts,
+error, notebook, where``. ``status`` is ``pending | running | done | failed``, ``run`` is the name
+of the run's folder, and ``notebook`` is a path below the folder of runs. One sweep at a time
+writes the files. Both files are renamed into place, so a reader always finds a complete file.
 """
 
 from __future__ import annotations
@@ -28,19 +27,17 @@ INDEX, GRID = "index.json", "grid.json"
 
 
 class Index:
-    """The rows of a sweep, by ``(arm, seed)``; every change is written at once."""
+    """The rows of a sweep by ``(arm, seed)``. Every change is written to disk at once."""
 
     def __init__(self, plan: Plan) -> None:
-        """Take up what an earlier call left in the sweep's folder, and add what is planned. Writes
-        nothing yet.
-        """
+        """Read the rows of an earlier call and add the planned runs. Writes nothing yet."""
         self.folder = plan.folder
         self._runs_dir = plan.runs_dir
         self._guard = threading.Lock()
         self._over: set[tuple[str, int]] = set()
         self._grid = plan.grid
-        self._known = read(self.folder)
-        earlier = rows_of(self._known)
+        content = read(self.folder)
+        earlier = rows_of(content)
         self.rows: dict[tuple[str, int], dict[str, Json]] = {}
         for item in plan.runs:
             spec = item.spec
@@ -64,19 +61,19 @@ class Index:
                     else row["notebook"]
                 )
             self.rows[spec.arm, spec.seed] = row
-        # Of arms and seeds not asked for this time. What stands as running was killed: the lock
-        # lets one sweep of a name run.
+        # Keep rows of arms and seeds that this call doesn't request. A row that is still "running"
+        # belongs to a killed sweep: the lock lets only one sweep of a name run.
         self.rows |= {
             key: row for key, row in earlier.items() if row["status"] not in ("pending", "running")
         }
-        self._created = self._known.get("created") or _stamp()
+        self._created = content.get("created") or _stamp()
 
     def started(self, spec: RunSpec) -> None:
-        """A worker has begun with it; said by another thread than its end, which stands."""
+        """Mark a run as running. A run that has ended keeps its row: another thread reports it."""
         self._change(spec.arm, spec.seed, status="running")
 
     def ended(self, record: RunRecord) -> None:
-        """A worker has come to the end of it."""
+        """Write the result of a run into its row."""
         self._over.add((record.arm, record.seed))
         status = "failed" if record.status == "failed" else "done"
         notebook = None if record.notebook is None else self._relative(record.notebook)
@@ -93,7 +90,7 @@ class Index:
         )
 
     def interrupted(self) -> None:
-        """The sweep stops: what ran is pending again."""
+        """Mark running runs as pending again, when the sweep stops."""
         with self._guard:
             for row in self.rows.values():
                 if row["status"] == "running":
@@ -101,7 +98,7 @@ class Index:
         self.write()
 
     def write(self, *, finished: bool = False) -> None:
-        """Write ``index.json``; ``finished``: nothing of this call is left to do."""
+        """Write ``index.json``; ``finished``: no run of this call is left to do."""
         with self._guard:
             files.write_json(
                 self.folder / INDEX,
@@ -116,7 +113,7 @@ class Index:
             )
 
     def write_grid(self) -> None:
-        """Write ``grid.json``; one that said something else is kept under a name with a number."""
+        """Write ``grid.json``. An earlier file with another grid is renamed to a numbered name."""
         path, content = self.folder / GRID, self._grid.as_dict()
         if path.exists():
             with contextlib.suppress(ValueError):
@@ -127,24 +124,24 @@ class Index:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Let no second sweep of this name run. Raises ``ConfigError`` when one does. The system
-        lets go of the lock with the process.
+        """Hold the sweep's lock. Raises ``ConfigError`` where another process holds it.
+
+        The system releases the lock when the process ends.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / ".lock").open("w", encoding="utf-8") as handle:
             try:
                 import fcntl
-            except (
-                ImportError
-            ):  # a system without POSIX locks: two sweeps of one name are the user's to avoid
+            except ImportError:
+                # A system without POSIX locks: the user must avoid two sweeps of one name.
                 yield
                 return
             try:
                 fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except (BlockingIOError, PermissionError) as error:
                 raise ConfigError(
-                    f"{self.folder} is being run by another process: wait for it, or give this "
-                    f"sweep another --name"
+                    f"{self.folder} is being run by another process. Wait until it ends, or give "
+                    f"this sweep another --name"
                 ) from error
             except OSError:  # a file system without locks
                 pass
@@ -166,15 +163,16 @@ class Index:
 
 
 def read(folder: Path) -> dict[str, Json]:
-    """The content of a sweep's ``index.json``; empty where there is none. Raises ``DataError`` for
-    one that can't be read.
+    """The content of a sweep's ``index.json``; empty without such a file.
+
+    Raises ``DataError`` for a file that can't be read.
     """
     path = folder / INDEX
     if not path.exists():
         return {}
     content = files.read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("runs"), list):
-        raise DataError(f"{path} is no index of a sweep")
+        raise DataError(f"{path} is no index of a sweep: expected an object with a list 'runs'")
     return content
 
 
@@ -190,10 +188,10 @@ def check_same(
     *,
     data_fingerprint: str = "",
 ) -> None:
-    """Raise ``ConfigError`` where a sweep of this name has runs of another config under the name of
-    one of these arms, or of other data.
+    """Raise ``ConfigError`` if the sweep's folder has runs of another config or of other data.
 
-    ``data_fingerprint``: "" where it isn't known yet.
+    Configs are compared between arms of the same name. ``data_fingerprint``: "" where it isn't
+    known yet.
     """
     begun = [row for row in content.get("runs", []) if row["status"] != "pending"]
     for row in begun:
@@ -201,14 +199,14 @@ def check_same(
         if arm in fingerprints and row["fingerprint"] != fingerprints[arm]:
             other = (
                 f"another configuration under the name of arm {arm!r} (fingerprint "
-                f"{row['fingerprint']} there, {fingerprints[arm]} here)"
+                f"{row['fingerprint']} on disk, {fingerprints[arm]} in the grid)"
             )
         elif data_fingerprint and row["data_fingerprint"] != data_fingerprint:
             other = "other data"
         if other is not None:
             raise ConfigError(
-                f"{grid.source}: sweep {grid.name!r} holds runs of {other}: give this one a name "
-                f"of its own (--name)"
+                f"{grid.source}: sweep {grid.name!r} holds runs of {other}. Give this sweep "
+                f"another name (--name)"
             )
 
 

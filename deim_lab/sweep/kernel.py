@@ -1,8 +1,7 @@
-"""The kernel of one run: of this very interpreter, on a channel that no other kernel can take, and
-gone when its run is.
+"""Execute a notebook in a kernel of this interpreter, on a private channel.
 
-Kernels that start side by side on TCP now and then choose the same port. Here they talk over Unix
-sockets in a folder of their own.
+The kernel ends with its run. Kernels that start at the same time on TCP sometimes choose the
+same port. Here each kernel uses Unix sockets in its own folder.
 """
 
 from __future__ import annotations
@@ -19,20 +18,20 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-# variable: where a worker's kernel lives and notes its process id, for whoever has to end it
+# environment variable: the folder of a worker's kernel. The kernel's process id is written there,
+# so that another process can end the kernel.
 FOLDER = "DEIM_LAB_KERNEL_FOLDER"
 PID_FILE = "kernel.pid"
 
-_LONGEST_SOCKET = (
-    100  # characters; the system's limit on the path of a Unix socket is 104 (macOS) or 108 (Linux)
-)
+# characters; the system's limit on the path of a Unix socket is 104 (macOS) or 108 (Linux)
+_LONGEST_SOCKET = 100
 _ARGUMENTS = ("-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}")
-_ENVIRONMENT = {"DEIM_LAB_WIDGETS": "static"}  # nobody watches: plain lines and pictures
+_ENVIRONMENT = {"DEIM_LAB_WIDGETS": "static"}  # no user: plain lines and pictures
 
 
 @dataclass(frozen=True)
 class Channel:
-    """A private folder for one kernel's connection."""
+    """A private folder for the connection of one kernel."""
 
     folder: Path
 
@@ -42,17 +41,17 @@ class Channel:
 
     @property
     def transport(self) -> str:
-        """``ipc``, or ``tcp`` where there are no Unix sockets or the folder's path is too long for
-        one.
-        """
+        """``ipc``; ``tcp`` without Unix sockets or if the folder's path is too long for one."""
         fits = len(str(self.folder.resolve() / "kernel-ipc-5")) <= _LONGEST_SOCKET
         return "ipc" if fits and sys.platform != "win32" else "tcp"
 
 
 @contextlib.contextmanager
 def private_channel() -> Iterator[Channel]:
-    """A channel, whose folder is removed in the end. It is made in the folder that ``FOLDER``
-    names, else in the system's temporary one.
+    """A channel for one kernel. Its folder is removed at the end.
+
+    The folder is made in the one that the variable ``FOLDER`` names, else in the system's
+    temporary folder.
     """
     folder = Path(tempfile.mkdtemp(prefix="deim-", dir=os.environ.get(FOLDER)))
     try:
@@ -69,10 +68,10 @@ def execute(
     cwd: str | Path,
     **options: Any,
 ) -> None:
-    """Execute a notebook into ``target``, in a kernel of this interpreter on a channel of its own.
+    """Execute a notebook into ``target``, in a new kernel of this interpreter.
 
-    At the end the kernel and every process that it started are gone. ``options`` as
-    ``papermill.execute_notebook`` takes them.
+    The kernel has a private channel. At the end the kernel and every process that it started are
+    ended. ``options`` are those of ``papermill.execute_notebook``.
     """
     import papermill
 
@@ -97,13 +96,14 @@ def execute(
 
 
 def _as_template(path: str | Path) -> str:
-    """A path as papermill takes it: it fills in names between braces."""
+    """A path with its braces escaped: papermill fills in names between braces."""
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def manager_class(channel: Channel, started: list[int]) -> type[Any]:
-    """A kernel manager for ``nbclient`` that starts this interpreter on ``channel`` and appends the
-    kernel's process id to ``started``.
+    """A kernel manager for ``nbclient`` that starts this interpreter on ``channel``.
+
+    It appends the kernel's process id to ``started``.
     """
 
     class Manager(_bare_manager()):  # type: ignore[misc]
@@ -125,14 +125,14 @@ def manager_class(channel: Channel, started: list[int]) -> type[Any]:
 
 
 def kill_group(pid: int) -> None:
-    """End a kernel and every process that it started; nothing where they have ended."""
+    """End a kernel and every process that it started. Ignores processes that have ended."""
     if hasattr(os, "killpg"):
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(pid, signal.SIGKILL)  # a kernel leads a process group of its own
+            os.killpg(pid, signal.SIGKILL)  # a kernel leads its own process group
 
 
 def kill_noted(folder: Path) -> None:
-    """End the kernel that a worker noted in ``folder``, when that worker can't do it any more."""
+    """End the kernel that a dead worker noted in ``folder``."""
     with contextlib.suppress(OSError, ValueError):
         kill_group(int((folder / PID_FILE).read_text(encoding="utf-8")))
 
@@ -145,9 +145,7 @@ def _bare_manager() -> type[Any]:
     class Manager(AsyncKernelManager):
         @property
         def kernel_spec(self) -> KernelSpec:
-            """This interpreter, whatever kernel specification a user's folders hold under the name
-            python3.
-            """
+            """This interpreter. Ignores the user's own kernel specification named python3."""
             return KernelSpec(
                 argv=[sys.executable, *_ARGUMENTS], display_name="Python 3", language="python"
             )

@@ -1,9 +1,8 @@
-"""Runs on this machine: a fresh process each, as many at a time as asked for, a GPU slot each where
-there are GPUs.
+"""Execute runs on this machine, each in a new process with its own GPU slot.
 
-A worker holds one end of a pipe and reads its specification, the sweep the other end; when the
-sweep is gone, however it went, the worker reads the pipe's end and takes its kernel with it. When a
-worker is gone, the sweep ends the kernel that it noted.
+The sweep sends each worker its specification through a pipe and keeps the pipe open. When the
+sweep's process ends for any reason, the worker reads the pipe's end; it then ends its kernel and
+itself. When a worker dies, the sweep ends the kernel that the worker noted.
 """
 
 from __future__ import annotations
@@ -30,35 +29,34 @@ from deim_lab.sweep import kernel
 from deim_lab.sweep.spec import Failure, RunRecord, RunSpec, failed, to_json
 from deim_lab.sweep.worker import run_one, where
 
-LIVES = 2  # times that a worker is started which dies
+LIVES = 2  # number of starts of a worker that dies
 POLL_SECONDS = 0.1
-STOP_SECONDS = 5.0  # that a worker gets to end its kernel before it is killed
+STOP_SECONDS = 5.0  # time for a worker to end its kernel, before the worker is killed
 _RECORD = "record.json"
 
 _log = logging.getLogger(__name__)
 
 
 class LocalExecutor:
-    """Processes on this machine.
+    """An ``Executor`` that runs processes on this machine.
 
     Args:
-        workers: runs at a time.
-        gpus: ids as ``CUDA_VISIBLE_DEVICES`` takes them. Each slot sees one of them alone; with
-            more workers than GPUs several slots share one. None given: the variable is left as it
-            is.
+        workers: number of runs at a time.
+        gpus: ids as in ``CUDA_VISIBLE_DEVICES``. Each slot sees only one GPU; with more workers
+            than GPUs, several slots share a GPU. Without ids the variable stays as it is.
 
-    Runs side by side share the CPU's cores: each gets its part of them as ``OMP_NUM_THREADS``,
-    where that isn't set.
+    Simultaneous runs share the CPU's cores: each run gets an equal part as ``OMP_NUM_THREADS``,
+    unless that variable is set.
     """
 
     def __init__(self, workers: int, gpus: str | Sequence[str] = ()) -> None:
         if workers < 1:
-            raise ConfigError(f"workers {workers} is below 1")
+            raise ConfigError(f"workers {workers} is below 1. Give at least 1")
         self.workers = workers
         self.gpus = gpu_ids.parse(gpus)
 
     def execute(self, specs: Sequence[RunSpec]) -> Iterator[RunRecord]:
-        """Records as runs end; see ``spec.Executor``."""
+        """Yield the record of each run when the run ends; see ``spec.Executor``."""
         waiting = deque((spec, 1) for spec in specs)
         free = list(range(self.workers))[::-1]
         running: list[_Worker] = []
@@ -104,7 +102,8 @@ class LocalExecutor:
                 start_new_session=True,
             )
         assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it died at once: its exit code says so
+        # A worker that died at once breaks the pipe; its exit code is reported later.
+        with contextlib.suppress(BrokenPipeError):
             process.stdin.write(json.dumps(to_json(spec)).encode() + b"\n")
             process.stdin.flush()
         return _Worker(spec, life, slot, folder, log, process, time.monotonic())
@@ -124,7 +123,7 @@ class _Worker:
 
     @property
     def ending(self) -> str:
-        """How the process ended, in words."""
+        """Describe how the process ended: by which signal or with which exit code."""
         code = self.process.returncode
         return (
             f"was ended by {signal.Signals(-code).name}"
@@ -133,9 +132,7 @@ class _Worker:
         )
 
     def finish(self) -> RunRecord | None:
-        """The record that the ended process left, None where it left none. Whatever else it left is
-        cleared away.
-        """
+        """The record of the ended process; None if it wrote none. Removes its other files."""
         self._clear()
         try:
             record = RunRecord(**json.loads((self.folder / _RECORD).read_text(encoding="utf-8")))
@@ -152,16 +149,16 @@ class _Worker:
         )
 
     def lost(self) -> RunRecord:
-        """The record of a run whose process died each time."""
-        said = (
+        """The record of a run whose process died at every start."""
+        end_of_log = (
             self.log.read_text(encoding="utf-8", errors="replace")[-4000:]
             if self.log.exists()
             else ""
         )
         failure = Failure(
             "WorkerDiedError",
-            f"its process {self.ending}, {self.life} times; what it said is in {self.log}",
-            said,
+            f"its process {self.ending}, {self.life} times; its output is in {self.log}",
+            end_of_log,
         )
         notebook = self.spec.executed if Path(self.spec.executed).is_file() else None
         return failed(
@@ -174,7 +171,7 @@ class _Worker:
         )
 
     def stop(self) -> None:
-        """End it, and its kernel."""
+        """End the process and its kernel."""
         try:
             self.process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
@@ -184,7 +181,7 @@ class _Worker:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def close_pipe(self) -> None:
-        """Tell it that the sweep is over."""
+        """Close the pipe, which tells the process that the sweep is over."""
         with contextlib.suppress(OSError):
             assert self.process.stdin is not None
             self.process.stdin.close()
@@ -195,7 +192,7 @@ class _Worker:
 
 
 def _cores() -> int:
-    """CPU cores that this process may use."""
+    """Number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -207,7 +204,7 @@ def _stop(workers: Sequence[_Worker]) -> None:
 
 
 def _serve(folder: Path) -> None:
-    """Body of a worker's process: specification in on the pipe, record out into ``folder``."""
+    """Run a worker: read the specification from the pipe, write the record into ``folder``."""
     spec = RunSpec(**json.loads(sys.stdin.buffer.readline()))
     threading.Thread(target=_end_with_the_sweep, args=(folder,), daemon=True).start()
     record = run_one(spec)
@@ -215,8 +212,9 @@ def _serve(folder: Path) -> None:
 
 
 def _end_with_the_sweep(folder: Path) -> None:
-    """Wait for the pipe's end, which comes when the sweep's process ends; then leave nothing
-    behind.
+    """Wait until the sweep's process ends, then end the kernel and this worker.
+
+    The end of the pipe shows that the sweep's process has ended.
     """
     sys.stdin.buffer.read()
     kernel.kill_noted(folder)

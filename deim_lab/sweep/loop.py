@@ -1,6 +1,4 @@
-"""The sweep, to be read top to bottom: grid → checks → plan → runs in processes of their own →
-index.
-"""
+"""The sweep, to be read top to bottom: grid → checks → plan → runs in processes → index."""
 
 from __future__ import annotations
 
@@ -27,19 +25,19 @@ if TYPE_CHECKING:
 
 Json = Any
 
-LOOK_SECONDS = 2.0  # between looks for runs that have begun
-SAY_SECONDS = 60.0  # between lines of what is under way
+LOOK_SECONDS = 2.0  # between two checks for runs that have begun
+SAY_SECONDS = 60.0  # between two status lines
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What came of a sweep.
+    """The result of a sweep.
 
     Attributes:
         folder: ``<runs_dir>/sweeps/<name>`` with ``index.json`` and ``grid.json``.
-        rows: of the index that belong to this call, in the order of the plan:
+        rows: the rows of the index that belong to this call, in the order of the plan:
             ``arm, seed, status, run, error, …`` (``index``).
     """
 
@@ -55,7 +53,7 @@ class Sweep:
 
     @property
     def failed(self) -> list[dict[str, Json]]:
-        """Rows of runs that ended with an error, which is in ``row["error"]``."""
+        """Rows of runs that ended with an error; ``row["error"]`` holds the error."""
         return [row for row in self.rows if row["status"] == "failed"]
 
 
@@ -71,28 +69,27 @@ def run(
     yes: bool = False,
     **chosen: Json,
 ) -> Sweep:
-    """Execute every run of a grid that isn't done yet, each in a process of its own, and keep an
-    index of what came of them.
+    """Execute every run of a grid that isn't done yet, and keep an index of the results.
 
-    What is done is left alone, what was cut goes on at its last checkpoint, what failed is tried
-    again. A run that fails is a row with its error; the rest goes on. Stopping the sweep, in
-    whatever way, loses at most the work since the last checkpoints.
+    Each run has its own process. Finished runs stay as they are, interrupted runs continue at
+    their last checkpoint, and failed runs are tried again. A run that fails becomes a row with its
+    error; the other runs continue. Stopping the sweep loses at most the work since the last
+    checkpoints.
 
     Args:
         grid: a grid file, its content, or a ``Grid`` that was read before.
-        workers: runs at a time; None: one a GPU, else one.
-        executor: where the runs happen (``RayExecutor``, ``SlurmExecutor``, …); None: processes of
-            this machine.
-        gpus: ids to hand out to them, one a run (with more workers than GPUs, several runs share
-            one), as ``0,1`` or a sequence; ``none`` or an empty sequence: leave them as they are;
-            None: those that are visible.
+        workers: number of runs at a time; None: one per GPU, or one without a GPU.
+        executor: where the runs are executed (``RayExecutor``, ``SlurmExecutor``, …); None:
+            processes of this machine.
+        gpus: ids of GPUs, one per run, as ``0,1`` or a sequence; with more workers than GPUs,
+            several runs share a GPU. ``none`` or an empty sequence: assign no GPUs. None: the
+            visible GPUs.
         retry_failed: False leaves failed runs as they are.
-        max_runs, yes: a grid of more runs is refused unless ``yes``.
-        chosen: ``preset, data, overrides, seeds, name, parameters`` as ``grid.read`` takes them.
+        max_runs, yes: a grid of more than ``max_runs`` runs is refused unless ``yes``.
+        chosen: ``preset, data, overrides, seeds, name, parameters`` of ``grid.read``.
 
     Raises:
-        ConfigError, DataError: whatever is wrong with grid, notebook or data, before the first run
-            starts.
+        ConfigError, DataError: an error in grid, notebook or data, before the first run starts.
     """
     listed = None if gpus is None else gpu_ids.parse(gpus)
     plan = prepare(grid, runs_dir, max_runs=max_runs, yes=yes, **chosen)
@@ -121,20 +118,21 @@ def prepare(
     yes: bool = False,
     **chosen: Json,
 ) -> Plan:
-    """Check a grid and say how each of its runs stands: all that ``run`` does before the first one
-    starts. The arguments are those of ``run``.
+    """Check a grid and plan its runs, as ``run`` does before the first run starts.
+
+    The plan has the status of each run. The arguments are those of ``run``.
     """
-    from deim_lab.sweep import index  # light, as are the checks before the plan
+    from deim_lab.sweep import index  # needs no torch, like the checks before the plan
 
     if isinstance(grid, Grid) and chosen:
         raise ConfigError(
-            f"a Grid that was read already takes no {', '.join(chosen)}: give them to grid.read"
+            f"a Grid that was read already takes no {', '.join(chosen)}. Pass them to grid.read"
         )
     resolved = grid if isinstance(grid, Grid) else grids.read(grid, **chosen)
     plans.check(resolved, max_runs=max_runs, yes=yes)
     folder = Path(runs_dir).absolute() / "sweeps" / resolved.name
-    known = index.read(folder)
-    # The fingerprint of weights needs torch, whether of a detector or of a backbone.
+    content = index.read(folder)
+    # The fingerprint of weights needs torch, for the weights of a detector and of a backbone.
     if resolved.parameters.get("weights") is None:
         light = {
             arm: config
@@ -142,22 +140,22 @@ def prepare(
             if (config := resolved.config(arm)).model.backbone_weights is None
         }
         index.check_same(
-            resolved, {arm: configs.fingerprint(config) for arm, config in light.items()}, known
+            resolved, {arm: configs.fingerprint(config) for arm, config in light.items()}, content
         )
-    plan = plans.make(resolved, runs_dir, rows=index.rows_of(known))
+    plan = plans.make(resolved, runs_dir, rows=index.rows_of(content))
     index.check_same(
         resolved,
         {item.spec.arm: item.spec.fingerprint for item in plan.runs},
-        known,
+        content,
         data_fingerprint=plan.runs[0].spec.data_fingerprint,
     )
     return plan
 
 
 def gpus_for(grid: Grid, gpus: str | Sequence[str] | None) -> tuple[str, ...]:
-    """The GPUs that runs of ``grid`` get, one each: none on a CPU.
+    """The GPUs for the runs of ``grid``, one per run; empty if the runs use the CPU.
 
-    Raises ``ConfigError`` for a wrong list (``gpus.parse``), or where the grid itself names a GPU.
+    Raises ``ConfigError`` for a wrong list (``gpus.parse``), or if the grid itself names a GPU.
     """
     devices = {
         str(grid.parameters.get("device") or "auto"),
@@ -169,15 +167,14 @@ def gpus_for(grid: Grid, gpus: str | Sequence[str] | None) -> tuple[str, ...]:
     numbered = sorted(device for device in devices if device.startswith("cuda:"))
     if numbered and ids:
         raise ConfigError(
-            f"{grid.source}: device {numbered[0]!r} names a GPU, and the sweep gives each run one "
-            f"of its own ({', '.join(ids)}): "
-            "say 'cuda'"
+            f"{grid.source}: device {numbered[0]!r} names a GPU, but the sweep assigns a GPU to "
+            f"each run ({', '.join(ids)}). Use 'cuda'"
         )
     return ids
 
 
 def _on_this_machine(grid: Grid, workers: int | None, gpus: Sequence[str] | None) -> LocalExecutor:
-    """Processes of this machine: ``workers`` of them, else one a GPU, else one."""
+    """An executor on this machine with ``workers`` processes, else one per GPU, else one."""
     from deim_lab.sweep.local import LocalExecutor
 
     ids = gpus_for(grid, gpus)
@@ -187,7 +184,7 @@ def _on_this_machine(grid: Grid, workers: int | None, gpus: Sequence[str] | None
 def _execute(
     executor: Executor, todo: Sequence[Planned], index: Index, workers: int | None
 ) -> None:
-    """Hand the runs to the executor and write down what comes back."""
+    """Hand the runs to the executor and write each result into the index."""
     specs = [item.spec for item in todo]
     progress = Progress(
         specs,
@@ -207,7 +204,7 @@ def _execute(
                     progress.line(record, _score(specs, record)),
                 )
         finished = True
-    finally:  # nobody watches any more, who could say of a run that it has begun
+    finally:  # the watching thread has ended, so no run can be marked as running from here on
         close = getattr(records, "close", None)
         if close is not None:
             close()
@@ -218,9 +215,7 @@ def _execute(
 
 @contextlib.contextmanager
 def _watched(specs: Sequence[RunSpec], index: Index, progress: Progress) -> Iterator[None]:
-    """Note which runs have begun, and say now and then what is under way, from the files that they
-    write.
-    """
+    """Note which runs have begun and log a periodic status, based on the files of the runs."""
     over = threading.Event()
     before = {spec.index: _changed(spec) for spec in specs}
 
@@ -246,7 +241,7 @@ def _watched(specs: Sequence[RunSpec], index: Index, progress: Progress) -> Iter
 
 
 def _changed(spec: RunSpec) -> int | None:
-    """When a run's executed notebook was last written; a worker writes it as soon as it begins."""
+    """Time at which a run's executed notebook was last written; None before the run begins."""
     try:
         return Path(spec.executed).stat().st_mtime_ns
     except OSError:
@@ -254,24 +249,24 @@ def _changed(spec: RunSpec) -> int | None:
 
 
 def _epochs(specs: Sequence[RunSpec]) -> dict[int, tuple[int, int]]:
-    """Epochs that are over, and of how many, of those that have made a run folder."""
+    """Run's index → (finished epochs, planned epochs), for runs that have a folder."""
     from deim_lab import runs
     from deim_lab.sweep.cost import epochs_done
 
-    found = {}
+    epochs = {}
     for spec in specs:
         run = runs.find(spec.runs_dir, **identity(spec))
         if run is not None:
-            found[spec.index] = epochs_done(run), run.config.train.epochs
-    return found
+            epochs[spec.index] = epochs_done(run), run.config.train.epochs
+    return epochs
 
 
 def _score(specs: Sequence[RunSpec], record: RunRecord) -> str:
-    """``AP 0.312`` of a finished run's last evaluation; "" where it has none."""
+    """``AP 0.312`` of a finished run's last evaluation; "" for a run without an evaluation."""
     if record.status != "done":
         return ""
     if record.run is None:
-        return "no run of its identity was made"
+        return "no run folder was made"
     from deim_lab.runs import Run
 
     folder = Path(next(spec for spec in specs if spec.index == record.index).runs_dir) / record.run

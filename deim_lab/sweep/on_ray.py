@@ -1,9 +1,8 @@
-"""Runs as tasks of a Ray cluster: one task a run, GPUs or fractions of one as a resource, Ray's
-scheduler as the queue.
+"""Execute runs as tasks of a Ray cluster, with GPUs or fractions of a GPU as a resource.
 
-Without an address, a cluster of this machine alone is started (loopback, no dashboard, no usage
-statistics) and stopped in the end. A cluster at an address needs this package on every node and a
-file system that all share (``shared``).
+Each run is one task, and Ray's scheduler is the queue. Without an address, a cluster of only this
+machine is started (loopback, no dashboard, no usage statistics) and stopped at the end. A cluster
+at an address needs this package on every node and a shared file system (``shared``).
 """
 
 from __future__ import annotations
@@ -32,14 +31,14 @@ from deim_lab.sweep.shared import (
 )
 from deim_lab.sweep.spec import Failure, RunRecord, RunSpec, failed
 
-GRACE_SECONDS = 10.0  # that a run gets to end its kernel before its worker is killed
-REACH_SECONDS = 5.0  # in which a cluster's port has to answer
-STARTS = 3  # times that a cluster of this machine is started which doesn't come up
-STORE_BYTES = 80 * 2**20  # of Ray's object store, which holds specifications and records alone
+GRACE_SECONDS = 10.0  # time for a run to end its kernel, before its worker is killed
+REACH_SECONDS = 5.0  # within which a cluster's port must answer
+STARTS = 3  # attempts to start a cluster of this machine
+STORE_BYTES = 80 * 2**20  # size of Ray's object store, which holds only specifications and records
 
-# Read by Ray when it is imported or started. The second is what keeps a cluster of one machine on
-# the loopback on Linux too, as it is elsewhere by default: Ray replaces a ``_node_ip_address`` of
-# 127.0.0.1 by the machine's address otherwise.
+# Ray reads these variables when it is imported or started. The second one keeps a cluster of one
+# machine on the loopback on Linux, as is Ray's default on other systems. Without it, Ray replaces
+# a ``_node_ip_address`` of 127.0.0.1 by the machine's address.
 _LOCAL_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 _log = logging.getLogger(__name__)
@@ -47,14 +46,15 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RayExecutor:
-    """An ``Executor`` over Ray.
+    """An ``Executor`` that uses Ray.
 
     Attributes:
-        address: of a running cluster (``host:port``, ``ray://host:port``, ``auto``); None: one of
-            this machine, for this sweep alone.
-        workers: runs at once, at most; those that find no room on the cluster wait in Ray's queue.
-        gpus_per_run: GPUs of a run that asks for none itself. A fraction shares one: with 0.25,
-            four runs a GPU.
+        address: address of a running cluster (``host:port``, ``ray://host:port``, ``auto``); None:
+            start a cluster on this machine, only for this sweep.
+        workers: maximum number of runs at once. Runs wait in Ray's queue while the cluster is
+            full.
+        gpus_per_run: GPUs of a run that requests none itself. A fraction shares a GPU: with 0.25,
+            four runs share one.
         cpus_per_run: CPU cores that Ray counts for a run.
 
     Raises:
@@ -71,8 +71,9 @@ class RayExecutor:
         _check_gpus(self.gpus_per_run)
 
     def execute(self, specs: Sequence[RunSpec]) -> Iterator[RunRecord]:
-        """One record a spec, as runs end. Raises ``ConfigError`` where Ray is absent, not
-        reachable, or has no such GPUs.
+        """Yield one record per spec, when its run ends.
+
+        Raises ``ConfigError`` if Ray is absent, not reachable, or lacks the requested GPUs.
         """
         for spec in specs:
             _check_gpus(spec.gpus)
@@ -87,27 +88,26 @@ class RayExecutor:
 
     def _run(self, ray: Any, specs: Sequence[RunSpec]) -> Iterator[RunRecord]:
         task = ray.remote(run_on_node)
-        waiting = deque((spec, 0) for spec in specs)  # with the number of workers that it has lost
+        waiting = deque((spec, 0) for spec in specs)  # each with its number of lost workers
         flying: dict[Any, tuple[RunSpec, int]] = {}
         try:
             while waiting or flying:
                 while waiting and len(flying) < self.workers:
                     spec, lost = waiting.popleft()
-                    wanted = task.options(
+                    sized_task = task.options(
                         num_cpus=self.cpus_per_run,
                         num_gpus=self._gpus(spec),
                         max_retries=0,
                         name=f"deim-lab {spec.label}",
                     )
-                    flying[wanted.remote(spec)] = spec, lost
+                    flying[sized_task.remote(spec)] = spec, lost
                 ready, _ = ray.wait(list(flying), num_returns=1, timeout=1.0)
                 for reference in ready:
                     spec, lost = flying.pop(reference)
                     try:
                         record = arrived(spec, ray.get(reference), lost)
-                    except (
-                        ray.exceptions.RayTaskError
-                    ) as error:  # run_one never raises: the node can't even load it
+                    except ray.exceptions.RayTaskError as error:
+                        # run_one never raises, so the node can't load this package.
                         record = failed(
                             spec,
                             Failure(type(error.cause).__name__, str(error.cause), str(error)),
@@ -131,8 +131,10 @@ class RayExecutor:
 
 
 def extra_ray(*, local: bool) -> Any:
-    """The module ``ray``; ``local``: told to stay on this machine and to itself, unless the
-    environment says otherwise.
+    """Import the module ``ray``.
+
+    ``local``: keep Ray on this machine and send no usage statistics, unless the environment
+    variables are set otherwise.
     """
     for name, value in _LOCAL_ENVIRONMENT.items() if local else ():
         os.environ.setdefault(name, value)
@@ -141,20 +143,20 @@ def extra_ray(*, local: bool) -> Any:
 
 @contextlib.contextmanager
 def _connected(ray: Any, executor: RayExecutor) -> Iterator[None]:
-    """Connect to the cluster, or start one; in the end disconnect, or stop it and remove its
-    files.
+    """Connect to the cluster, or start one; disconnect or stop it at the end.
+
+    The files of a cluster that was started here are removed.
     """
     if ray.is_initialized():
         raise ConfigError(
-            "this process is connected to a Ray cluster already: call ray.shutdown() first"
+            "this process is already connected to a Ray cluster. Call ray.shutdown() first"
         )
     quiet: Mapping[str, Any] = {"log_to_driver": False, "configure_logging": False}
     folder = None
     try:
         if executor.address is None:
-            folder = tempfile.mkdtemp(
-                prefix="deim-ray-"
-            )  # of our own: the default one may belong to another user
+            # Ray's default folder may belong to another user.
+            folder = tempfile.mkdtemp(prefix="deim-ray-")
             _start(
                 ray,
                 folder,
@@ -167,8 +169,8 @@ def _connected(ray: Any, executor: RayExecutor) -> Iterator[None]:
             listens = str(ray.nodes()[0]["NodeManagerAddress"])
             if not listens.startswith("127."):
                 _log.warning(
-                    "Ray was imported before the sweep could tell it to stay on the loopback: it "
-                    "listens on %s",
+                    "Ray listens on %s instead of the loopback, because it was imported before the "
+                    "sweep set its environment variables",
                     listens,
                 )
         else:
@@ -177,7 +179,8 @@ def _connected(ray: Any, executor: RayExecutor) -> Iterator[None]:
                 ray.init(address=executor.address, **quiet)
             except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
                 raise ConfigError(
-                    f"no Ray cluster answers at {executor.address!r}: {error}"
+                    f"no Ray cluster answers at {executor.address!r} ({error}). Check the address, "
+                    f"or start a cluster"
                 ) from error
         yield
     finally:
@@ -190,46 +193,50 @@ def _connected(ray: Any, executor: RayExecutor) -> Iterator[None]:
 def _start(ray: Any, folder: str, **options: Any) -> None:
     """Start a cluster of this machine, with its files in ``folder``.
 
-    Ray's agents have 15 seconds to come up, and no option gives them more: a busy machine may need
-    several tries. What failed is ended.
+    Ray's agents have 15 seconds to start, and no option gives them more. A busy machine may need
+    several tries. The processes of a failed try are ended.
     """
     for attempt in range(1, STARTS + 1):
         try:
             ray.init(address="local", _temp_dir=folder, **options)
             return
-        except Exception as error:  # of no type of its own
+        except Exception as error:  # Ray has no specific type for this error
             ray.shutdown()
             kill_all(children_with(folder))
             if attempt == STARTS:
                 raise ConfigError(
-                    f"Ray does not start on this machine, tried {STARTS} times (too busy?): {error}"
+                    f"Ray does not start on this machine, tried {STARTS} times. The machine may be "
+                    f"too busy: {error}"
                 ) from error
-            _log.warning("Ray did not start: %s Trying again", error)
+            _log.warning("Ray did not start, trying again: %s", error)
 
 
 def _check_reachable(address: str) -> None:
-    """Where nothing listens, Ray tries for minutes before it says so."""
+    """Raise ``ConfigError`` if nothing listens at ``address``. Ray would try for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
-        return  # "auto", which Ray looks up at once, and what it refuses by itself
+        return  # "auto", which Ray looks up at once, or an address that Ray itself refuses
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS).close()
     except OSError as error:
-        raise ConfigError(f"no Ray cluster answers at {address!r}: {error}") from error
+        raise ConfigError(
+            f"no Ray cluster answers at {address!r} ({error}). Check the address, or start a "
+            f"cluster"
+        ) from error
 
 
 def _check_room(ray: Any, gpus: float, *, local: bool) -> None:
-    """A task that fits on no node would wait for ever without a word."""
+    """Raise or warn if no node has enough GPUs; Ray would let the task wait without a message."""
     most = max(
         (node["Resources"].get("GPU", 0.0) for node in ray.nodes() if node["Alive"]), default=0.0
     )
     if gpus <= most:
         return
     if local:
-        raise ConfigError(f"a run asks for {gpus:g} GPUs, and Ray finds {most:g} on this machine")
+        raise ConfigError(f"a run requests {gpus:g} GPUs, but Ray finds {most:g} on this machine")
     _log.warning(
-        "a run asks for %g GPUs, and the largest node of the Ray cluster has %g: it waits until "
-        "another one joins",
+        "a run requests %g GPUs, but the largest node of the Ray cluster has %g. The run waits "
+        "until a larger node joins",
         gpus,
         most,
     )
@@ -238,13 +245,13 @@ def _check_room(ray: Any, gpus: float, *, local: bool) -> None:
 def _check_gpus(gpus: float) -> None:
     if gpus < 0 or (gpus > 1 and gpus != int(gpus)):
         raise ConfigError(
-            f"gpus_per_run {gpus!r}: expected 0, a fraction of one GPU such as 0.25, or a whole "
-            f"number"
+            f"gpus_per_run {gpus!r} is wrong. Expected 0, a fraction of one GPU such as 0.25, or a "
+            f"whole number"
         )
 
 
 def _cancel(ray: Any, references: list[Any]) -> None:
-    """Stop the tasks: first as Ctrl-C does, so that each ends its kernel, then by force."""
+    """Stop the tasks: first as Ctrl-C does, so that each task ends its kernel, then by force."""
     for force in (False, True):
         for reference in references:
             ray.cancel(reference, force=force)

@@ -1,9 +1,8 @@
-"""Runs as jobs of Slurm, through submitit: one job array a sweep, of which so many run at once; or
-as processes of this machine.
+"""Execute runs as jobs of Slurm through submitit, or as processes of this machine.
 
-Needs this package in the same place on every node, and a file system that all share (``shared``). A
-job that is preempted, or that reaches its time limit, is put back into the queue and continues at
-its last checkpoint.
+A sweep is one job array, with up to ``workers`` jobs at once. Every node needs this package under
+the same path and a shared file system (``shared``). A job that is preempted or reaches its time
+limit is put back into the queue and continues at its last checkpoint.
 """
 
 from __future__ import annotations
@@ -24,30 +23,30 @@ from deim_lab.sweep.shared import LIVES, arrived, check_counts, died, kill_all, 
 from deim_lab.sweep.spec import Failure, RunRecord, RunSpec, failed
 
 POLL_SECONDS = {"slurm": 2.0, "local": 0.2}
-# between questions to Slurm for jobs that ended without a result; submitit alone lets ten minutes
-# pass
+# between two queries to Slurm for jobs that ended without a result; submitit's default is ten
+# minutes
 ASK_SECONDS = 30.0
-GRACE_SECONDS = 8.0  # that a cancelled process of this machine gets before it is killed
+GRACE_SECONDS = 8.0  # time for a cancelled process of this machine to end, before it is killed
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class SlurmExecutor:
-    """An ``Executor`` over Slurm.
+    """An ``Executor`` that uses Slurm.
 
     Attributes:
-        folder: of logs and of what submitit hands over; shared by all nodes.
-        workers: jobs at once, at most: the limit of the job array.
-        partition: of the cluster; None: its default.
-        minutes: time limit of a job. One that reaches it is put back into the queue, three times at
-            most.
-        gpus_per_run: whole GPUs of a run that asks for none itself; Slurm knows no fractions.
-        memory_gib: of main memory; None: the cluster's default.
-        cpus_per_run: CPU cores.
+        folder: folder of logs and of the files that submitit passes on; shared by all nodes.
+        workers: maximum number of jobs at once: the limit of the job array.
+        partition: partition of the cluster; None: its default.
+        minutes: time limit of a job. A job that reaches the limit is put back into the queue, up
+            to three times.
+        gpus_per_run: whole GPUs of a run that requests none itself; Slurm has no fractions.
+        memory_gib: main memory of a job, in GiB; None: the cluster's default.
+        cpus_per_run: CPU cores of a job.
         cluster: None: Slurm. ``local``: processes of this machine, at most ``workers`` at once,
-            with no queue behind them; to try things.
-        options: further words for sbatch, such as ``(("account", "vision"), ("qos", "long"))``.
+            without a queue; for tests.
+        options: further options of sbatch, such as ``(("account", "vision"), ("qos", "long"))``.
 
     Raises:
         ConfigError: a number out of range.
@@ -72,42 +71,43 @@ class SlurmExecutor:
         )
         if self.cluster not in (None, "local"):
             raise ConfigError(
-                f"cluster {self.cluster!r} is unknown; known: local, or none for Slurm"
+                f"cluster {self.cluster!r} is unknown. Expected local, or none for Slurm"
             )
         if self.gpus_per_run < 0 or self.gpus_per_run != int(self.gpus_per_run):
             raise ConfigError(
-                f"gpus_per_run {self.gpus_per_run!r}: Slurm gives whole GPUs only (the executor "
-                f"'ray' shares one among runs)"
+                f"gpus_per_run {self.gpus_per_run!r}: Slurm gives whole GPUs only. The executor "
+                f"'ray' can share a GPU among runs"
             )
         if self.cluster == "local" and self.gpus_per_run:
             raise ConfigError(
-                f"gpus_per_run {self.gpus_per_run!r} with cluster 'local': it gives every run the "
-                f"same GPUs; take the executor 'local'"
+                f"gpus_per_run {self.gpus_per_run!r} with cluster 'local': every run would get the "
+                f"same GPUs. Use the executor 'local'"
             )
 
     def execute(self, specs: Sequence[RunSpec]) -> Iterator[RunRecord]:
-        """One record a spec, as jobs end. Raises ``ConfigError`` where submitit or Slurm is absent,
-        or a spec asks for other GPUs.
+        """Yield one record per spec, when its job ends.
+
+        Raises ``ConfigError`` if submitit or Slurm is absent, or a spec requests other GPUs.
         """
         submitit = require("submitit", extra="slurm", purpose="The sweep executor 'slurm'")
         other = next((spec for spec in specs if spec.gpus not in (0, self.gpus_per_run)), None)
         if other is not None:
             raise ConfigError(
-                f"run {other.label} asks for {other.gpus:g} GPUs, its job array gives "
-                f"{self.gpus_per_run:g} to each"
+                f"run {other.label} requests {other.gpus:g} GPUs, but its job array gives "
+                f"{self.gpus_per_run:g} to each run"
             )
         if self.cluster is None and shutil.which("sbatch") is None:
             raise ConfigError(
-                "Slurm's sbatch is not on this machine: start the sweep on a login node, or try it "
-                "with cluster 'local'"
+                "Slurm's sbatch is not on this machine. Start the sweep on a login node, or use "
+                "cluster 'local'"
             )
         queue = self._queue(submitit)
-        waiting = deque((spec, 0) for spec in specs)  # with the number of workers that it has lost
+        waiting = deque((spec, 0) for spec in specs)  # each with its number of lost workers
         flying: dict[Any, tuple[RunSpec, int]] = {}
         try:
             while waiting or flying:
-                # Slurm has a queue, which gets all at once; it holds to the limit itself. A run
-                # that is tried again is a job of its own.
+                # Slurm's queue gets all runs at once, and Slurm keeps to the limit. A second try
+                # of a run is a separate job.
                 room = (
                     len(waiting)
                     if self.cluster is None
@@ -136,52 +136,50 @@ class SlurmExecutor:
             self._cancel(list(flying))
 
     def _queue(self, submitit: Any) -> Any:
-        """submitit's executor with everything that a job is to have."""
+        """submitit's executor with all options of a job."""
         queue = submitit.AutoExecutor(
             folder=Path(self.folder).resolve(), cluster=self.cluster or "slurm"
         )
-        wanted: dict[str, Any] = {
+        options: dict[str, Any] = {
             "name": "deim-lab",
             "timeout_min": self.minutes,
             "cpus_per_task": self.cpus_per_run,
             "slurm_array_parallelism": self.workers,
         }
         if self.gpus_per_run:
-            wanted["gpus_per_node"] = int(self.gpus_per_run)
+            options["gpus_per_node"] = int(self.gpus_per_run)
         if self.memory_gib is not None:
-            wanted["mem_gb"] = self.memory_gib
+            options["mem_gb"] = self.memory_gib
         if self.partition is not None:
-            wanted["slurm_partition"] = self.partition
+            options["slurm_partition"] = self.partition
         if self.options:
-            wanted["slurm_additional_parameters"] = dict(self.options)
-        queue.update_parameters(**wanted)
+            options["slurm_additional_parameters"] = dict(self.options)
+        queue.update_parameters(**options)
         return queue
 
     def _ended(self, jobs: list[Any]) -> list[Any]:
-        """Those that are done or dead; waits until there is one, asking Slurm now and then."""
-        asked = time.monotonic()
+        """Wait until a job ends, and return all ended jobs. Queries Slurm periodically."""
+        last_query = time.monotonic()
         while jobs:
-            found = [job for job in jobs if job.done()]
-            if found:
-                return found
+            ended = [job for job in jobs if job.done()]
+            if ended:
+                return ended
             time.sleep(POLL_SECONDS[self.cluster or "slurm"])
-            if self.cluster is None and time.monotonic() - asked > ASK_SECONDS:
-                asked = time.monotonic()
-                jobs[0].get_info(mode="force")  # one question for all
+            if self.cluster is None and time.monotonic() - last_query > ASK_SECONDS:
+                last_query = time.monotonic()
+                jobs[0].get_info(mode="force")  # one query covers all jobs
         return []
 
     def _outcome(self, submitit: Any, job: Any, spec: RunSpec, lost: int) -> RunRecord | str:
-        """The record of a job that ended, or why there is none."""
-        if (
-            self.cluster == "local" and not job.paths.result_pickle.exists()
-        ):  # on a shared file system it may take its time to show
+        """The record of a job that ended, or the reason why it has none."""
+        # Only for "local": on a shared file system the file may appear late.
+        if self.cluster == "local" and not job.paths.result_pickle.exists():
             return f"no result; its log: {job.paths.stderr}"
         error = job.exception()
         if error is None:
             return arrived(spec, job.result(), lost)
-        if isinstance(
-            error, submitit.core.utils.FailedJobError
-        ):  # run_one never raises: the node can't even load it
+        if isinstance(error, submitit.core.utils.FailedJobError):
+            # run_one never raises, so the node can't load this package.
             return failed(
                 spec,
                 Failure(
@@ -194,8 +192,10 @@ class SlurmExecutor:
         return f"state {job.state}; its log: {job.paths.stderr}"
 
     def _cancel(self, jobs: list[Any]) -> None:
-        """Stop the jobs; those of this machine as Ctrl-C does, so that each ends its kernel, then
-        by force with all that they started.
+        """Stop the jobs.
+
+        Jobs of this machine are first stopped as Ctrl-C does, so that each job ends its kernel.
+        Then the jobs that remain are killed, with all processes that they started.
         """
         for job in jobs:
             with contextlib.suppress(ProcessLookupError):
@@ -211,15 +211,16 @@ class SlurmExecutor:
 
 
 class _Resumable:
-    """``run_on_node``, which submitit puts back into the queue as it is: the training inside
-    continues by itself.
+    """``run_on_node`` as a task that submitit can put back into the queue.
+
+    The training inside continues by itself.
     """
 
     def __call__(self, spec: RunSpec) -> RunRecord:
         return run_on_node(spec)
 
     def checkpoint(self, spec: RunSpec) -> Any:
-        """What to submit again when the job is about to be stopped; called by submitit."""
+        """The task to submit again when the job is about to be stopped; called by submitit."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, spec)

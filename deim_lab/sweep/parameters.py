@@ -1,5 +1,6 @@
-"""The parameters cell of a notebook, and whether a sweep's values fit it. Papermill itself only
-warns of a name that the cell lacks.
+"""Read the parameters cell of a notebook, and check a sweep's values against it.
+
+Papermill itself only warns of a name that the cell lacks.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ UNKNOWN = object()  # the value of a parameter that isn't written as a literal
 
 
 def read(notebook: str | Path) -> dict[str, Json]:
-    """Name → default of the cell tagged ``parameters``; ``UNKNOWN`` for a default that is no
-    literal.
+    """The defaults in the cell tagged ``parameters``, by name.
+
+    A default that is no literal is ``UNKNOWN``.
 
     Raises:
-        ConfigError: there is no such notebook, it can't be read, or it has no parameters cell that
-            can be understood.
+        ConfigError: the notebook does not exist, can't be read, or has no valid parameters cell.
     """
     path = Path(notebook)
     try:
@@ -38,8 +39,8 @@ def read(notebook: str | Path) -> dict[str, Json]:
         source = "".join(tagged[0]["source"]) if tagged else ""
     except FileNotFoundError as error:
         raise ConfigError(
-            f"notebook {str(path)!r} does not exist{nearest_beside(path, '*.ipynb')}; "
-            "paths count from the current folder"
+            f"notebook {str(path)!r} does not exist{nearest_beside(path, '*.ipynb')}. "
+            "Paths are relative to the current folder"
         ) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
@@ -48,8 +49,8 @@ def read(notebook: str | Path) -> dict[str, Json]:
     if len(tagged) != 1:
         raise ConfigError(
             f"notebook {str(path)!r} has {len(tagged) or 'no'} cells tagged 'parameters', expected "
-            f"one: that is where a sweep's "
-            "values go in (in JupyterLab: property inspector, common tools, cell tags)"
+            f"one, into which a sweep writes its values. Set the tag in JupyterLab: property "
+            f"inspector, common tools, cell tags"
         )
     try:
         statements = ast.parse(source).body
@@ -66,32 +67,29 @@ def read(notebook: str | Path) -> dict[str, Json]:
 
 
 def check(notebook: str | Path, own: Mapping[str, Json], further: Mapping[str, Json]) -> None:
-    """Raise ``ConfigError`` unless the notebook's parameters cell takes all these.
+    """Raise ``ConfigError`` unless the notebook's parameters cell has all given parameters.
 
     Args:
-        own: what a sweep fills in every notebook (``overrides``, ``seed``, …), by name.
-        further: the grid's ``parameters``; their types must be those of the cell's defaults too.
+        own: parameters that a sweep sets in every notebook (``overrides``, ``seed``, …), by name.
+        further: the grid's ``parameters``; their types must match those of the cell's defaults.
     """
-    known = read(notebook)
+    defaults = read(notebook)
     for name in own:
-        if name not in known:
+        if name not in defaults:
             raise ConfigError(
                 f"notebook {str(notebook)!r}: its parameters cell has no {name!r}, which a sweep "
-                f"sets"
-                f"{nearest(name, known)}; it has: {', '.join(known) or 'nothing'}"
+                f"sets{nearest(name, defaults)}. The cell has: {', '.join(defaults) or 'nothing'}"
             )
     for name, value in further.items():
-        if name not in known:
+        if name not in defaults:
             raise ConfigError(
                 f"parameter {name!r} is not in the parameters cell of "
-                f"{str(notebook)!r}{nearest(name, known)}; "
-                f"it has: {', '.join(known)}"
+                f"{str(notebook)!r}{nearest(name, defaults)}. The cell has: {', '.join(defaults)}"
             )
-        if not _fits(value, known[name]):
+        if not _fits(value, defaults[name]):
             raise ConfigError(
-                f"parameter {name!r}: {value!r} ({type(value).__name__}), and its default in "
-                f"{str(notebook)!r} is "
-                f"{known[name]!r} ({type(known[name]).__name__})"
+                f"parameter {name!r} is {value!r} ({type(value).__name__}), but its default in "
+                f"{str(notebook)!r} is {defaults[name]!r} ({type(defaults[name]).__name__})"
             )
 
 

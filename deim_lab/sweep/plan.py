@@ -1,6 +1,6 @@
-"""A grid → the runs that it asks for, and how each stands on disk: new, done, cut or failed.
+"""Plan the runs of a grid, with the status of each run on disk: new, done, cut or failed.
 
-``check`` says what can be said without torch; ``make`` opens the data set, whose fingerprint
+``check`` does the checks that need no torch. ``make`` opens the data set, because its fingerprint
 belongs to each run's identity.
 """
 
@@ -30,21 +30,21 @@ if TYPE_CHECKING:
 Json = Any
 State = Literal["new", "done", "cut", "failed"]
 
-MOST_RUNS = 60  # that a grid may ask for without a word that they are meant
+MOST_RUNS = 60  # of a grid that is started without a confirmation
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Planned:
-    """One run, and how it stands.
+    """One planned run and its status.
 
     Attributes:
-        state: ``done``: nothing is left to do. ``cut``: it goes on at its last checkpoint.
-            ``failed``: it is tried again.
-        run: name of its folder; None where there is none.
-        epochs, epochs_done: of the whole run, and of those in its log.
-        cost: what is left of it.
+        state: ``done``: nothing is left to do. ``cut``: the run continues at its last checkpoint.
+            ``failed``: the run is tried again.
+        run: name of the run's folder; None without a folder.
+        epochs, epochs_done: number of epochs in total, and in the run's log.
+        cost: estimated time that is left.
     """
 
     spec: RunSpec
@@ -57,8 +57,9 @@ class Planned:
 
 @dataclass(frozen=True)
 class Plan:
-    """All runs of a grid in the order in which they start: whole seeds, one after the other, so
-    that a sweep cut short can be compared.
+    """All runs of a grid in the order of their start.
+
+    All arms of a seed start before the next seed, so that an interrupted sweep can be compared.
     """
 
     grid: Grid
@@ -67,31 +68,29 @@ class Plan:
 
     @property
     def folder(self) -> Path:
-        """Where the sweep keeps its index."""
+        """The folder of the sweep's index."""
         return self.runs_dir / "sweeps" / self.grid.name
 
     def of(self, state: State) -> list[Planned]:
-        """The runs that stand so."""
+        """The runs with this status."""
         return [item for item in self.runs if item.state == state]
 
     def left(self, *, retry_failed: bool) -> list[Planned]:
-        """The runs that are not done; without the failed ones, unless they are tried again."""
+        """The runs that are not done; ``retry_failed``: including the failed ones."""
         settled = ("done",) if retry_failed else ("done", "failed")
         return [item for item in self.runs if item.state not in settled]
 
 
 def check(grid: Grid, *, max_runs: int = MOST_RUNS, yes: bool = False) -> None:
-    """Raise ``ConfigError`` or ``DataError`` for whatever of a grid is wrong beyond its own text:
-    notebook, data, size.
-    """
+    """Raise ``ConfigError`` or ``DataError`` for a wrong notebook, no data or too many runs."""
     parameters.check(grid.notebook, dict.fromkeys(OWN_PARAMETERS), grid.parameters)
     worker.check_data(grid.data, on=socket.gethostname())
     number = len(grid.arms) * len(grid.seeds)
     if number > max_runs and not yes:
         raise ConfigError(
-            f"{grid.source} asks for {number} runs ({len(grid.arms)} arms × {len(grid.seeds)} "
-            f"seeds), more than {max_runs}: say that "
-            f"they are meant (--yes), or raise the limit (--max-runs {number})"
+            f"{grid.source} makes {number} runs ({len(grid.arms)} arms × {len(grid.seeds)} "
+            f"seeds), more than {max_runs}. Confirm with --yes, or raise the limit with "
+            f"--max-runs {number}"
         )
 
 
@@ -101,7 +100,7 @@ def make(
     *,
     rows: Mapping[tuple[str, int], Json] | None = None,
 ) -> Plan:
-    """The runs of a checked grid, and how each stands in ``runs_dir``.
+    """Plan the runs of a checked grid, with the status of each run in ``runs_dir``.
 
     Args:
         rows: ``(arm, seed)`` → the row of the sweep's index, from an earlier call.
@@ -113,11 +112,11 @@ def make(
     from deim_lab import runs
 
     root = Path(runs_dir).absolute()
-    known = runs.all_runs(root) if root.is_dir() else []
-    by_identity = runs.by_identity(known)
+    runs_on_disk = runs.all_runs(root) if root.is_dir() else []
+    by_identity = runs.by_identity(runs_on_disk)
     data_fingerprint = _data_fingerprint(grid.data)
     specs = _specs(grid, root, data_fingerprint)
-    history, kind = cost.history(known), _device_kind(grid)
+    history, kind = cost.history(runs_on_disk), _device_kind(grid)
     planned = []
     for spec in specs:
         config = grid.config(spec.arm)
@@ -127,7 +126,7 @@ def make(
             and config.train.keep_checkpoints == "all"
             and run.config.train.keep_checkpoints != "all"
         ):
-            # training starts anew then: that one threw away what this one is asked to keep
+            # Training starts anew: the earlier run deleted checkpoints that this run must keep.
             run = None
         state, done = (
             _state(spec, run, (rows or {}).get((spec.arm, spec.seed))),
@@ -148,8 +147,10 @@ def make(
 
 
 def describe(plan: Plan, *, workers: int) -> list[str]:
-    """The plan as lines: what all runs share, what each arm changes, each run and how it stands,
-    the time that it will take.
+    """The plan as lines of text.
+
+    The lines show the settings of all runs, the changes of each arm, the status of each run, and
+    the time left.
     """
     grid = plan.grid
     lines = [
@@ -197,8 +198,7 @@ def _specs(grid: Grid, root: Path, data_fingerprint: str) -> list[RunSpec]:
         if fingerprints[arm] == fingerprints[other]:
             raise ConfigError(
                 f"{grid.source}: arms {arm!r} and {other!r} differ in {START} alone and start from "
-                f"the same weights, so they would "
-                "be one run twice"
+                f"the same weights, so the same run would be made twice"
             )
     specs: list[RunSpec] = []
     for seed in grid.seeds:
@@ -229,7 +229,7 @@ def _specs(grid: Grid, root: Path, data_fingerprint: str) -> list[RunSpec]:
 
 
 def _fingerprint(grid: Grid, arm: str) -> str:
-    """As training computes it: weights to start from belong to it."""
+    """The fingerprint of an arm as training computes it, including the weights to start from."""
     config, weights = grid.config(arm), grid.parameters.get("weights")
     if weights is None and config.model.backbone_weights is None:
         return configs.fingerprint(config)
@@ -239,32 +239,35 @@ def _fingerprint(grid: Grid, arm: str) -> str:
 
 
 def _data_fingerprint(data: Json) -> str:
-    """Of both halves, as training computes it."""
+    """The fingerprint of both halves of a data set, as training computes it."""
     from deim_lab.data import coco
 
     return coco.joint_fingerprint(*coco.open_source(coco.resolve(data)))
 
 
 def _state(spec: RunSpec, run: Run | None, row: Json) -> State:
-    """How a run stands, from its folder and from what the sweep's index says of its notebook."""
+    """The status of a run, from its folder and from the sweep's index.
+
+    The index shows whether the notebook came to its end.
+    """
     if row is not None and any(row.get(key) != value for key, value in identity(spec).items()):
-        row = None  # of another experiment
-    said = None if row is None else row["status"]
+        row = None  # the row of another experiment
+    row_status = None if row is None else row["status"]
     if run is None:
         notebook = row and row["notebook"]
         if (
-            said == "done"
+            row_status == "done"
             and row["run"] is None
             and notebook
             and (Path(spec.runs_dir) / notebook).is_file()
         ):
             return "done"  # a notebook that makes no run
-        return "failed" if said == "failed" else "new"
+        return "failed" if row_status == "failed" else "new"
     if run.status == "done":
-        if said not in ("failed", "running") or (run.folder / "notebook.ipynb").is_file():
+        if row_status not in ("failed", "running") or (run.folder / "notebook.ipynb").is_file():
             return "done"
-        # Trained, but the notebook didn't come to its end.
-        return "failed" if said == "failed" else "cut"
+        # The run is trained, but the notebook didn't come to its end.
+        return "failed" if row_status == "failed" else "cut"
     return "failed" if run.status == "failed" else "cut"
 
 
@@ -295,7 +298,7 @@ def _text(value: Json) -> str:
 
 
 def _device_kind(grid: Grid) -> str:
-    """``cpu`` or ``cuda``: what the runs will take on this machine."""
+    """``cpu`` or ``cuda``: the kind of device that the runs will use on this machine."""
     device = grid.parameters.get("device") or grid.config(grid.baseline).train.device
     if device != "auto":
         return str(device).partition(":")[0]
@@ -303,5 +306,5 @@ def _device_kind(grid: Grid) -> str:
 
 
 def _slug(text: str) -> str:
-    """``text`` as a part of a file name on any system; papermill fills braces in names."""
+    """``text`` as part of a file name on any system; without braces, which papermill fills in."""
     return re.sub(r"[^A-Za-z0-9._=+-]+", "-", text)[:60].strip("-.") or "arm"

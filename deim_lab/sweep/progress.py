@@ -1,6 +1,4 @@
-"""What a sweep says while it runs: a line an end of a run, and now and then one of what is under
-way and how long it will take.
-"""
+"""Progress lines of a sweep: one per finished run, plus a periodic status."""
 
 from __future__ import annotations
 
@@ -14,12 +12,12 @@ from deim_lab.sweep.spec import RunRecord, RunSpec
 
 
 class Progress:
-    """Counts runs and reckons the time left.
+    """Count the runs of a sweep and estimate the time left.
 
     Args:
-        costs: run's index → seconds that are expected of it; None: not known. What runs of this
-            sweep take counts for more, as soon as one has ended.
-        workers: runs at a time.
+        costs: run's index → expected seconds; None: not known. As soon as a run of this sweep has
+            ended, the times of this sweep's runs count for more.
+        workers: number of runs at a time.
     """
 
     def __init__(
@@ -34,15 +32,15 @@ class Progress:
         self._costs, self._workers, self._clock = dict(costs), workers, clock
         self._began: dict[int, float] = {}
         self._ended: dict[int, RunRecord] = {}
-        self._guard = threading.RLock()  # begun is seen by one thread, ended by another
+        self._guard = threading.RLock()  # one thread reports starts, another thread reports ends
 
     def start(self, index: int) -> None:
-        """A worker has begun with a run."""
+        """Note that a run has begun."""
         with self._guard:
             self._began.setdefault(index, self._clock())
 
     def end(self, record: RunRecord) -> None:
-        """A run has ended."""
+        """Note that a run has ended."""
         with self._guard:
             self._ended[record.index] = record
 
@@ -53,13 +51,15 @@ class Progress:
 
     @property
     def running(self) -> list[RunSpec]:
-        """Runs under way."""
+        """The runs that have begun and not ended."""
         with self._guard:
             return [self._specs[index] for index in self._began if index not in self._ended]
 
     def seconds_left(self, epochs: Mapping[int, tuple[int, int]] | None = None) -> float | None:
-        """Until the last run ends; None while there is nothing to go by. ``epochs`` as ``summary``
-        takes them: no run is taken to be nearer its end than its epochs at their pace so far.
+        """Estimated seconds until the last run ends; None without any basis.
+
+        ``epochs`` as in ``summary``: the time left of a run is at least the time of its remaining
+        epochs at the pace so far.
         """
         left, far = [], epochs or {}
         with self._guard:
@@ -75,25 +75,26 @@ class Progress:
         return max(max(left), sum(left) / self._workers) if left else 0.0
 
     def line(self, record: RunRecord, score: str = "") -> str:
-        """``[3/12] done: DEIM s0, AP 0.312, 41 s; about 3 min left``."""
-        said = [
+        """The line of a run: ``[3/12] done: DEIM s0, AP 0.312, 41 s; about 3 min left``."""
+        facts = [
             self._specs[record.index].label,
             *([score] if score else []),
             in_words(record.seconds),
         ]
         if record.attempts > 1:
-            said.append(f"{record.attempts} attempts")
+            facts.append(f"{record.attempts} attempts")
         error = (
             f"\n  {record.error['type']}: {_short(record.error['message'])}" if record.error else ""
         )
         return (
             f"[{len(self._ended)}/{len(self._specs)}] {record.status}: "
-            f"{', '.join(said)}{self._left()}{error}"
+            f"{', '.join(facts)}{self._left()}{error}"
         )
 
     def summary(self, epochs: Mapping[int, tuple[int, int]]) -> str:
-        """What is under way; ``epochs``: run's index → epochs that are over, and of how many, where
-        that is known.
+        """The status line with the runs in progress.
+
+        ``epochs``: run's index → (finished epochs, planned epochs), for runs where they are known.
         """
         far = {index: f" epoch {done}/{planned}" for index, (done, planned) in epochs.items()}
         shown = [f"{spec.label}{far.get(spec.index, '')}" for spec in self.running]
@@ -110,7 +111,11 @@ class Progress:
         return "" if left is None else f"; about {in_words(left)} left"
 
     def _expected(self, index: int) -> float | None:
-        """Of the same arm in this sweep, else as planned, else of any arm in this sweep."""
+        """Expected seconds of a run.
+
+        The first that is known: median of the same arm in this sweep, the planned cost, median of
+        all arms in this sweep.
+        """
         done = [record for record in self._ended.values() if record.status == "done"]
         same = [record.seconds for record in done if record.arm == self._specs[index].arm]
         planned = self._costs.get(index)

@@ -1,8 +1,7 @@
-"""What the executors of a cluster share: a run on another node, which has to see the same files,
-and what to say of one that died.
+"""Helpers common to the Ray and Slurm executors: check shared files, report dead workers.
 
-A cluster needs a shared file system: the notebook, the data set and the folder of runs lie under
-the same paths on every node.
+A cluster needs a shared file system: the notebook, the data set and the folder of runs have the
+same paths on every node.
 """
 
 from __future__ import annotations
@@ -19,25 +18,25 @@ from deim_lab.errors import ConfigError
 from deim_lab.sweep.spec import Failure, RunRecord, RunSpec, failed
 from deim_lab.sweep.worker import run_one, where
 
-LIVES = 2  # times that a run is handed to a worker which dies
+LIVES = 2  # number of workers that a run may use, if each of them dies
 
 
 def run_on_node(spec: RunSpec) -> RunRecord:
-    """``run_one`` on whatever node this is; a failed record where the node doesn't see the notebook
-    or the folder of runs.
+    """Execute ``run_one`` on this node of a cluster.
+
+    Returns a failed record if the node doesn't see the notebook or the folder of runs.
     """
-    for what, path, there in (
+    for what, path, exists in (
         ("notebook", spec.notebook, Path(spec.notebook).is_file()),
         ("folder of runs", spec.runs_dir, Path(spec.runs_dir).is_dir()),
     ):
-        if not there:
+        if not exists:
             return failed(
                 spec,
                 Failure(
                     "DataError",
-                    f"{what} {path!r} does not exist on {socket.gethostname()}: the nodes of a "
-                    f"cluster need a "
-                    f"file system that they share with the sweep",
+                    f"{what} {path!r} does not exist on {socket.gethostname()}. The nodes of a "
+                    f"cluster must share a file system with the sweep",
                 ),
                 where=where(),
             )
@@ -45,18 +44,17 @@ def run_on_node(spec: RunSpec) -> RunRecord:
 
 
 def arrived(spec: RunSpec, record: RunRecord, lost: int) -> RunRecord:
-    """The record of ``spec`` as the sweep keeps it: with ``lost`` attempts whose worker died, and
-    failed where its run can't be seen here.
+    """Complete the record of ``spec`` with its ``lost`` attempts, those whose worker died.
 
-    The time of a lost worker isn't known, hence not counted.
+    The record is failed if this machine can't see the run's folder. The time of a lost worker is
+    unknown, so it is not counted.
     """
     record = dataclasses.replace(record, attempts=record.attempts + lost)
     if record.run is None or (Path(spec.runs_dir) / record.run).is_dir():
         return record
     message = (
-        f"run {record.run} was made in {spec.runs_dir} of {record.where}, which is another folder "
-        f"than the one here: a cluster needs a "
-        f"shared file system"
+        f"run {record.run} was made in {spec.runs_dir} of {record.where}, but this machine does "
+        f"not see it there. A cluster needs a shared file system"
     )
     return dataclasses.replace(
         record,
@@ -68,7 +66,7 @@ def arrived(spec: RunSpec, record: RunRecord, lost: int) -> RunRecord:
 
 
 def died(spec: RunSpec, reason: str) -> RunRecord:
-    """The record of a run each of whose workers died, the last one for ``reason``."""
+    """The record of a run whose workers all died; ``reason``: why the last worker died."""
     return failed(
         spec,
         Failure(
@@ -81,35 +79,31 @@ def died(spec: RunSpec, reason: str) -> RunRecord:
 
 
 def check_counts(**counts: float | None) -> None:
-    """Raise ``ConfigError`` for a count below 1; None is left out."""
+    """Raise ``ConfigError`` for a count below 1; None is allowed."""
     for name, value in counts.items():
         if value is not None and value < 1:
-            raise ConfigError(f"{name} {value!r} is below 1")
+            raise ConfigError(f"{name} {value!r} is below 1. Give at least 1")
 
 
 def kill_all(pids: Iterable[int]) -> None:
-    """Kill processes of this machine with all that they started; those that are gone are left
-    out.
-    """
+    """Kill processes of this machine and all their children. Ignores ended processes."""
     psutil: Any = importlib.import_module("psutil")  # comes with ipykernel
-    found = []
+    processes = []
     for pid in pids:
         with contextlib.suppress(psutil.NoSuchProcess):
             root = psutil.Process(pid)
-            found += [*root.children(recursive=True), root]
-    for process in found:
+            processes += [*root.children(recursive=True), root]
+    for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
 
 
 def children_with(text: str) -> list[int]:
-    """Process ids of what this process started, directly or not, whose command line holds
-    ``text``.
-    """
+    """Process ids of all descendants of this process whose command line contains ``text``."""
     psutil: Any = importlib.import_module("psutil")
-    found = []
+    pids = []
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             if text in " ".join(process.cmdline()):
-                found.append(int(process.pid))
-    return found
+                pids.append(int(process.pid))
+    return pids

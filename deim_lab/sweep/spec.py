@@ -1,8 +1,7 @@
-"""What travels between a sweep and its executors: ``RunSpec`` in, ``RunRecord`` out, both plain
-JSON values.
+"""The interface of a sweep's executors: ``RunSpec`` in, ``RunRecord`` out.
 
-An executor is anything that turns the one into the other (``Executor``). All that it has to know of
-a run is ``worker.run_one``.
+An executor is anything that turns a ``RunSpec`` into a ``RunRecord`` (``Executor``). Both are plain
+JSON values. To execute a run, an executor only needs ``worker.run_one``.
 """
 
 from __future__ import annotations
@@ -18,20 +17,22 @@ RecordStatus = Literal["done", "failed", "skipped"]
 
 @dataclass(frozen=True)
 class RunSpec:
-    """One run of a sweep: a notebook and what it is to be executed with. Paths are absolute, values
-    plain JSON.
+    """One run of a sweep: a notebook and its parameters.
+
+    Paths are absolute, values plain JSON.
 
     Attributes:
         index: position in the sweep, from 0.
         notebook: the notebook to execute; its parameters cell takes ``parameters``.
-        parameters: of the notebook: ``preset, overrides, data, seed, runs_dir``, and further ones.
-        overrides: what this arm changes, on top of the preset and the grid's ``base``.
-        fingerprint, data_fingerprint: with ``seed`` the identity of the run, as ``runs.find`` takes
-            it.
-        runs_dir: folder of runs, seen by every worker under this path.
-        executed: where the executed notebook is written while it runs. Once it is done it lies in
+        parameters: parameters of the notebook: ``preset, overrides, data, seed, runs_dir``, and
+            further ones.
+        overrides: the changes of this arm, on top of the preset and the grid's ``base``.
+        fingerprint, data_fingerprint: together with ``seed`` the identity of the run, as in
+            ``runs.find``.
+        runs_dir: folder of runs; every worker sees it under this path.
+        executed: path of the executed notebook during the run. A finished notebook is moved into
             the run's folder.
-        gpus: GPUs that the run asks for; a fraction shares one.
+        gpus: number of GPUs that the run requests; a fraction shares a GPU.
     """
 
     index: int
@@ -48,21 +49,22 @@ class RunSpec:
 
     @property
     def label(self) -> str:
-        """Arm and seed, as messages name the run."""
+        """Arm and seed: the name of the run in messages."""
         return f"{self.arm} s{self.seed}"
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """How a run ended.
+    """The result of a run.
 
     Attributes:
-        status: ``skipped``: nothing was executed, since it was done already.
-        run: name of the run's folder; None where none was made.
+        status: ``done``, ``failed`` or ``skipped`` (nothing was executed, since the run was already
+            done).
+        run: name of the run's folder; None if no folder was made.
         seconds: wall time of all attempts.
-        attempts: times that a kernel was started for it.
+        attempts: number of times that a kernel was started for the run.
         error: ``{"type", "message", "traceback"}`` of a failed run.
-        notebook: the executed notebook, absolute; None where there is none.
+        notebook: absolute path of the executed notebook; None without one.
         where: host and slot.
     """
 
@@ -80,37 +82,37 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class Failure:
-    """An error as a run's record keeps it."""
+    """The error in the record of a failed run."""
 
     type: str
     message: str
     traceback: str = field(default="", repr=False)
 
     def as_dict(self) -> dict[str, str]:
-        """``{"type", "message", "traceback"}``."""
+        """The error as ``{"type", "message", "traceback"}``."""
         return dataclasses.asdict(self)
 
 
 class Executor(Protocol):
-    """Where runs happen."""
+    """Anything that executes runs: processes, or a cluster."""
 
     def execute(self, specs: Sequence[RunSpec]) -> Iterator[RunRecord]:
-        """One record a spec, as runs end, in any order.
+        """Yield one record per spec, when its run ends, in any order.
 
-        Closing the iterator (or ``KeyboardInterrupt`` inside it) stops what runs and leaves no
-        process behind. A worker that dies is tried once more, then gives a failed record: no spec
-        is ever lost.
+        Closing the iterator (or ``KeyboardInterrupt`` inside it) stops all runs and leaves no
+        process behind. A run whose worker dies is tried once more; a second death gives a failed
+        record. Every spec gets a record.
         """
         ...
 
 
 def to_json(value: RunSpec | RunRecord) -> dict[str, Json]:
-    """A spec or record as a JSON object; ``RunSpec(**…)`` or ``RunRecord(**…)`` reads it back."""
+    """A spec or record as a JSON object; ``RunSpec(**…)`` or ``RunRecord(**…)`` reads it."""
     return dataclasses.asdict(value)
 
 
 def failed(spec: RunSpec, failure: Failure, **values: Json) -> RunRecord:
-    """The record of ``spec`` failed by ``failure``; ``values``: further fields of the record."""
+    """The record of a run that failed with ``failure``; ``values``: further fields."""
     return RunRecord(
         index=spec.index,
         arm=spec.arm,
@@ -122,7 +124,7 @@ def failed(spec: RunSpec, failure: Failure, **values: Json) -> RunRecord:
 
 
 def identity(spec: RunSpec) -> Mapping[str, Json]:
-    """``fingerprint, seed, data_fingerprint``, as ``runs.find`` takes them."""
+    """The identity of a run, ``fingerprint, seed, data_fingerprint``, as in ``runs.find``."""
     return {
         "fingerprint": spec.fingerprint,
         "seed": spec.seed,

@@ -1,7 +1,7 @@
-"""One run of a sweep: papermill executes its notebook in a kernel of this process. The same
-function for every executor.
+"""Execute one run of a sweep: papermill runs its notebook in a kernel of this process.
 
-Nothing of torch is imported here: the kernel trains, and continues by itself what was cut.
+Every executor uses this function. Torch is not imported here: the kernel trains, and an
+interrupted run continues by itself.
 """
 
 from __future__ import annotations
@@ -27,24 +27,23 @@ from deim_lab.sweep.spec import Failure, RunRecord, RunSpec, failed, identity
 
 Json = Any
 
-STARTS = 3  # times that a kernel is started which never comes up
-LIVES = 2  # times that a kernel is started which dies at work
-START_SECONDS = 180  # a kernel imports its libraries from a disk that others read too
-MESSAGE_SECONDS = 180  # a busy machine may keep a cell's last output waiting
-LARGEST_BYTES = 1_000_000  # of an executed notebook; a larger one is said
+STARTS = 3  # attempts to start a kernel
+LIVES = 2  # number of kernels that a run may use, if each of them dies
+START_SECONDS = 180  # many kernels may import their libraries from one disk at the same time
+MESSAGE_SECONDS = 180  # a cell's last output may come late on a busy machine
+LARGEST_BYTES = 1_000_000  # of an executed notebook without a warning
 
 _log = logging.getLogger(__name__)
 _COLOURS = re.compile("\x1b\\[[0-9;]*[A-Za-z]")
 
 
 def run_one(spec: RunSpec) -> RunRecord:
-    """Execute the notebook of ``spec``, and say how it ended: a failed run is a record, never an
-    exception.
+    """Execute the notebook of ``spec`` and return its record.
 
-    A kernel that dies (killed, out of memory) is started once more; the training inside continues
-    at its last checkpoint. A cell that raises is not tried again. The executed notebook ends up in
-    the run's folder as ``notebook.ipynb``; that of a failed run, or of a notebook that makes no
-    run, stays at ``spec.executed``.
+    A failed run is a record, never an exception. A kernel that dies (killed, out of memory) is
+    started once more; the training inside continues at its last checkpoint. A cell that raises is
+    not tried again. The executed notebook is moved into the run's folder as ``notebook.ipynb``. The
+    notebook of a failed run, or one that makes no run, stays at ``spec.executed``.
     """
     began, since, attempts = time.monotonic(), datetime.datetime.now(datetime.UTC), 0
 
@@ -87,8 +86,9 @@ def run_one(spec: RunSpec) -> RunRecord:
 
 
 def check_data(data: Json, *, on: str) -> None:
-    """Raise ``DataError`` where a data set's folder or files are absent on the host named ``on``.
-    Needs no torch, reads nothing.
+    """Raise ``DataError`` if a data set's folder or files are absent on the host named ``on``.
+
+    Needs no torch and opens no file.
     """
     if data is None or data == "embedded":
         return
@@ -101,19 +101,19 @@ def check_data(data: Json, *, on: str) -> None:
     for path in paths:
         if not Path(path).exists():
             raise DataError(
-                f"data: {str(path)!r} does not exist on {on}; every worker must see the data set "
+                f"data: {str(path)!r} does not exist on {on}. Every worker must see the data set "
                 f"under this path"
             )
 
 
 def where() -> str:
-    """Host, and the GPUs that this process sees where some were assigned to it."""
+    """Name of this host, with the GPUs that are assigned to this process, if any."""
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
     return socket.gethostname() + (f" gpu {gpus}" if gpus else "")
 
 
 def _attempt(spec: RunSpec, attempt: int) -> tuple[Failure | None, bool]:
-    """Execute once: how it failed (None: it didn't), and whether another attempt makes sense."""
+    """Execute the notebook once: its failure (None on success), and whether to try again."""
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
@@ -138,9 +138,8 @@ def _attempt(spec: RunSpec, attempt: int) -> tuple[Failure | None, bool]:
         )
         return Failure("DeadKernelError", message), attempt < LIVES
     except RuntimeError as error:
-        if "Kernel" not in str(
-            error
-        ):  # jupyter_client has no type of its own for a kernel that doesn't come up
+        # jupyter_client has no specific type for a kernel that doesn't start.
+        if "Kernel" not in str(error):
             raise
         return Failure("RuntimeError", str(error)), attempt < STARTS
     _slim(Path(spec.executed))
@@ -148,7 +147,7 @@ def _attempt(spec: RunSpec, attempt: int) -> tuple[Failure | None, bool]:
 
 
 def _run_name(spec: RunSpec) -> str | None:
-    """Name of the run's folder; None where the notebook made none of this identity."""
+    """Name of the run's folder; None if the notebook made no run of this identity."""
     from deim_lab import runs
 
     run = runs.find(spec.runs_dir, **identity(spec))
@@ -156,8 +155,9 @@ def _run_name(spec: RunSpec) -> str | None:
 
 
 def _run_on_other_data(spec: RunSpec, since: datetime.datetime) -> Failure | None:
-    """What to say where the notebook trained this very config and seed, but on data that aren't
-    those which the sweep was planned with.
+    """The failure of a notebook that trained this config and seed on other data than planned.
+
+    None if the notebook made no such run.
     """
     from deim_lab import runs
 
@@ -169,18 +169,19 @@ def _run_on_other_data(spec: RunSpec, since: datetime.datetime) -> Failure | Non
         if same and started >= since and run.identity["data_fingerprint"] != spec.data_fingerprint:
             return Failure(
                 "DataError",
-                f"run {run.folder.name} was trained on other data than the sweep was planned with: "
-                f"the data set on "
-                f"{socket.gethostname()} differs, or it has changed since (fingerprint "
-                f"{run.identity['data_fingerprint'][:12]}… there, {spec.data_fingerprint[:12]}… "
-                f"planned)",
+                f"run {run.folder.name} was trained on other data than planned (fingerprint "
+                f"{run.identity['data_fingerprint'][:12]}…, planned "
+                f"{spec.data_fingerprint[:12]}…). The data set on {socket.gethostname()} differs, "
+                f"or it has changed since",
             )
     return None
 
 
 def _slim(path: Path) -> None:
-    """Take the state of widgets out of an executed notebook: nothing shows it, and it may be
-    megabytes.
+    """Remove the state of widgets from an executed notebook.
+
+    The state is never shown and can be megabytes. Logs a warning for a notebook above
+    ``LARGEST_BYTES``.
     """
     content = json.loads(path.read_text(encoding="utf-8"))
     if content["metadata"].pop("widgets", None) is not None:
@@ -188,12 +189,12 @@ def _slim(path: Path) -> None:
     size = path.stat().st_size
     if size > LARGEST_BYTES:
         _log.warning(
-            "%s has %.1f MB: draw fewer or plainer figures in the notebook", path, size / 1e6
+            "%s has %.1f MB. Draw fewer or simpler figures in the notebook", path, size / 1e6
         )
 
 
 def _move(source: Path, target: Path) -> Path:
-    """Rename within a file system, else copy beside the target and rename there."""
+    """Move a file by renaming; across file systems, copy it next to the target, then rename."""
     with files.writing_whole(target) as temporary:
         shutil.move(source, temporary)
     return target
@@ -201,7 +202,7 @@ def _move(source: Path, target: Path) -> Path:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Papermill and nbclient log each step; what matters of it is in the record."""
+    """Silence the logs of papermill and nbclient; the record has everything important."""
     loggers = [logging.getLogger(name) for name in ("papermill", "traitlets")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

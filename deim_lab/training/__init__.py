@@ -1,1 +1,1 @@
-"""Training: the loop (read it top to bottom), the optimiser's groups, the EMA, checkpoints."""
+"""Training: the loop, the optimiser's parameter groups, the EMA and the checkpoints."""

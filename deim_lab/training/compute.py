@@ -1,6 +1,4 @@
-"""Where and in which precision a run computes: device, autocast, the processes of a
-``torchrun``.
-"""
+"""The device and precision of a run, and its processes under ``torchrun``."""
 
 from __future__ import annotations
 
@@ -23,8 +21,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Compute:
-    """Device and precision of this process; ``rank`` of ``world_size`` data-parallel processes (0
-    of 1 when alone).
+    """Device and precision of this process, and its rank among the data-parallel processes.
+
+    A single process has ``rank`` 0 and ``world_size`` 1.
     """
 
     device: torch.device
@@ -34,11 +33,11 @@ class Compute:
 
     @property
     def is_main(self) -> bool:
-        """Only the main process writes into the run folder."""
+        """Whether this is the main process, the only one that writes into the run folder."""
         return self.rank == 0
 
     def autocast(self) -> AbstractContextManager[object]:
-        """The model's forward runs in this; matching and losses leave it."""
+        """The autocast context of the model's forward; matching and losses run outside of it."""
         if self.precision == "fp32":
             return nullcontext()
         return torch.autocast(
@@ -46,12 +45,12 @@ class Compute:
         )
 
     def synchronize(self) -> None:
-        """Wait for the device, so that a clock read next means what it says."""
+        """Wait for the device, so that a clock that is read next includes all its work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
     def agreed(self, value: T) -> T:
-        """What the main process has; all processes must call this together."""
+        """Return the main process's ``value``; all processes must call this together."""
         if self.world_size == 1:
             return value
         box = [value]
@@ -63,13 +62,15 @@ class Compute:
             dist.barrier()
 
     def reset_peak_memory(self) -> None:
-        """Begin to measure: what an earlier run of this process took is not this one's."""
+        """Start to measure peak memory, without the memory of earlier runs in this process."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
 
     def peak_memory_mib(self) -> float:
-        """Peak memory: on CUDA the device's allocations since ``reset_peak_memory``, on the CPU the
-        resident set of the whole process; NaN where the system doesn't say.
+        """Peak memory in MiB; NaN if the system doesn't report it.
+
+        On CUDA: the device's allocations since ``reset_peak_memory``. On the CPU: the resident set
+        of the entire process.
         """
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 2**20
@@ -77,22 +78,22 @@ class Compute:
 
 
 def resolve(device: str, precision: str) -> Compute:
-    """The compute of this process. Under ``torchrun`` joins the process group (NCCL on CUDA, gloo
-    on the CPU).
+    """Resolve the device and precision of this process, and join the group of a ``torchrun``.
 
-    ``device`` auto takes CUDA where there is one; ``precision`` auto is bf16 on CUDA and fp32 on
-    the CPU. Raises ``ConfigError`` for a CUDA device that isn't there, and for ``auto`` where
-    CUDA_VISIBLE_DEVICES names a GPU that torch doesn't find.
+    The process group uses NCCL on CUDA and gloo on the CPU. ``device`` auto uses CUDA if it is
+    available. ``precision`` auto is bf16 on CUDA and fp32 on the CPU. Raises ``ConfigError`` for a
+    CUDA device that does not exist, and for ``auto`` if CUDA_VISIBLE_DEVICES names a GPU that torch
+    doesn't find.
     """
     check_device(device)
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"device {device!r}: no CUDA device is visible here; use 'cpu' or 'auto'")
+        raise ConfigError(f"device {device!r}: no CUDA device is visible. Use 'cpu' or 'auto'")
     if device == "auto" and gpus.given() and not torch.cuda.is_available():
         raise ConfigError(
-            f"device 'auto': CUDA_VISIBLE_DEVICES={os.environ['CUDA_VISIBLE_DEVICES']} gives this "
-            f"process a GPU, and torch finds none "
-            "(a wrong id, no driver, or a torch without CUDA); use 'cpu' to train without one"
+            f"device 'auto': CUDA_VISIBLE_DEVICES={os.environ['CUDA_VISIBLE_DEVICES']} assigns a "
+            f"GPU to this process, but torch finds none (a wrong id, no driver, or a torch without "
+            f"CUDA). Use 'cpu' to train without a GPU"
         )
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -101,8 +102,7 @@ def resolve(device: str, precision: str) -> Compute:
         index = int(os.environ.get("LOCAL_RANK", 0)) if world_size > 1 else (resolved.index or 0)
         if index >= torch.cuda.device_count():
             raise ConfigError(
-                f"device 'cuda:{index}': only {torch.cuda.device_count()} CUDA devices are visible "
-                f"here"
+                f"device 'cuda:{index}': only {torch.cuda.device_count()} CUDA devices are visible"
             )
         resolved = torch.device("cuda", index)
         torch.cuda.set_device(resolved)
@@ -111,14 +111,14 @@ def resolve(device: str, precision: str) -> Compute:
     if precision == "auto":
         precision = "bf16" if resolved.type == "cuda" else "fp32"
     if precision == "fp16" and resolved.type == "cpu":
-        raise ConfigError("train.precision 'fp16' needs CUDA; on the CPU use 'fp32' or 'bf16'")
+        raise ConfigError("train.precision 'fp16' needs CUDA. On the CPU use 'fp32' or 'bf16'")
     return Compute(resolved, precision, rank, world_size)
 
 
 def _peak_resident_mib() -> float:
     try:
         import resource
-    except ImportError:  # Windows has no such module, and no other that is always installed
+    except ImportError:  # Windows lacks this module and has no standard alternative
         return math.nan
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)

@@ -1,6 +1,4 @@
-"""The exponential moving average of a model's weights, which is what evaluation and prediction
-use.
-"""
+"""The exponential moving average (EMA) of the weights, for evaluation and prediction."""
 
 from __future__ import annotations
 
@@ -16,8 +14,8 @@ class Ema:
     """Average of all floating state (parameters and batch-norm statistics) of a model.
 
     After update ``k`` (from 1): ``average = d(k)·average + (1 − d(k))·model`` with
-    ``d(k) = decay·(1 − exp(−k / warmup_updates))``; a warm-up of 0 gives ``d = decay``. The counter
-    is part of the saved state, so a resumed run continues the same curve.
+    ``d(k) = decay·(1 − exp(−k / warmup_updates))``. A warm-up of 0 gives ``d = decay``. The saved
+    state has the counter, so a resumed run continues the same curve.
     """
 
     def __init__(self, model: nn.Module, *, decay: float, warmup_updates: int) -> None:
@@ -37,9 +35,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Move the average one step towards ``model`` (the bare one, not a data-parallel
-        wrapper).
-        """
+        """Move the average one step towards ``model`` (without its data-parallel wrapper)."""
         self.updates += 1
         decay = self.decay_at(self.updates)
         averages, currents = self._averaged(model)
@@ -47,21 +43,20 @@ class Ema:
         torch._foreach_add_(averages, currents, alpha=1 - decay)
 
     def _averaged(self, model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-        """The floating tensors of the average and of the model, in one order. Looked up once:
-        training writes into them in place.
+        """The floating tensors of the average and of the model, in the same order.
 
-        A tensor that the state holds under several names (a shared head) is there once: moved once
-        a step.
+        They are looked up once, because training changes them in place. A tensor with several names
+        (a shared head) is in the lists once, so it moves once per step.
         """
         if self._pairs is None or self._pairs[0] is not model:
-            found = {
+            by_address = {
                 average.data_ptr(): (average, current.detach())
                 for average, current in zip(
                     self.module.state_dict().values(), model.state_dict().values(), strict=True
                 )
                 if average.dtype.is_floating_point
             }
-            pairs = list(found.values())
+            pairs = list(by_address.values())
             self._pairs = (
                 model,
                 [average for average, _ in pairs],

@@ -1,4 +1,4 @@
-"""Stop at the first loss that is inf or NaN, and leave a file that replays it."""
+"""Stop at the first loss that is inf or NaN, and write a file that reproduces it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def finite_losses(state: State, batch: Batch, table: LossTable) -> dict[str, flo
     """The losses of one batch as Python floats.
 
     Raises:
-        NonFiniteError: one of them is inf or NaN; names the term and the images.
+        NonFiniteError: a loss is inf or NaN. Names the term and the images.
     """
     losses = table.as_dict()
     bad = [name for name, value in losses.items() if not math.isfinite(value)]
@@ -37,9 +37,8 @@ def finite_losses(state: State, batch: Batch, table: LossTable) -> dict[str, flo
     checkpoint.save(repro, state.description() | content)
     raise NonFiniteError(
         f"loss {term} is {losses[term]} at epoch {state.epoch}, step {state.step}, images "
-        f"{list(batch.targets.image_ids)}; the batch and the "
-        f"weights are in {repro}. Try train.precision=fp32 or a lower optim.lr (now "
-        f"{state.config.optim.lr:g})",
+        f"{list(batch.targets.image_ids)}. The batch and the weights are in {repro}. Try "
+        f"train.precision=fp32 or a lower optim.lr (now {state.config.optim.lr:g})",
         image_ids=batch.targets.image_ids,
         term=term,
         repro=str(repro),

@@ -1,10 +1,11 @@
-"""The training loop, to be read top to bottom: ``train`` → ``_epoch`` → ``_step`` → ``_evaluate``.
+"""The training loop, top to bottom: ``train`` → ``_epoch`` → ``_step`` → ``_evaluate``.
 
-A run is a function of (config, data set, seed). All randomness is derived from the seed and the
-position (epoch, step, sample), never from what happened before, so a run that was cut continues
-from its last checkpoint exactly as if it had not been.
+A run is a function of (config, data set, seed). All randomness comes from the seed and the position
+(epoch, step, sample), never from earlier computation. An interrupted run therefore continues from
+its last checkpoint exactly as without the interruption.
 
-What a run says is in ``record``, what a cut run needs in ``resume``, what changes in ``state``.
+``record`` writes the log, ``resume`` saves and restores interrupted runs, and ``state`` holds
+everything that changes.
 """
 
 from __future__ import annotations
@@ -57,25 +58,26 @@ def train(
     """Train ``config`` on ``data`` and leave a run folder under ``runs_dir``.
 
     Args:
-        config: a whole experiment, e.g. ``presets.preset("deim_dfine_n", {"train.epochs": 30})``.
-        data: whatever ``data.coco.resolve`` takes: a folder in COCO layout, explicit images and
+        config: a complete experiment, e.g.
+            ``presets.preset("deim_dfine_n", {"train.epochs": 30})``.
+        data: any argument of ``data.coco.resolve``: a folder in COCO layout, explicit images and
             annotations, or None for the embedded set.
-        seed: of initialisation, shuffling, augmentation and denoising.
+        seed: seed of initialisation, shuffling, augmentation and denoising.
         device: ``auto | cpu | cuda | cuda:N``; None: ``config.train.device``.
-        resume: ``auto`` returns the finished run of the same config, data and seed, or continues
-            the one that was cut, or starts; ``never`` always starts; otherwise the folder of the
-            run to continue.
-        weights: a checkpoint to start from (official or own, or of transformers); head rows go by
-            class name. None: the backbone from ``config.model.backbone_weights``, the rest from
-            scratch.
+        resume: ``auto`` returns the finished run of the same config, data and seed, continues an
+            interrupted one, or starts a new one. ``never`` always starts a new one. Any other value
+            is the folder of the run to continue.
+        weights: a checkpoint to start from (official, of this project, or of transformers); head
+            rows are matched by class name. None: only the backbone starts from
+            ``config.model.backbone_weights``.
         on_event: called with a dict for every step, epoch and evaluation (``kind``: start | step |
             train | val | done).
 
     Raises:
-        ConfigError, DataError, WeightsError: before the first step, wherever it can be known
+        ConfigError, DataError, WeightsError: before the first step, if the error can be detected
             before.
-        NonFiniteError: a loss became inf or NaN; names the images and the term, and leaves a file
-            to replay it.
+        NonFiniteError: a loss became inf or NaN. Names the images and the term, and writes a file
+            to reproduce the error.
     """
     plugins.ready(config)
     start = read_start(config, weights)
@@ -86,7 +88,7 @@ def train(
         config, seed, compute, train_set, val_set, start, Path(runs_dir), resume
     )
     if finished:
-        _log.info("%s is done: nothing to train (resume='never' trains it again)", run.folder)
+        _log.info("%s is already done (resume='never' trains it again)", run.folder)
         return run
     try:
         state = _prepare(config, seed, compute, run, train_set, val_set, start, on_event)
@@ -96,7 +98,7 @@ def train(
         if compute.is_main:
             run.finish()
     except BaseException as error:
-        # A cell that was interrupted is also a run that failed, and resumable.
+        # An interrupted notebook cell also leaves a failed run, which can be resumed.
         if compute.is_main:
             run.fail(error)
         raise
@@ -105,7 +107,7 @@ def train(
 
 
 def _epoch(state: State) -> None:
-    """One epoch of steps, then what belongs between epochs: log, evaluation, checkpoints."""
+    """Train one epoch, then write the log, evaluate and save checkpoints."""
     config, phase = state.config.train, state.schedule.phase(state.epoch)
     restarts = phase is Phase.CLEAN and state.config.schedule.restart_from_best
     if restarts and not state.restarted:
@@ -148,7 +150,7 @@ def _epoch(state: State) -> None:
 
 
 def _step(state: State, batches: Sequence[Batch], watch: Stopwatch) -> StepResult:
-    """One optimisation step over ``train.accumulate`` batches."""
+    """Do one optimisation step over ``train.accumulate`` batches."""
     config, compute = state.config, state.compute
     late = state.schedule.matches_late(state.epoch)
     num_targets = sum(len(batch.targets) for batch in batches) / len(batches)
@@ -193,9 +195,9 @@ def _step(state: State, batches: Sequence[Batch], watch: Stopwatch) -> StepResul
 
 
 def _evaluate(state: State) -> bool:
-    """Score the EMA weights on the validation set and keep them if they are the best so far.
+    """Score the EMA weights on the validation set, and save them if they are the best so far.
 
-    The main process does the work. Returns whether they are the best, in all processes.
+    Only the main process evaluates. Returns in all processes whether the weights are the best.
     """
     improved = False
     if state.compute.is_main:
@@ -213,7 +215,7 @@ def _evaluate(state: State) -> bool:
 
 
 def _on_device(state: State, batch: Batch) -> tuple[Tensor, Targets]:
-    """Images and checked targets where the model is."""
+    """Images and checked targets, moved to the model's device."""
     batch.targets.check(len(state.train_set.categories))
     device = state.compute.device
     images = batch.images.to(device, non_blocking=True)
@@ -221,9 +223,9 @@ def _on_device(state: State, batch: Batch) -> tuple[Tensor, Targets]:
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:
-    """A seed of its own for each step of each process.
+    """A different seed for each step of each process.
 
-    Odd multipliers spread neighbours apart.
+    Odd multipliers separate neighbouring seeds.
     """
     return (seed * 1_000_003 + step * 7_919 + rank * 104_729 + 17) % (2**63)
 
@@ -238,7 +240,7 @@ def _open_run(
     runs_dir: Path,
     resume: str,
 ) -> tuple[Run, bool]:
-    """The run folder of this experiment (new or continued), and whether its run is finished."""
+    """The run folder of this experiment (new or continued), and whether the run is finished."""
     identity = {
         "fingerprint": configs.fingerprint(config, *start.identity),
         "seed": seed,
@@ -265,14 +267,15 @@ def _prepare(
     start: Start,
     on_event: Callable[[Event], None] | None,
 ) -> State:
-    """Model, optimiser, EMA and schedule; then, where the run was cut, everything as it was."""
+    """Build model, optimiser, EMA and schedule, and restore them for an interrupted run."""
     compute.reset_peak_memory()
     if config.train.threads is not None and compute.device.type == "cpu":
         torch.set_num_threads(config.train.threads)
     batches = loader.steps_per_epoch(train_set, config, world_size=compute.world_size)
     if config.train.accumulate > batches:
         raise ConfigError(
-            f"train.accumulate {config.train.accumulate} is above the {batches} batches of an epoch"
+            f"train.accumulate {config.train.accumulate} is above the {batches} batches of an "
+            f"epoch. Lower it, or lower data.batch_size"
         )
     torch.manual_seed(seed)
     model = build_detector(config, num_classes=len(train_set.categories))
@@ -299,7 +302,7 @@ def _prepare(
 
 
 def _wrap(model: nn.Module, compute: Compute) -> tuple[nn.Module, nn.Module]:
-    """The bare detector, and what computes its forward in all processes together."""
+    """The bare detector, and the module that computes its forward in all processes."""
     if compute.world_size == 1:
         return model, model
     if compute.device.type != "cuda":

@@ -10,20 +10,24 @@ from torch import nn
 
 from deim_lab.config import OptimConfig
 
-# Norms that decay all the same: DEIMv2's own pattern misses these two of its lite encoder.
+# Norms with weight decay: DEIMv2's pattern misses these two norms of its lite encoder.
 _DECAYED_NORMS = ("encoder.down_sample1.2", "encoder.down_sample2.2")
 
 
 def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any]]:
-    """The trainable parameters in groups: ``backbone``, ``no_decay``, ``rest``; each with
-    ``names``, ``lr``, ``base_lr``, ``weight_decay``.
+    """Divide the trainable parameters into the groups of the official recipes.
 
-    Two switches give every official grouping (docs/architecture.md, "Official quirks"):
-    ``backbone_norm="backbone"`` leaves the backbone's batch norm with the backbone, decayed, at the
-    backbone's rate (N, L, X); ``"base"`` moves it to the undecayed norms at the base rate (S, M,
-    most of RT-DETRv2); ``"undecayed"`` makes a group of its own, ``backbone_norm``, at the
-    backbone's rate (plain RT-DETRv2 r34). ``decay_bias`` says whether the biases of encoder and
-    decoder decay. Every parameter is in exactly one group.
+    The groups are ``backbone``, ``backbone_norm``, ``no_decay`` and ``rest``. Each group has
+    ``names``, ``lr``, ``base_lr``, ``weight_decay``. Every parameter is in exactly one group; empty
+    groups are left out. Two switches give every official grouping (docs/architecture.md, "Official
+    quirks"). The first is ``backbone_norm``, the group of the backbone's batch norm:
+
+    - ``"backbone"``: with the backbone, decayed, at the backbone's rate (N, L, X).
+    - ``"base"``: with the undecayed norms at the base rate (S, M, most of RT-DETRv2).
+    - ``"undecayed"``: in a separate group ``backbone_norm``, at the backbone's rate (plain
+      RT-DETRv2 r34).
+
+    The second, ``decay_bias``, sets whether the biases of encoder and decoder decay.
     """
     norms = _norm_parameters(model)
     groups: dict[str, dict[str, Any]] = {
@@ -44,8 +48,9 @@ def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any
 
 
 def build_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over ``parameter_groups``; each group's ``base_lr`` is what the schedule's factor
-    multiplies. Fused: one kernel a group.
+    """AdamW over ``parameter_groups``, fused: one kernel per group.
+
+    The schedule's factor multiplies each group's ``base_lr``.
     """
     return torch.optim.AdamW(
         parameter_groups(model, optim),
@@ -57,15 +62,16 @@ def build_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:
-    """Set every group to ``base_lr × factor``; returns the highest rate now in force."""
+    """Set the rate of every group to ``base_lr × factor``; return the highest rate."""
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor
     return max(group["lr"] for group in optimizer.param_groups)
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """Continue from a saved state, in the groups that it was saved with: how a new run is grouped
-    today must not change a run that was cut.
+    """Continue from a saved state, with the groups of that state.
+
+    A new grouping in the code must not change a run that was interrupted.
     """
     regroup(optimizer, saved["param_groups"])
     names = _names(saved["param_groups"])
@@ -80,22 +86,23 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -
 
 
 def regroup(optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]]) -> None:
-    """Deal the parameters out anew, into ``groups`` that name them. Names of parts that are no
-    longer built (backbone stages that nothing reads) are left out.
+    """Move the parameters into ``groups``, which name them.
+
+    Names of parts that are no longer built (unused backbone stages) are left out.
     """
     parameters = {
         name: parameter
         for group in optimizer.param_groups
         for name, parameter in zip(group["names"], group["params"], strict=True)
     }
-    kept = [{**group, "names": [n for n in group["names"] if n in parameters]} for group in groups]
+    built = [{**group, "names": [n for n in group["names"] if n in parameters]} for group in groups]
     optimizer.param_groups[:] = [
-        {**group, "params": [parameters[name] for name in group["names"]]} for group in kept
+        {**group, "params": [parameters[name] for name in group["names"]]} for group in built
     ]
 
 
 def _names(groups: list[dict[str, Any]]) -> list[str]:
-    """Of all parameters, in the order in which a saved state counts them."""
+    """Names of all parameters, in the order in which a saved state counts them."""
     return [name for group in groups for name in group["names"]]
 
 
@@ -110,8 +117,9 @@ def _norm_parameters(model: nn.Module) -> frozenset[str]:
 
 
 def _is_norm(module: nn.Module) -> bool:
-    """By its class: torch's norms, this package's and other libraries' own are called …Norm or
-    …Norm2d, or stem from one that is.
+    """Whether a module is a norm: its class or a base class is named …Norm or …Norm2d.
+
+    This holds for the norms of torch, of this package and of other libraries.
     """
     return any(re.search(r"Norm(\dd)?$", kind.__name__) for kind in type(module).__mro__)
 

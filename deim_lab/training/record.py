@@ -1,4 +1,4 @@
-"""What a run says while it trains: events in its log and to its listener, and warnings."""
+"""Report the progress of a run: events in its log and to its listener, and warnings."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one optimisation step gives to the log.
+    """The values of one optimisation step for the log.
 
     Attributes:
         losses: term/level → mean over the batches of the step.
-        lr: highest learning rate.
-        grad_norm: before clipping, on the device.
+        lr: highest learning rate of all parameter groups.
+        grad_norm: norm of the gradient before clipping, on the device.
     """
 
     losses: dict[str, float]
@@ -34,7 +34,7 @@ class StepResult:
 
 
 def announce(state: State) -> None:
-    """Say before step 1 what this run will do, and whatever of it may surprise."""
+    """Log the plan of the run before the first step, with notices of anything surprising."""
     plan, notices = state.schedule, _notices(state)
     if state.compute.is_main:
         phases = [plan.phase(epoch) for epoch in range(plan.epochs)]
@@ -96,7 +96,7 @@ def batch(
 
 
 def step(state: State, result: StepResult, watch: Stopwatch, *, logged: bool) -> None:
-    """Count the times of one step, log it every ``train.log_every`` steps, tell the listener."""
+    """Count the times of one step, log every ``train.log_every``-th step, call the listener."""
     if watch.on:
         state.tally.add_all(watch.seconds, "seconds")
     if logged and state.compute.is_main:
@@ -137,7 +137,7 @@ def epoch(state: State) -> None:
 
 
 def evaluated(state: State, result: Evaluation) -> None:
-    """Log the scores of an evaluation and keep its detections (main process only)."""
+    """Log the scores of an evaluation and save its detections (main process only)."""
     _record(
         state,
         "val",
@@ -153,13 +153,13 @@ def evaluated(state: State, result: Evaluation) -> None:
 
 
 def diagnose(state: State) -> None:
-    """After three evaluations near zero: the usual causes, with this run's numbers."""
+    """Warn after three evaluations near zero: list the usual causes, with this run's numbers."""
     scores: list[float] = [event["AP50"] for event in state.run.events() if event["kind"] == "val"]
     if len(scores) != 3 or max(scores) >= 0.01:
         return
     factor = state.schedule.lr_factor(state.step)
     _log.warning(
-        "AP50 is still %.4f after 3 evaluations. To look at: learning rate at %.0f %% of "
+        "AP50 is still %.4f after 3 evaluations. Things to check: learning rate at %.0f %% of "
         "optim.lr%s; EMA decay at update %d is %.4f; "
         "%d classes, labels 0…%d; `deim-lab doctor` on the data (boxes, category ids); %d epochs "
         "without Dense O2O are left.",
@@ -175,7 +175,7 @@ def diagnose(state: State) -> None:
 
 
 def done(state: State) -> None:
-    """Tell the listener that the run is finished."""
+    """Call the listener with the end of the run."""
     state.emit(
         {
             "kind": "done",
@@ -187,7 +187,7 @@ def done(state: State) -> None:
 
 
 def _notices(state: State) -> list[str]:
-    """One sentence for each thing of this run that may surprise."""
+    """Sentences about settings of this run that may surprise, one per setting."""
     config = state.config
     notices = [
         *state.schedule.notices,
@@ -200,21 +200,21 @@ def _notices(state: State) -> list[str]:
         notices.append(
             f"total batch {total}, while optim.lr {config.optim.lr:g} was chosen for "
             f"{config.optim.recipe_batch}; "
-            f"scaled in proportion it would be {config.optim.lr * ratio:g} (optim.backbone_lr "
-            f"{config.optim.backbone_lr * ratio:g})"
+            f"scaled in proportion, optim.lr would be {config.optim.lr * ratio:g} "
+            f"(optim.backbone_lr {config.optim.backbone_lr * ratio:g})"
         )
     most = int(state.train_set.counts.max()) if len(state.train_set) else 0
     if most > config.model.num_queries:
         notices.append(
-            f"an image has {most} targets and model.num_queries is {config.model.num_queries}: "
-            f"{most - config.model.num_queries} "
-            "of them can never be matched; raise model.num_queries"
+            f"an image has {most} targets, but model.num_queries is {config.model.num_queries}: "
+            f"{most - config.model.num_queries} targets can never be matched. Raise "
+            f"model.num_queries"
         )
     return notices
 
 
 def _record(state: State, kind: str, **values: Any) -> None:
-    """One event into the run's log and to the listener."""
+    """Write one event into the run's log, and call the listener with it."""
     if state.compute.is_main:
         state.run.log(kind, epoch=state.epoch, step=state.step, **values)
     state.emit(

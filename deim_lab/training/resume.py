@@ -1,4 +1,4 @@
-"""Which run is continued, and everything that a cut run needs to go on to the last bit."""
+"""Choose the run to continue, and save and restore its state exactly."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def run_of(
     data_name: str,
     weights: dict[str, Any] | None,
 ) -> tuple[Run, bool]:
-    """The run folder to train in, and whether its run is finished already.
+    """The run folder to train in, and whether its run is already finished.
 
-    All processes agree on the one that the main process chose.
+    All processes use the folder that the main process chose.
 
     Args:
         config: the experiment.
-        identity: fingerprint, seed and data fingerprint, by which runs are the same.
+        identity: fingerprint, seed and data fingerprint; runs with the same values are the same.
         runs_dir, resume: see ``train``.
-        compute: this process.
-        data_name: of the data set, for the record of a new run.
-        weights: the record of what a new run starts from.
+        compute: device and rank of this process.
+        data_name: name of the data set, for the record of a new run.
+        weights: the record of the weights that a new run starts from.
     """
     if not compute.is_main:
         folder, finished = compute.agreed(("", False))
@@ -65,26 +65,26 @@ def run_of(
 def _run_to_continue(
     config: Config, identity: Mapping[str, Any], runs_dir: Path, resume: str
 ) -> Run | None:
-    """The run that ``resume`` asks for; None: a new one is to be started."""
+    """The run that ``resume`` selects; None: start a new run."""
     if resume == "never":
         return None
     if resume != "auto":
         run = Run.open(resume)
         if run.identity != identity:
             raise ConfigError(
-                f"{run.folder} is a run of another experiment: {run.identity} there, "
-                f"{identity} asked for"
+                f"{run.folder} is a run of another experiment: it has {run.identity}, expected "
+                f"{identity}"
             )
         return run
-    found = runs.find(runs_dir, **identity)
+    earlier = runs.find(runs_dir, **identity)
     keeps_all = config.train.keep_checkpoints == "all"
-    if found is not None and keeps_all and found.config.train.keep_checkpoints != "all":
-        return None  # the same experiment, but it threw away what this one is asked to keep
-    return found
+    if earlier is not None and keeps_all and earlier.config.train.keep_checkpoints != "all":
+        return None  # the same experiment, but it deleted checkpoints that this run must keep
+    return earlier
 
 
 def save_last(state: State) -> None:
-    """Write ``last.pt``: all that ``restore`` needs to go on to the last bit."""
+    """Write ``last.pt``: everything that ``restore`` needs to continue the run exactly."""
     if state.compute.is_main:
         folder = state.run.folder / "checkpoints"
         content = {
@@ -109,7 +109,7 @@ def save_last(state: State) -> None:
 
 
 def save_best(state: State) -> None:
-    """Write ``best.pt``: the weights that scored the highest AP so far."""
+    """Write ``best.pt``: the weights with the highest AP so far."""
     content = {
         "epoch": state.epoch,
         "AP": state.best_ap,
@@ -129,7 +129,7 @@ def save_epoch(state: State, epoch: int) -> None:
 
 
 def restore(state: State) -> None:
-    """Where the run was cut, put everything back as its last checkpoint has it."""
+    """Restore the state of an interrupted run from its last checkpoint, if there is one."""
     saved = checkpoint.read_last(state.run.folder / "checkpoints")
     if saved is None:
         return
@@ -146,9 +146,9 @@ def restore(state: State) -> None:
 
 
 def restart_from_best(state: State) -> None:
-    """Enter the clean tail from the best weights so far, as the official recipe does.
+    """Start the clean phase from the best weights so far, as the official recipe does.
 
-    Once; the official code's repeated reloads are not reproduced.
+    This happens once. The official code's repeated reloads are not reproduced.
     """
     state.restarted = True
     path = state.run.folder / "checkpoints" / checkpoint.BEST
@@ -156,7 +156,7 @@ def restart_from_best(state: State) -> None:
         return
     best = checkpoint.read(path)
     if best["epoch"] >= state.epoch:
-        # Written after the checkpoint from which this run was resumed: not known yet here.
+        # Written after the checkpoint from which this run resumed, so not yet valid at this epoch.
         return
     state.model.load_state_dict(best["model"])
     state.ema.load_state_dict(best["ema"])
@@ -169,4 +169,4 @@ def restart_from_best(state: State) -> None:
             best_epoch=best["epoch"],
             AP=best["AP"],
         )
-    save_last(state)  # from here on a better best.pt must not change where this tail began
+    save_last(state)  # a better best.pt must not change the start of this phase on a later resume

@@ -1,4 +1,4 @@
-"""All that changes while a run trains, in one place: ``State``."""
+"""``State``: everything that changes while a run trains, in one place."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Event = dict[str, Any]
 
 @dataclass
 class State:
-    """A run in training. ``resume.save_last`` keeps what a cut run needs to go on."""
+    """A run in training. ``resume.save_last`` saves the state that an interrupted run needs."""
 
     config: Config
     seed: int
@@ -33,24 +33,25 @@ class State:
     val_set: CocoDataset
     schedule: Schedule
     model: nn.Module  # the bare detector
-    parallel: nn.Module  # the same, or its data-parallel wrapper
+    parallel: nn.Module  # the bare detector, or its data-parallel wrapper
     ema: Ema
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     emit: Callable[[Event], None]
     epoch: int = 0  # the epoch in progress
-    batch: int = 0  # batches of it already done
-    step: int = 0  # optimisation steps done in all
+    batch: int = 0  # finished batches of this epoch
+    step: int = 0  # finished optimisation steps of the run
     tally: Tally = field(default_factory=Tally)
     best_ap: float = -1.0
     best_epoch: int = -1
-    restarted: bool = False  # whether the clean tail's restart from the best weights has happened
+    restarted: bool = False  # whether the clean phase has restarted from the best weights
 
     def description(self) -> dict[str, Any]:
-        """What every file of this run says about it: config, categories, seed, plugin entries."""
-        return {
+        """The entries in every file of this run: config, categories, seed, plugin entries."""
+        description = {
             "config": configs.to_dict(self.config),
             "categories": self.train_set.categories.as_list(),
             "seed": self.seed,
-            "plugins": plugins.record(self.config),
         }
+        entries = plugins.record(self.config)
+        return description | {"plugins": entries} if entries else description

@@ -1,6 +1,4 @@
-"""What an epoch of training leaves in the log: means of the steps, and the proof that each factor
-was active.
-"""
+"""Statistics of an epoch for the log, including how often each factor was active."""
 
 from __future__ import annotations
 
@@ -19,8 +17,9 @@ IOU_BINS = 20  # of the matched-IoU histogram over [0, 1]
 
 
 class Tally:
-    """Sums over the steps of one epoch; plain numbers, so that a checkpoint inside an epoch can
-    carry it.
+    """Sums over the steps of one epoch.
+
+    The values are plain numbers, so that a checkpoint inside an epoch can hold them.
     """
 
     def __init__(self, state: dict[str, Any] | None = None) -> None:
@@ -30,7 +29,7 @@ class Tally:
         self.counts: defaultdict[str, int] = defaultdict(int, state.get("counts", {}))
         histogram: list[float] = state.get("iou_histogram", [0.0] * IOU_BINS)
         self._histogram = torch.tensor(histogram)
-        # A checkpoint of 0.1 has no sum: the part of the epoch before it counts by bin centres.
+        # A checkpoint of version 0.1 has no sum. Its part of the epoch counts by bin centres.
         self._iou_sum = torch.tensor(float(state.get("iou_sum", _sum_of_centres(histogram))))
 
     def add(self, **values: float) -> None:
@@ -46,7 +45,7 @@ class Tally:
     def add_matched_iou(self, matched_iou: Tensor) -> None:
         """Count matched pairs by IoU (``[M]``, in [0, 1]), and sum their IoU.
 
-        Both stay on the device until someone asks.
+        Counts and sum stay on the device until they are read.
         """
         values = matched_iou.detach().float()
         counts = torch.histc(values, bins=IOU_BINS, min=0.0, max=1.0)
@@ -55,12 +54,12 @@ class Tally:
 
     @property
     def iou_histogram(self) -> list[float]:
-        """Matched pairs in each of ``IOU_BINS`` equal bins of IoU."""
+        """Number of matched pairs in each of ``IOU_BINS`` equal bins of IoU."""
         return [float(value) for value in self._histogram.tolist()]
 
     @property
     def matched_iou(self) -> float | None:
-        """Mean IoU of the matched pairs; None: there were none."""
+        """Mean IoU of the matched pairs; None without pairs."""
         pairs = sum(self.iou_histogram)
         return float(self._iou_sum) / pairs if pairs else None
 
@@ -78,14 +77,14 @@ class Tally:
 
 
 def _sum_of_centres(histogram: list[float]) -> float:
-    """What the IoU of the pairs in a histogram adds up to, to half a bin."""
+    """Sum of the IoU of all pairs in a histogram, exact to half a bin per pair."""
     return sum((index + 0.5) / IOU_BINS * pairs for index, pairs in enumerate(histogram))
 
 
 class Stopwatch:
     """Seconds by stage of one step: ``with watch("forward"): …``.
 
-    On CUDA it waits for the device at both ends of a stage, so it is used on logged steps only.
+    On CUDA the stopwatch waits for the device at both ends of a stage. Use it on logged steps only.
     """
 
     def __init__(self, compute: Compute, *, on: bool) -> None:
@@ -95,7 +94,7 @@ class Stopwatch:
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        """Add the time of what is done inside to ``stage``."""
+        """Add the time spent inside the ``with`` block to ``stage``."""
         begun = self._now()
         yield
         if self.on:

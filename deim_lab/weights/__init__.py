@@ -1,1 +1,1 @@
-"""Weights in and out: what a file holds, how it fills a model, what a run starts from."""
+"""Read, write and load weights, and choose the weights that a run starts from."""

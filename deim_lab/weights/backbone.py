@@ -1,10 +1,10 @@
-"""ImageNet weights for backbones, from a file or by the name of a source: what the paper's recipes
-start from.
+"""ImageNet weights for backbones, from a file or a named source.
 
-Sources: ``timm`` (HGNetV2 and the deeper ResNet-vd, and any ``timm:NAME``; downloaded, or from its
-cache), ``timm:NAME`` (that very model), ``torchvision`` (any ``torchvision:NAME``) and ``wheel``
-(lite0; a package of 17 MB, no hub). A file is one of the official backbones (PPHGNetV2, PResNet),
-the wheel's, or a whole detector, of which the backbone is taken.
+The paper's recipes start from such weights. Sources: ``timm`` (HGNetV2, the deeper ResNet-vd and
+any backbone ``timm:NAME``; downloaded, or from its cache), ``timm:NAME`` (that model),
+``torchvision`` (any backbone ``torchvision:NAME``) and ``wheel`` (lite0; a package of 17 MB, no
+hub). A file holds an official backbone (PPHGNetV2, PResNet), the wheel's backbone, or a complete
+detector, whose backbone is used.
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ from deim_lab.weights.own import fingerprint_of, read_state
 Json = Any
 
 SOURCES = ("timm", "torchvision", "wheel")
-# Trained on ImageNet-22k, then 1k, with knowledge distilled: the weights that the official recipes
-# start from.
+# Trained on ImageNet-22k, then 1k, with knowledge distillation. The official recipes start from
+# these weights.
 _HGNET_TAG = "ssld_stage1_in22k_in1k"
-# Of 18 and 34 layers timm's variants lack the convolution in the first stage's shortcut.
+# timm's variants with 18 and 34 layers lack the convolution in the first stage's shortcut.
 _RESNETS = {"resnet50_vd": "resnet50d.ra2_in1k", "resnet101_vd": "resnet101d.ra2_in1k"}
+# heads of classifiers, which a detector does not use
 _HEADS = (
     "head.",
     "fc.",
@@ -46,15 +47,19 @@ _HEADS = (
     "_conv_head.",
     "_bn1.",
     "_fc.",
-)  # of classifiers: not needed here
+)
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class BackboneWeights:
-    """Tensors under the names of our backbone, where they come from, and the sha256 of file or
-    tensors (hex).
+    """Weights of a backbone under this project's names.
+
+    Attributes:
+        source: file or source of the weights.
+        sha256: hex digest of the file or of the tensors.
+        state: tensors by name.
     """
 
     source: str
@@ -63,10 +68,10 @@ class BackboneWeights:
 
 
 def read_backbone_weights(model: ModelConfig) -> BackboneWeights | None:
-    """What ``model.backbone_weights`` names; None where it is None.
+    """Read the weights that ``model.backbone_weights`` names; None if it is None.
 
     Raises:
-        ConfigError: an unknown source, one that hasn't this backbone, or a package is missing
+        ConfigError: an unknown source, a source without this backbone, or a missing package
             (``deim-lab[pretrained]``).
         WeightsError: a file that is missing or can't be read safely, or a download that failed.
     """
@@ -76,7 +81,8 @@ def read_backbone_weights(model: ModelConfig) -> BackboneWeights | None:
     if source == "wheel":
         if backbone != "lite0":
             raise ConfigError(
-                f"model.backbone_weights 'wheel' is for model.backbone 'lite0', not {backbone!r}"
+                f"model.backbone_weights 'wheel' is for model.backbone 'lite0', not for "
+                f"{backbone!r}"
             )
         return _of_file(_wheel_file(), backbone, "wheel")
     if source == "timm" or source.startswith("timm:"):
@@ -85,7 +91,7 @@ def read_backbone_weights(model: ModelConfig) -> BackboneWeights | None:
         if not backbone.startswith("torchvision:"):
             raise ConfigError(
                 f"model.backbone_weights 'torchvision' is for model.backbone 'torchvision:NAME', "
-                f"not {backbone!r}"
+                f"not for {backbone!r}"
             )
         built = _downloaded(
             f"torchvision's weights of {backbone}",
@@ -101,14 +107,15 @@ def read_backbone_weights(model: ModelConfig) -> BackboneWeights | None:
 
 
 def load_backbone_weights(model: Detector, weights: BackboneWeights) -> None:
-    """Copy into ``model``'s backbone; all of it or nothing. Stages that the model doesn't build are
-    left out, and named.
+    """Copy ``weights`` into the backbone of ``model``: all tensors or none.
+
+    Stages that the model doesn't build are left out and logged.
 
     Raises:
-        WeightsError: a tensor of the backbone is missing there or has another shape, or there is
-            one that is no classifier's.
+        WeightsError: a tensor of the backbone is missing in ``weights`` or has another shape, or
+            ``weights`` has an extra tensor that belongs to no classifier.
     """
-    wanted = model.backbone.state_dict()
+    expected = model.backbone.state_dict()
     given = {
         key: value
         for key, value in weights.state.items()
@@ -116,28 +123,27 @@ def load_backbone_weights(model: Detector, weights: BackboneWeights) -> None:
     }
     left_out = [key for key in given if model.is_left_out(f"backbone.{key}")]
     missing = [
-        key for key in wanted if key not in given and not key.endswith("num_batches_tracked")
+        key for key in expected if key not in given and not key.endswith("num_batches_tracked")
     ]
-    surplus = [key for key in given if key not in wanted and key not in left_out]
-    wrong = [key for key in wanted if key in given and wanted[key].shape != given[key].shape]
-    for names, what in (
-        (missing, "lacks"),
-        (surplus, "has besides"),
-        (wrong, "has in another shape"),
+    surplus = [key for key in given if key not in expected and key not in left_out]
+    wrong = [key for key in expected if key in given and expected[key].shape != given[key].shape]
+    for names, problem in (
+        (missing, "missing"),
+        (surplus, "unexpected"),
+        (wrong, "with another shape"),
     ):
         if names:
             raise WeightsError(
-                f"model.backbone_weights {weights.source!r} is of another backbone: it {what} "
-                f"{len(names)} of the "
-                f"{len(wanted)} tensors ({some(names)})"
+                f"model.backbone_weights {weights.source!r} is of another backbone. Tensors "
+                f"{problem}: {len(names)} ({some(names)}). Expected are {len(expected)} tensors"
             )
     with torch.no_grad():
-        for key, value in wanted.items():
+        for key, value in expected.items():
             if key in weights.state:
                 value.copy_(weights.state[key])
     _log.info(
         "backbone: %d tensors from %s (sha256 %s…)",
-        len(wanted),
+        len(expected),
         weights.source,
         weights.sha256[:12],
     )
@@ -162,7 +168,7 @@ def _of_tensors(source: str, state: Mapping[str, Tensor]) -> BackboneWeights:
 
 
 def _rename(state: Mapping[str, Tensor], backbone: str) -> dict[str, Tensor]:
-    """Any of the layouts that files come in → our names; classifiers are left out."""
+    """Rename the tensors of any supported layout to this project's names, without classifiers."""
     of_detector = {
         key.removeprefix("backbone."): value
         for key, value in state.items()
@@ -178,8 +184,9 @@ def _rename(state: Mapping[str, Tensor], backbone: str) -> dict[str, Tensor]:
 
 
 def _resnet_key(key: str) -> str:
-    """timm's name of a ResNet-D tensor → ours. Its stem is a sequence of convolutions 0, 3, 6, each
-    with its norm (the last is ``bn1``).
+    """Rename a ResNet-D tensor of timm to this project's name.
+
+    timm's stem is a sequence of convolutions 0, 3, 6, each with its norm (the last is ``bn1``).
     """
     stem = {
         "conv1.0": "1.conv",
@@ -192,14 +199,14 @@ def _resnet_key(key: str) -> str:
     module, _, name = key.rpartition(".")
     if module in stem:
         return f"conv1.conv1_{stem[module]}.{name}"
-    found = re.fullmatch(r"layer(\d)\.(\d+)\.(conv|bn|downsample\.)(\d)", module)
-    if found is None:
+    match = re.fullmatch(r"layer(\d)\.(\d+)\.(conv|bn|downsample\.)(\d)", module)
+    if match is None:
         return key
-    place, part = f"res_layers.{int(found[1]) - 1}.blocks.{found[2]}", int(found[4])
-    if found[3] == "downsample.":  # 0 is the pooling, or nothing in the first stage
-        short = "short" if found[1] == "1" else "short.conv"
+    place, part = f"res_layers.{int(match[1]) - 1}.blocks.{match[2]}", int(match[4])
+    if match[3] == "downsample.":  # part 0 is the pooling, or an identity in the first stage
+        short = "short" if match[1] == "1" else "short.conv"
         return f"{place}.{short}.{('conv', 'norm')[part - 1]}.{name}"
-    layer = "conv" if found[3] == "conv" else "norm"
+    layer = "conv" if match[3] == "conv" else "norm"
     return f"{place}.branch2{'abc'[part - 1]}.{layer}.{name}"
 
 
@@ -209,8 +216,7 @@ def _from_timm(source: str, model: ModelConfig) -> Mapping[str, Tensor]:
     if is_adapted(model.backbone):
         if not model.backbone.startswith("timm:") or source != "timm":
             raise ConfigError(
-                f"model.backbone_weights {source!r} doesn't go with model.backbone "
-                f"{model.backbone!r}"
+                f"model.backbone_weights {source!r} doesn't fit model.backbone {model.backbone!r}"
             )
         return _downloaded(
             f"timm's weights of {model.backbone}",
@@ -224,11 +230,11 @@ def _from_timm(source: str, model: ModelConfig) -> Mapping[str, Tensor]:
     name = source.partition(":")[2] or names.get(model.backbone)
     if name is None:
         raise ConfigError(
-            f"timm has no weights for model.backbone {model.backbone!r}; it has for "
+            f"timm has no weights for model.backbone {model.backbone!r}. It has weights for "
             f"{', '.join(names)} and every timm:NAME"
         )
     return _downloaded(
-        f"timm's {name}", lambda: timm.create_model(name, pretrained=True)
+        f"timm's weights {name}", lambda: timm.create_model(name, pretrained=True)
     ).state_dict()
 
 
@@ -241,9 +247,9 @@ def _downloaded(what: str, build: Callable[[], torch.nn.Module]) -> torch.nn.Mod
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0]
         raise WeightsError(
-            f"{what} can't be had: not in the cache, and the download failed "
-            f"({type(error).__name__}: {reason}). Download "
-            "them where there is a network, and name the file in model.backbone_weights"
+            f"{what} are not in the cache, and the download failed "
+            f"({type(error).__name__}: {reason}). Download them on a machine with a network, and "
+            f"name the file in model.backbone_weights"
         ) from error
 
 

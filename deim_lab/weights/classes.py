@@ -1,7 +1,7 @@
-"""Classes by name: which rows of a checkpoint's heads serve which classes of a model.
+"""Match classes by name: which head rows of a checkpoint go to which classes of a model.
 
-Rows are never taken by position where names are known: two data sets of three classes each have
-nothing in common but the number.
+If names are known, rows are never matched by position: two data sets with three classes each share
+only the number of classes.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from deim_lab.errors import nearest
 
 Category = str | Mapping[str, Any]  # a name, or {"id": …, "name": …}
 
-# One thing under two names: Pascal VOC's and Darknet's words (Hugging Face's COCO checkpoints have
-# them too) → COCO's.
+# Synonyms: names of Pascal VOC and Darknet, also in Hugging Face's COCO checkpoints → COCO's names.
 _SYNONYMS = {
     "aeroplane": "airplane",
     "motorbike": "motorcycle",
@@ -31,14 +30,13 @@ _SYNONYMS = {
 
 @dataclass(frozen=True)
 class ClassMapping:
-    """For every class of a model the row of the checkpoint that it takes.
+    """The row of a checkpoint's heads for every class of a model.
 
     Attributes:
         target: names of the model's classes, in class order.
-        source: names of the checkpoint's classes, in row order; empty where the checkpoint doesn't
-            say and nobody else did.
-        rows: of each class of the model its row in the checkpoint; None: no such name, the row is
-            re-initialised.
+        source: names of the checkpoint's classes, in row order; empty if they are unknown.
+        rows: row in the checkpoint of each class of the model; None: the checkpoint lacks the name,
+            and the row is re-initialised.
     """
 
     target: tuple[str, ...]
@@ -47,31 +45,32 @@ class ClassMapping:
 
     @property
     def kept(self) -> tuple[str, ...]:
-        """Classes of the model that take a row of the checkpoint."""
+        """Classes of the model that get a row of the checkpoint."""
         return tuple(
             name for name, row in zip(self.target, self.rows, strict=True) if row is not None
         )
 
     @property
     def reinitialised(self) -> tuple[str, ...]:
-        """Classes of the model that start anew."""
+        """Classes of the model whose row is re-initialised."""
         return tuple(name for name, row in zip(self.target, self.rows, strict=True) if row is None)
 
     @property
     def dropped(self) -> tuple[str, ...]:
-        """Classes of the checkpoint that the model hasn't."""
+        """Classes of the checkpoint that the model lacks."""
         return tuple(name for row, name in enumerate(self.source) if row not in self.rows)
 
     @property
     def identical(self) -> bool:
-        """Whether every row stays where it is."""
+        """Whether every row keeps its position."""
         return self.rows == tuple(range(len(self.source)))
 
     def records(self) -> list[dict[str, Any]]:
-        """One row a class of either side:
-        ``{"class", "status": kept | re-initialised | dropped, "source", "row"}``.
+        """One record per class of the model, then one per dropped class of the checkpoint.
+
+        A record is ``{"class", "status": kept | re-initialised | dropped, "source", "row"}``.
         """
-        mine = [
+        of_model = [
             {
                 "class": name,
                 "status": "re-initialised" if row is None else "kept",
@@ -80,12 +79,12 @@ class ClassMapping:
             }
             for name, row in zip(self.target, self.rows, strict=True)
         ]
-        gone = [
+        of_dropped = [
             {"class": None, "status": "dropped", "source": name, "row": row}
             for row, name in enumerate(self.source)
             if row not in self.rows
         ]
-        return mine + gone
+        return of_model + of_dropped
 
     def table(self) -> str:
         """``records`` as text with aligned columns."""
@@ -109,8 +108,8 @@ class ClassMapping:
     def __str__(self) -> str:
         if not self.source:
             return (
-                f"classes: all {len(self.target)} re-initialised, since the file doesn't name "
-                "its own"
+                f"classes: all {len(self.target)} re-initialised, because the file doesn't name "
+                "its classes"
             )
         parts = [
             f"{len(names)} {what} ({_some(names)})"
@@ -124,47 +123,49 @@ class ClassMapping:
         return f"classes: {', '.join(parts)}"
 
     def warning(self) -> str | None:
-        """What deserves more than a table: no class in common. None: nothing."""
+        """A warning if model and checkpoint have no class in common; else None."""
         if self.kept or not self.source:
             return None
         close = [text for name in self.target if (text := nearest(name, self.source))]
         return (
-            f"none of the classes ({_some(self.target)}) is among the {len(self.source)} of the "
-            f"file ({_some(self.source)}){(close or [''])[0]}: "
-            "every score head starts anew"
+            f"none of the model's classes ({_some(self.target)}) is among the {len(self.source)} "
+            f"classes of the file ({_some(self.source)}){(close or [''])[0]}. All score heads are "
+            "re-initialised"
         )
 
 
 def match_classes(target: Sequence[Category], source: Sequence[Category]) -> ClassMapping:
-    """Classes of equal names, exactly equal ones first, then but for case, spaces, hyphens,
-    underscores and a few known synonyms.
+    """Match classes by name: first exactly, then with normalised names.
 
-    A name that stands twice, after that, on either side is nobody's: it is re-initialised.
+    Normalised names ignore case, spaces, hyphens, underscores and a few synonyms. A name that
+    occurs twice in ``target`` or in ``source`` after normalising is not matched; its row is
+    re-initialised.
     """
-    mine, theirs = names_of(target), names_of(source)
-    exact = {name: row for row, name in enumerate(theirs) if theirs.count(name) == 1}
-    often, often_mine = Counter(map(normalised, theirs)), Counter(map(normalised, mine))
+    targets, sources = names_of(target), names_of(source)
+    exact = {name: row for row, name in enumerate(sources) if sources.count(name) == 1}
+    source_counts = Counter(map(normalised, sources))
+    target_counts = Counter(map(normalised, targets))
     close = {
-        normalised(name): row for row, name in enumerate(theirs) if often[normalised(name)] == 1
+        normalised(name): row
+        for row, name in enumerate(sources)
+        if source_counts[normalised(name)] == 1
     }
 
     def row_of(name: str) -> int | None:
-        if name in exact and mine.count(name) == 1:
+        if name in exact and targets.count(name) == 1:
             return exact[name]
-        return close.get(normalised(name)) if often_mine[normalised(name)] == 1 else None
+        return close.get(normalised(name)) if target_counts[normalised(name)] == 1 else None
 
-    return ClassMapping(mine, theirs, tuple(row_of(name) for name in mine))
+    return ClassMapping(targets, sources, tuple(row_of(name) for name in targets))
 
 
 def names_of(categories: Sequence[Category]) -> tuple[str, ...]:
-    """Names alone, in order."""
+    """The names of categories, in order."""
     return tuple(item if isinstance(item, str) else str(item["name"]) for item in categories)
 
 
 def normalised(name: str) -> str:
-    """What of a name counts: letters and digits, whatever their case; a synonym as its first
-    form.
-    """
+    """A class name in lower case, without spaces, hyphens and underscores; synonyms replaced."""
     plain = re.sub(r"[\s_\-]+", "", unicodedata.normalize("NFKC", name).casefold())
     return _SYNONYMS.get(plain, plain)
 

@@ -1,5 +1,6 @@
-"""The 80 classes of COCO 2017, which official checkpoints were trained on: category ids (with gaps)
-and names, in class order.
+"""The 80 classes of COCO 2017: category ids (with gaps) and names, in class order.
+
+The official checkpoints were trained on these classes.
 """
 
 from __future__ import annotations

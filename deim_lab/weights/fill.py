@@ -1,7 +1,6 @@
-"""Tensors of the official layout into a model: what fits is copied, head rows go by class name,
-everything else is reported.
+"""Copy tensors of the official layout into a model, and report tensors that do not fit.
 
-A model is changed only after everything was found to fit.
+Head rows are matched by class name. The model is changed only after all checks have passed.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ from deim_lab.weights.layout import (
     some,
 )
 
-# More missing or unexpected keys than this share: the file is of another model, not one with a part
-# more or less.
+# Above this share of missing or unexpected keys, the file is treated as one of another model. Below
+# it, the file may have a few more or fewer parts.
 _FOREIGN_SHARE = 0.1
 
 _log = logging.getLogger(__name__)
@@ -35,17 +34,18 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What did not go from file to model as it was: names of tensors. Equal reports are about the
-    same tensors.
+    """Names of the tensors that were not copied unchanged from file to model.
+
+    Reports are equal if their tensors are equal.
 
     Attributes:
-        missing: in the model, not in the file; they keep their values.
-        unexpected: in the file, not in the model; not used.
-        reinitialised: with rows of classes that the file hasn't; those have their initial values
-            (score heads the focal prior).
-        classes: whose head rows were kept, re-initialised and dropped; None where the names of
-            either side are unknown.
-        notes: what else there is to know, in sentences.
+        missing: tensors that only the model has; they keep their values.
+        unexpected: tensors that only the file has; they are not used.
+        reinitialised: tensors with rows of classes that the file lacks. Such rows have their
+            initial values (in score heads the focal prior).
+        classes: classes whose head rows were kept, re-initialised and dropped; None if the names
+            of the model's or the file's classes are unknown.
+        notes: further remarks, in sentences.
     """
 
     missing: tuple[str, ...] = ()
@@ -55,9 +55,7 @@ class LoadReport:
     notes: tuple[str, ...] = field(default=(), compare=False)
 
     def table(self) -> str:
-        """Each class of model and file: kept, re-initialised or dropped. Without names, a
-        sentence.
-        """
+        """A table of all classes: kept, re-initialised or dropped. Without names, a sentence."""
         if self.classes is not None:
             return self.classes.table()
         if self.reinitialised:
@@ -91,72 +89,76 @@ def fill(
     source_categories: Sequence[Category] | None = None,
     notes: Sequence[str] = (),
 ) -> LoadReport:
-    """Copy ``state`` into ``model`` and log what did not fit.
+    """Copy ``state`` into ``model``, and log the tensors that did not fit.
 
     Args:
-        state: of the official layout.
-        where: what to call it in messages.
-        categories: classes of the model; None: not known, so equal numbers of classes are taken to
-            be the same ones.
-        source_categories: classes of the state; None: not known.
-        notes: for the report.
+        state: tensors in the official layout.
+        where: name of the state in messages.
+        categories: classes of the model; None: unknown, so equal numbers of classes are assumed to
+            be the same classes.
+        source_categories: classes of the state; None: unknown.
+        notes: notes for the report.
 
     Raises:
-        WeightsError: it is of another size or family, holds values that aren't finite, or has
-            another number of classes than names.
+        WeightsError: the state is of another size or family, holds values that aren't finite, or
+            its number of classes differs from the number of names.
     """
     given = {
         key: value
         for key, value in state.items()
         if not is_derived(key) and not model.is_left_out(key)
     }
-    wanted = model.state_dict()
-    _take_copied(given, state, wanted, where)
-    shared = given.keys() & wanted.keys()
+    expected = model.state_dict()
+    _take_copied(given, state, expected, where)
+    shared = given.keys() & expected.keys()
     of_classes = {
         key
         for key in shared
-        if is_of_classes(key) and given[key].shape[1:] == wanted[key].shape[1:]
+        if is_of_classes(key) and given[key].shape[1:] == expected[key].shape[1:]
     }
-    wrong = sorted(key for key in shared - of_classes if given[key].shape != wanted[key].shape)
-    missing = [key for key in wanted if key not in given and not is_optional(key)]
-    unexpected = [key for key in given if key not in wanted and not is_optional(key)]
+    wrong = sorted(key for key in shared - of_classes if given[key].shape != expected[key].shape)
+    missing = [key for key in expected if key not in given and not is_optional(key)]
+    unexpected = [key for key in given if key not in expected and not is_optional(key)]
     _refuse_foreign(model, state, where, wrong, missing, unexpected)
     _refuse_not_finite({key: given[key] for key in shared}, where)
     mapping, rows = _rows(model, given, where, categories, source_categories)
     notes = [*notes, *_left_out(model, state)]
     if categories is None and source_categories is not None and None not in rows:
         notes.append(
-            f"head rows kept in order, as of the file's classes "
-            f"{some(names_of(source_categories))}: categories would say whether "
-            "the model's are the same"
+            f"head rows are kept in the order of the file's classes "
+            f"({some(names_of(source_categories))}); give categories to match them by name"
         )
 
     with torch.no_grad():
         for key in shared - of_classes:
-            wanted[key].copy_(given[key])
+            expected[key].copy_(given[key])
         _fill_classes(model, {key: given[key] for key in of_classes}, rows)
-    changed = tuple(key for key in wanted if key in of_classes) if None in rows else ()
+    changed = tuple(key for key in expected if key in of_classes) if None in rows else ()
     report = LoadReport(tuple(missing), tuple(unexpected), changed, mapping, tuple(notes))
     _announce(report, where)
     return report
 
 
-def _take_copied(given: dict[str, Tensor], state: StateDict, wanted: StateDict, where: str) -> None:
-    """The shape of W(n), which stands at two places and in two types; where it differs, the file's
-    counts.
+def _take_copied(
+    given: dict[str, Tensor], state: StateDict, expected: StateDict, where: str
+) -> None:
+    """Take the parameters of W(n) from the file.
+
+    The file has them at two places and in two types. The file's values replace different values of
+    the model, with a warning.
     """
     for key in (f"decoder.{name}" for name in COPIED):
         value = given.get(key, state.get(f"decoder.{key}"))
-        if value is not None and key in wanted:
+        if value is not None and key in expected:
             given[key] = value.reshape(1)
-            if float(value) != float(wanted[key]):
+            if float(value) != float(expected[key]):
                 _log.warning(
-                    "%s: %s is %g in the file and %g in the model's config; the file's is used",
+                    "%s: %s is %g in the file and %g in the model's config. The file's value is "
+                    "used",
                     where,
                     key,
                     value,
-                    wanted[key],
+                    expected[key],
                 )
 
 
@@ -164,13 +166,13 @@ def _refuse_not_finite(state: StateDict, where: str) -> None:
     for key in sorted(state):
         if state[key].is_floating_point() and not bool(state[key].isfinite().all()):
             raise WeightsError(
-                f"{where}: {key} holds values that are not finite; the training that wrote it had "
-                f"diverged"
+                f"{where}: {key} holds values that are not finite. The training that wrote the "
+                f"file had diverged"
             )
 
 
 def _left_out(model: Detector, state: StateDict) -> list[str]:
-    """A note on tensors of backbone stages that the model doesn't build."""
+    """Note the tensors of backbone stages that the model doesn't build."""
     names = [key for key in state if model.is_left_out(key)]
     if not names:
         return []
@@ -187,9 +189,7 @@ def _rows(
     categories: Sequence[Category] | None,
     source_categories: Sequence[Category] | None,
 ) -> tuple[ClassMapping | None, tuple[int | None, ...]]:
-    """The mapping of classes, where names are known, and for each class of the model its row in the
-    file.
-    """
+    """The mapping of classes (None without names), and the file's row of each model class."""
     head = given.get("decoder.enc_score_head.weight")
     count = model.num_classes if head is None else len(head)
     for key, value in given.items():
@@ -197,14 +197,14 @@ def _rows(
             "denoising_class_embed.weight"
         ):
             raise WeightsError(
-                f"{where}: {key} has {len(value)} rows, while decoder.enc_score_head is of {count} "
+                f"{where}: {key} has {len(value)} rows, but decoder.enc_score_head has {count} "
                 f"classes"
             )
     if source_categories is not None and len(source_categories) != count:
         raise WeightsError(
-            f"{where}: its heads are of {count} classes, but {len(source_categories)} names "
-            f"({some(names_of(source_categories))}) "
-            "are given; expected those of the classes that it was trained on, in their order"
+            f"{where}: the heads have {count} classes, but {len(source_categories)} names "
+            f"({some(names_of(source_categories))}) are given. Expected the names of the training "
+            f"classes, in their order"
         )
     if categories is not None and len(categories) != model.num_classes:
         raise WeightsError(
@@ -222,8 +222,9 @@ def _rows(
 
 
 def _fill_classes(model: Detector, given: StateDict, rows: Sequence[int | None]) -> None:
-    """Rows of the score heads and of the denoising embedding: a class's own row of the file, else
-    the initial value of a new model.
+    """Fill the rows of the score heads and of the denoising embedding.
+
+    A class gets its row of the file, or else the initial values of a new model.
     """
     if None in rows:
         for name in sorted({key.rpartition(".")[0] for key in given}):
@@ -232,11 +233,11 @@ def _fill_classes(model: Detector, given: StateDict, rows: Sequence[int | None])
             module.reset_parameters()
             if isinstance(module, nn.Linear):
                 model.decoder.initialise_score(module)
-    mine = [index for index, row in enumerate(rows) if row is not None]
-    theirs = [row for row in rows if row is not None]
+    model_rows = [index for index, row in enumerate(rows) if row is not None]
+    file_rows = [row for row in rows if row is not None]
     state: dict[str, Tensor] = model.state_dict()
     for key, value in given.items():
-        state[key][mine] = value[theirs].to(state[key])
+        state[key][model_rows] = value[file_rows].to(state[key])
         if key.endswith("denoising_class_embed.weight") and None not in rows:
             state[key][-1] = value[-1].to(state[key])  # the padding row
 
@@ -263,22 +264,21 @@ def _refuse_foreign(
     missing: list[str],
     unexpected: list[str],
 ) -> None:
-    mine = model.state_dict()
-    foreign = len(missing) > _FOREIGN_SHARE * len(mine) or len(unexpected) > _FOREIGN_SHARE * len(
-        state
-    )
+    expected = model.state_dict()
+    foreign = len(missing) > _FOREIGN_SHARE * len(expected) or len(
+        unexpected
+    ) > _FOREIGN_SHARE * len(state)
     if not wrong and not foreign:
         return
     detail = (
-        f"of {len(mine)} tensors {len(missing)} are missing ({some(missing)}), "
+        f"of {len(expected)} tensors {len(missing)} are missing ({some(missing)}), "
         f"{len(unexpected)} are unexpected ({some(unexpected)})"
     )
     if wrong:
-        shapes = (
-            f"{list(state[wrong[0]].shape)} in the file, {list(mine[wrong[0]].shape)} in the model"
-        )
+        in_file, in_model = list(state[wrong[0]].shape), list(expected[wrong[0]].shape)
+        shapes = f"{in_file} in the file, {in_model} in the model"
         detail = f"{len(wrong)} tensors have another shape, such as {wrong[0]}: {shapes}"
     raise WeightsError(
         f"{where} is of another model: it looks like {describe(state)}, while this model is "
-        f"{describe(mine)}; {detail}"
+        f"{describe(expected)}; {detail}"
     )

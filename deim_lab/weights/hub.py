@@ -1,13 +1,13 @@
-"""Detectors of Hugging Face's ``transformers`` into ours: D-FINE and RT-DETRv2, a local folder or a
-hub id.
+"""Load D-FINE and RT-DETRv2 of Hugging Face's ``transformers``, from a folder or a hub id.
 
 A folder holds ``config.json`` and ``model.safetensors`` (one file, or shards with an index). Keys
-are renamed to the official layout; queries', keys' and values' projections become one tensor. The
-architecture has knobs that tensors don't show (activations, offsets' scale, the layer that
-inference ends with): they are read from ``config.json``, and what differs is refused. One
-difference remains: ``transformers`` builds the encoder's position table row by row, official code
-column by column, which is the same on squares and not on rectangles, where our outputs are those of
-the official code.
+are renamed to the official layout; the projections of queries, keys and values become one tensor.
+The tensors don't show some settings of the architecture (activations, scale of offsets, the last
+layer of inference). These settings are read from ``config.json``, and different values are refused.
+
+One difference remains: ``transformers`` builds the encoder's position table row by row, the
+official code column by column. The outputs are equal on square inputs. On rectangular inputs, the
+outputs here are those of the official code.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from deim_lab.weights.fill import LoadReport, fill
 
 Json = Any
 
-FAMILIES = {"d_fine": "dfine", "rt_detr_v2": "rtdetrv2"}  # their model_type → our model.family
+FAMILIES = {"d_fine": "dfine", "rt_detr_v2": "rtdetrv2"}  # transformers' model_type → model.family
 FILES = ("model.safetensors", "model.safetensors.index.json")
 
-# Of config.json: the only value that gives the outputs of the official architecture.
+# Settings of config.json with the only value that gives the outputs of the official architecture.
 _FIXED: dict[str, Json] = {
     "normalize_before": False,
     "activation_function": "silu",
@@ -53,7 +53,7 @@ _FIXED: dict[str, Json] = {
     "batch_norm_eps": 1e-5,
     "layer_scale": 1,
     "top_prob_values": 4,
-    "eval_size": None,  # with a size, transformers leaves the position table out when it infers
+    "eval_size": None,  # with a size, transformers omits the position table during inference
 }
 _FIXED_BACKBONE: dict[str, Json] = {
     "hidden_act": "relu",
@@ -61,7 +61,7 @@ _FIXED_BACKBONE: dict[str, Json] = {
     "downsample_in_first_stage": False,
 }
 
-# Key patterns, tried in this order; all that match are applied.
+# Key patterns, tried in this order; every matching pattern is applied.
 _COMMON = (
     (r"^model\.encoder_input_proj\.(\d+)\.0\.", r"encoder.input_proj.\1.conv."),
     (r"^model\.encoder_input_proj\.(\d+)\.1\.", r"encoder.input_proj.\1.norm."),
@@ -121,10 +121,10 @@ class HubCheckpoint:
     """A checkpoint of ``transformers`` in the official layout.
 
     Attributes:
-        state: tensors, named as official checkpoints name them.
-        config: its ``config.json``.
-        categories: names of its classes, or None where they are placeholders (``LABEL_0``).
-        folder: where it lies.
+        state: tensors under the names of official checkpoints.
+        config: content of ``config.json``.
+        categories: names of the classes; None if they are placeholders (``LABEL_0``).
+        folder: folder of the checkpoint.
     """
 
     state: dict[str, Tensor]
@@ -134,8 +134,9 @@ class HubCheckpoint:
 
 
 def is_hub(source: str | Path) -> bool:
-    """Whether ``source`` is a folder of ``transformers``, or looks like a hub id (``owner/name``)
-    and no such path exists.
+    """Whether ``source`` is a folder of ``transformers`` or a hub id.
+
+    A hub id looks like ``owner/name``, and no path of this name exists.
     """
     path = Path(source)
     if path.exists():
@@ -159,31 +160,38 @@ def load_hub(
     source_categories: Sequence[Category] | None = None,
     unnamed_categories: Sequence[Category] | None = None,
 ) -> LoadReport:
-    """Copy a detector of ``transformers`` into ``model``, head rows by class name.
+    """Copy a detector of ``transformers`` into ``model``, with head rows by class name.
 
     Args:
         folder_or_id: a folder with config.json and safetensors, or a hub id such as
             ``ustc-community/dfine-small-coco``.
-        categories: classes of the model; None: equal numbers of classes are taken to be the same
-            ones.
-        source_categories: classes of the checkpoint, in place of its own ``id2label``.
-        unnamed_categories: classes of the checkpoint if its ``id2label`` has placeholders only.
+        categories: classes of the model; None: equal numbers of classes are assumed to be the same
+            classes.
+        source_categories: classes of the checkpoint, instead of its ``id2label``.
+        unnamed_categories: classes of the checkpoint if its ``id2label`` has only placeholders.
 
     Raises:
-        WeightsError: nothing there, not readable, or of another architecture (says what differs).
+        WeightsError: the checkpoint is missing, not readable, or of another architecture (names the
+            differences).
         ConfigError: the package safetensors is missing.
     """
-    found = read_hub(folder_or_id)
-    _check_architecture(found, model)
+    checkpoint = read_hub(folder_or_id)
+    _check_architecture(checkpoint, model)
     notes = []
-    queries, mine = found.config.get("num_queries", 300), model.decoder.spec.num_queries
-    if queries != mine:
-        notes.append(f"num_queries is {queries} there and {mine} here; this model's is used")
+    file_queries = checkpoint.config.get("num_queries", 300)
+    model_queries = model.decoder.spec.num_queries
+    if file_queries != model_queries:
+        notes.append(
+            f"num_queries is {file_queries} in the checkpoint and {model_queries} in the model; "
+            f"the model's value is used"
+        )
     if source_categories is None:
-        source_categories = unnamed_categories if found.categories is None else found.categories
+        source_categories = (
+            unnamed_categories if checkpoint.categories is None else checkpoint.categories
+        )
     return fill(
         model,
-        found.state,
+        checkpoint.state,
         str(folder_or_id),
         categories=categories,
         source_categories=source_categories,
@@ -192,13 +200,13 @@ def load_hub(
 
 
 def read_hub(folder_or_id: str | Path) -> HubCheckpoint:
-    """The checkpoint with its keys renamed. Raises as ``load_hub``."""
+    """Read a checkpoint and rename its keys. Raises as ``load_hub``."""
     folder = hub_folder(folder_or_id)
     config = files.read_json(folder / "config.json", error=WeightsError)
     kind = config.get("model_type") if isinstance(config, dict) else None
     if kind not in FAMILIES:
         raise WeightsError(
-            f"{folder}: config.json says model_type {kind!r}; known: "
+            f"{folder}: config.json has model_type {kind!r}. Expected one of "
             f"{', '.join(FAMILIES)}{nearest(str(kind), FAMILIES)}"
         )
     patterns = (*_COMMON, *(_DFINE if kind == "d_fine" else _RTDETR))
@@ -209,9 +217,7 @@ def read_hub(folder_or_id: str | Path) -> HubCheckpoint:
 
 
 def hub_folder(folder_or_id: str | Path) -> Path:
-    """The folder itself, or where the hub's cache holds that id (downloaded first, where there is a
-    network).
-    """
+    """The folder itself, or the cached folder of a hub id, downloaded if necessary."""
     path = Path(folder_or_id)
     if path.is_dir():
         return path
@@ -220,29 +226,29 @@ def hub_folder(folder_or_id: str | Path) -> Path:
         extra="pretrained",
         purpose=f"Getting {folder_or_id!r} from the hub (it is no folder here)",
     ).snapshot_download
-    wanted = ["config.json", "model*.safetensors", "model.safetensors.index.json"]
+    patterns = ["config.json", "model*.safetensors", "model.safetensors.index.json"]
     try:
         return Path(
-            snapshot_download(str(folder_or_id), allow_patterns=wanted, local_files_only=True)
+            snapshot_download(str(folder_or_id), allow_patterns=patterns, local_files_only=True)
         )
-    except Exception:  # not in the cache; whatever is wrong with the id, the next call says
+    except Exception:  # not in the cache; the next call reports a wrong id
         pass
     try:
         with cache_alone_without_network():
-            return Path(snapshot_download(str(folder_or_id), allow_patterns=wanted))
+            return Path(snapshot_download(str(folder_or_id), allow_patterns=patterns))
     except Exception as error:
-        why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         raise WeightsError(
             f"{folder_or_id!r} is no folder here, not in the hub's cache, and can't be downloaded "
-            f"({why}). Download it where "
-            "there is a network, and name the folder"
+            f"({reason}). Download it on a machine with a network, and give the folder"
         ) from error
 
 
 @contextmanager
 def cache_alone_without_network() -> Iterator[None]:
-    """Inside, the hub's client looks into its cache alone where the hub's host has no address; by
-    itself it would retry for a minute.
+    """Restrict the hub's client to its cache while the hub's host name can't be resolved.
+
+    Without this context, the client would retry for a minute.
     """
     try:
         constants: Any = importlib.import_module("huggingface_hub.constants")
@@ -268,7 +274,7 @@ def cache_alone_without_network() -> Iterator[None]:
 
 
 def _has_address(url: str) -> bool:
-    """Whether this host's name can be resolved; behind a proxy that is the proxy's business."""
+    """Whether the host name of ``url`` can be resolved; True behind a proxy."""
     if urllib.request.getproxies():
         return True
     try:
@@ -279,14 +285,14 @@ def _has_address(url: str) -> bool:
 
 
 def hub_files(folder: Path) -> list[Path]:
-    """The files that make up a checkpoint: config.json first."""
+    """All files of a checkpoint, with config.json first."""
     return [folder / "config.json", *_weight_files(folder)]
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    whole, index = (folder / name for name in FILES)
-    if whole.is_file():
-        return [whole]
+    single_file, index = (folder / name for name in FILES)
+    if single_file.is_file():
+        return [single_file]
     if index.is_file():
         content = files.read_json(index, error=WeightsError)
         try:
@@ -295,9 +301,8 @@ def _weight_files(folder: Path) -> list[Path]:
             raise WeightsError(f"{index}: no index of shards ({type(error).__name__})") from error
         return [folder / Path(name).name for name in names]
     raise WeightsError(
-        f"{folder}: holds no {FILES[0]} (other formats, such as pytorch_model.bin, are not read: "
-        f"save it again with "
-        "`save_pretrained`)"
+        f"{folder}: holds no {FILES[0]}. Other formats, such as pytorch_model.bin, are not read. "
+        f"Save the model again with `save_pretrained`"
     )
 
 
@@ -311,7 +316,7 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
             result |= load_file(file)
         except Exception as error:
             raise WeightsError(
-                f"{file}: can't be read: it is missing, truncated, or no safetensors file "
+                f"{file}: can't be read. The file is missing, truncated, or no safetensors file "
                 f"({type(error).__name__})"
             ) from error
     return result
@@ -324,24 +329,25 @@ def _rename(key: str, patterns: Sequence[tuple[str, str]]) -> str:
 
 
 def _join_projections(state: Mapping[str, Tensor], folder: Path) -> dict[str, Tensor]:
-    """q, k and v projections of each self-attention → ``in_proj_weight`` and ``in_proj_bias``."""
+    """Join the q, k and v projections of each self-attention into ``in_proj_*`` tensors."""
     result = {}
     for key, value in state.items():
-        found = re.fullmatch(r"(.*\.self_attn)\.([qkv])_proj\.(weight|bias)", key)
-        if found is None:
+        match = re.fullmatch(r"(.*\.self_attn)\.([qkv])_proj\.(weight|bias)", key)
+        if match is None:
             result[key] = value
-        elif found[2] == "q":
-            names = [f"{found[1]}.{letter}_proj.{found[3]}" for letter in "qkv"]
+        elif match[2] == "q":
+            names = [f"{match[1]}.{letter}_proj.{match[3]}" for letter in "qkv"]
             missing = [name for name in names if name not in state]
             if missing:
                 raise WeightsError(f"{folder}: lacks {', '.join(missing)}")
-            result[f"{found[1]}.in_proj_{found[3]}"] = torch.cat([state[name] for name in names])
+            result[f"{match[1]}.in_proj_{match[3]}"] = torch.cat([state[name] for name in names])
     return result
 
 
 def _untie_heads(state: dict[str, Tensor], layers: int) -> None:
-    """Heads that all layers share are written once, under the first layer's name: give every layer
-    its copy.
+    """Give every decoder layer its copy of a shared head.
+
+    ``transformers`` writes a shared head once, under the name of the first layer.
     """
     for name in ("dec_score_head", "dec_bbox_head"):
         first = {
@@ -351,9 +357,9 @@ def _untie_heads(state: dict[str, Tensor], layers: int) -> None:
         }
         if not any(key.startswith(f"decoder.{name}.1.") for key in state):
             state |= {
-                f"decoder.{name}.{layer}.{rest}": value
+                f"decoder.{name}.{layer}.{suffix}": value
                 for layer in range(1, layers)
-                for rest, value in first.items()
+                for suffix, value in first.items()
             }
 
 
@@ -365,21 +371,21 @@ def _class_names(config: Mapping[str, Json]) -> tuple[str, ...] | None:
     return None if all(re.fullmatch(r"LABEL_\d+", name) for name in names) else names
 
 
-def _check_architecture(found: HubCheckpoint, model: Detector) -> None:
-    """Refuse what tensors alone don't show."""
+def _check_architecture(checkpoint: HubCheckpoint, model: Detector) -> None:
+    """Raise ``WeightsError`` for differences of the architecture that the tensors don't show."""
     differing = [
-        *_fixed_that_differ(found.config),
-        *_decoder_that_differs(found.config, model),
-        *_encoder_that_differs(found.config, model),
+        *_fixed_that_differ(checkpoint.config),
+        *_decoder_that_differs(checkpoint.config, model),
+        *_encoder_that_differs(checkpoint.config, model),
     ]
     if differing:
         raise WeightsError(
-            f"{found.folder}: another architecture than this model's: {'; '.join(differing)}"
+            f"{checkpoint.folder}: another architecture than this model's: {'; '.join(differing)}"
         )
 
 
 def _fixed_that_differ(config: Mapping[str, Json]) -> list[str]:
-    """Settings with one value here."""
+    """Describe the differences in settings that have only one supported value."""
     backbone = config.get("backbone_config") or {}
     differing = [
         f"{key} is {config[key]!r}, expected {value!r}"
@@ -395,17 +401,16 @@ def _fixed_that_differ(config: Mapping[str, Json]) -> list[str]:
 
 
 def _decoder_that_differs(config: Mapping[str, Json], model: Detector) -> list[str]:
-    """Activation, heads, layers and sampling points of the decoder."""
+    """Describe the differences in the decoder: activation, heads, layers, sampling points."""
     spec, differing = model.decoder.spec, []
     activation = config.get("decoder_activation_function", "relu")
-    # Their box heads have ReLU whatever this says: anything else is neither D-FINE nor DEIM.
+    # Box heads of transformers always have ReLU: another activation is neither D-FINE nor DEIM.
     if activation != "relu":
         differing.append(f"decoder_activation_function is {activation!r}, expected 'relu'")
     elif spec.act != "relu":
         differing.append(
-            f"the decoder has ReLU there and {spec.act} here: take a preset without deim_ (such as "
-            f"dfine_n), or set "
-            "model.activation=relu"
+            f"the checkpoint's decoder has ReLU, this model's {spec.act} (use a preset without "
+            f"deim_, such as dfine_n, or set model.activation=relu)"
         )
     heads = config.get("decoder_attention_heads", 8)
     if heads != spec.num_heads:
@@ -415,13 +420,13 @@ def _decoder_that_differs(config: Mapping[str, Json], model: Detector) -> list[s
     last = config.get("eval_idx", -1) % layers + 1 if is_dfine else layers
     if last != spec.eval_layers:
         differing.append(
-            f"inference ends with layer {last} of {layers} there, with layer {spec.eval_layers} of "
-            f"{spec.num_layers} here "
-            "(model.decoder_layers, model.eval_layers)"
+            f"inference ends with layer {last} of {layers} in the checkpoint, with layer "
+            f"{spec.eval_layers} of {spec.num_layers} in this model (model.decoder_layers, "
+            f"model.eval_layers)"
         )
     points = config.get("decoder_n_points", 4)
     points = [points] * len(spec.points) if isinstance(points, int) else list(points)
-    # Another family, or another number of levels, is refused by its tensors.
+    # Another family, or another number of levels, is refused later because of its tensors.
     comparable = is_dfine is (model.decoder.up is not None) and len(points) == len(spec.points)
     if comparable and points != list(spec.points):  # equal sums have equal tensors
         differing.append(
@@ -431,12 +436,12 @@ def _decoder_that_differs(config: Mapping[str, Json], model: Detector) -> list[s
 
 
 def _encoder_that_differs(config: Mapping[str, Json], model: Detector) -> list[str]:
-    """Heads of the encoder's self-attention, where it has one."""
+    """Describe a different number of heads in the encoder's self-attention, if it has one."""
     encoders = [
         module for name, module in model.encoder.named_modules() if name.endswith("self_attn")
     ]
-    mine = getattr(encoders[0], "num_heads", None) if encoders else None
-    theirs = config.get("encoder_attention_heads", 8)
-    if mine is None or mine == theirs:
+    model_heads = getattr(encoders[0], "num_heads", None) if encoders else None
+    file_heads = config.get("encoder_attention_heads", 8)
+    if model_heads is None or model_heads == file_heads:
         return []
-    return [f"encoder_attention_heads is {theirs}, this model's {mine}"]
+    return [f"encoder_attention_heads is {file_heads}, this model's {model_heads}"]

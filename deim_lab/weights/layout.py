@@ -1,9 +1,7 @@
-"""The official layout of weights: which of its entries are derived, of classes or of training
-alone, and what a state dict looks like.
+"""The official layout of weights: kinds of entries, and descriptions of foreign files.
 
-Module names follow the official state-dict layout, so official checkpoints go in without a key map.
-What can be derived (anchors, point scales, copies of ``up`` and ``reg_scale``) is neither required
-nor trusted.
+Module names follow the official state-dict layout, so official checkpoints need no key map. Derived
+entries (anchors, point scales, copies of ``up`` and ``reg_scale``) are not required and not used.
 """
 
 from __future__ import annotations
@@ -18,11 +16,10 @@ from deim_lab.config.presets import PRESETS
 from deim_lab.detector.detector import Detector, build_detector
 from deim_lab.detector.queries import make_anchors
 
-COPIED = ("up", "reg_scale")  # stand at decoder.* and again at decoder.decoder.*
+COPIED = ("up", "reg_scale")  # present at decoder.* and again at decoder.decoder.*
 _DERIVED = ("anchors", "valid_mask", "num_points_scale", "project")
-_ONLY_TRAINING = (
-    "decoder.group_embed.",
-)  # what a comparator adds for training alone; no official checkpoint has it
+# added by a comparator only for training; no official checkpoint has these entries
+_ONLY_TRAINING = ("decoder.group_embed.",)
 
 StateDict = Mapping[str, Tensor]
 
@@ -30,7 +27,9 @@ StateDict = Mapping[str, Tensor]
 def official_state_dict(
     model: Detector, eval_size: tuple[int, int] = (640, 640)
 ) -> dict[str, Tensor]:
-    """The exact official layout: keys, order, shapes and dtypes, derived entries included.
+    """The weights of ``model`` in the exact official layout, including derived entries.
+
+    Keys, order, shapes and dtypes are the official ones.
 
     Args:
         eval_size: height and width in pixels for which the anchors are written.
@@ -40,7 +39,7 @@ def official_state_dict(
         [(eval_size[0] // stride, eval_size[1] // stride) for stride in model.strides],
         device=device,
     )
-    shape: dict[str, Tensor] = {}  # of W(n), where the family has edge distributions
+    shape: dict[str, Tensor] = {}  # parameters of W(n), if the family has edge distributions
     if model.decoder.up is not None and model.decoder.reg_scale is not None:
         up, reg_scale = model.decoder.up.detach(), model.decoder.reg_scale.detach()
         shape = {
@@ -72,13 +71,13 @@ def official_state_dict(
 
 
 def describe(state: StateDict) -> str:
-    """What a state dict looks like, in words: for error messages."""
+    """Describe a state dict in words, for error messages."""
     keys = list(state)
     shapes = {key: tuple(value.shape) for key, value in state.items() if _is_structural(key)}
     heads = state.get("decoder.enc_score_head.weight")
     classes = f" of {len(heads)} classes" if heads is not None else ""
     if not keys:
-        return "nothing: it holds no tensors"
+        return "nothing (no tensors)"
     if any(key.startswith("model.") for key in keys) or not any(
         key.startswith("decoder.") for key in keys
     ):
@@ -113,8 +112,7 @@ def describe(state: StateDict) -> str:
 def _without_decoder(keys: Sequence[str]) -> str:
     if any(key.startswith("model.backbone.") for key in keys):
         return (
-            "a detector of transformers: name the folder that holds it together with its "
-            "config.json"
+            "a detector of transformers (give the folder with the file and its config.json instead)"
         )
     if any("res_layers." in key for key in keys):
         return "a ResNet-vd backbone alone"
@@ -132,7 +130,10 @@ def is_derived(key: str) -> bool:
 
 
 def is_optional(key: str) -> bool:
-    """Batch counters (a frozen norm has none) and the shape of W(n), which the config gives too."""
+    """Whether a key is a batch counter (absent in frozen norms) or a parameter of W(n).
+
+    The config has the parameters of W(n) too.
+    """
     return key.endswith("num_batches_tracked") or key in {f"decoder.{name}" for name in COPIED}
 
 

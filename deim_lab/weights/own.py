@@ -1,8 +1,7 @@
-"""Weights in and out: official checkpoints, this project's own files and run folders, and detectors
-of ``transformers``.
+"""Load and save weights: official checkpoints, this project's files, ``transformers``.
 
-Files are read with ``weights_only=True``: nothing in them is executed. What a file looks like that
-is of another model says ``layout``; how tensors go into a model, ``fill``.
+Files are read with ``weights_only=True``: nothing in them is executed. ``layout`` describes foreign
+files; ``fill`` copies tensors into a model.
 """
 
 from __future__ import annotations
@@ -46,11 +45,8 @@ __all__ = [
 ]
 
 FORMAT = "deim_lab/1"
-RUN_FILES = (
-    "best.pt",
-    "last.pt",
-    "last_previous.pt",
-)  # of a run's checkpoints folder, the first that is there
+# files of a run's checkpoints folder; the first that exists is read
+RUN_FILES = ("best.pt", "last.pt", "last_previous.pt")
 
 _RESERVED = ("format", "config", "categories", "model", "deployed")
 
@@ -61,8 +57,9 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LoadedDetector:
-    """A trained detector in eval mode, the config it was trained with, and ``{"id", "name"}`` of
-    each class in class order.
+    """A trained detector in eval mode, its training config, and its classes.
+
+    ``categories`` has ``{"id", "name"}`` of each class in class order.
     """
 
     model: Detector
@@ -80,26 +77,27 @@ def load_official(
 ) -> LoadReport:
     """Copy an official checkpoint (or any of that layout) into ``model``.
 
-    ``reg_scale`` may be int or float, batch norms of the backbone trained or frozen on either side,
-    anchors of any size. A layout doesn't tell activation functions: official weights of ``dfine_n``
-    (ReLU) also fit ``deim_dfine_n`` (SiLU), which then computes something else. Own files say what
-    they were trained with, and the report notes a difference.
+    ``reg_scale`` may be int or float, and anchors may have any size. The backbone's batch norms may
+    be trained or frozen in the file and in the model. The layout doesn't show activation functions:
+    official weights of ``dfine_n`` (ReLU) also fit ``deim_dfine_n`` (SiLU), which then computes
+    something else. This project's files record their activation, and the report notes a difference.
 
     Args:
-        source: a bare state dict, ``{"model": …}`` or ``{"ema": {"module": …}}`` (which is
-            preferred); the path of a file with one of them, or a run folder; a folder of
-            ``transformers`` or a hub id (``hub.load_hub``).
+        source: a bare state dict, ``{"model": …}`` or ``{"ema": {"module": …}}`` (preferred); the
+            path of a file with one of them, or a run folder; a folder of ``transformers`` or a hub
+            id (``hub.load_hub``).
         categories: names, or ``{"id", "name"}``, of the model's classes in class order. Head rows
-            then go by name: classes that the file hasn't start anew, and the report's ``table()``
-            says which. None: equal numbers of classes are taken to be the same ones, and of another
-            number all head rows start anew.
-        source_categories: of the file's classes. None: as an own file or config.json says; COCO's
-            where there are 80; else unknown, and with ``categories`` all head rows start anew.
-        unnamed_categories: of the file's classes if the file does not name them itself.
+            are then matched by name; rows of classes that the file lacks are re-initialised, and
+            the report's ``table()`` lists them. None: equal numbers of classes are assumed to be
+            the same classes; for different numbers, all head rows are re-initialised.
+        source_categories: names of the file's classes. None: the names in a file of this project or
+            in config.json; COCO's names for 80 classes; else unknown, and with ``categories`` all
+            head rows are re-initialised.
+        unnamed_categories: names of the file's classes if the file does not name them itself.
 
     Raises:
-        WeightsError: the file can't be read safely, or it is of another size or family; says what
-            it looks like.
+        WeightsError: the file can't be read safely, or is of another size or family. The message
+            describes the file.
     """
     if not isinstance(source, Mapping) and is_hub(source):
         return load_hub(
@@ -112,20 +110,20 @@ def load_official(
     content, where = _open(source if isinstance(source, Mapping) else _weights_file(Path(source)))
     state = _state_of(content, where)
     notes = _of_other_activation(model, content)
-    own = content.get("format") == FORMAT
-    if source_categories is None and own:
+    is_own_file = content.get("format") == FORMAT
+    if source_categories is None and is_own_file:
         source_categories = content.get("categories")
     if source_categories is None:
         source_categories = unnamed_categories
-    if source_categories is None and categories is not None and not own:
+    if source_categories is None and categories is not None and not is_own_file:
         head = state.get("decoder.enc_score_head.weight")
         if head is not None and len(head) == len(COCO80):
             source_categories = [name for _, name in COCO80]
-            notes.append("its 80 classes are taken to be COCO's")
+            notes.append("the file's 80 classes are assumed to be COCO's")
         elif head is not None:
             notes.append(
-                f"the file doesn't name its {len(head)} classes: source_categories would say whose "
-                f"head rows can be kept"
+                f"the file doesn't name its {len(head)} classes; give source_categories to keep "
+                f"head rows"
             )
     return fill(
         model, state, where, categories=categories, source_categories=source_categories, notes=notes
@@ -139,7 +137,9 @@ def load_weights(
     categories: Sequence[Category],
     source_categories: Sequence[Category] | None = None,
 ) -> LoadReport:
-    """Start training ``model`` from whatever ``load_official`` takes, head rows by class name.
+    """Fill ``model`` with weights to start training from, with head rows by class name.
+
+    ``source`` is any source of ``load_official``.
 
     Raises:
         WeightsError: as ``load_official``.
@@ -148,16 +148,16 @@ def load_weights(
 
 
 def fingerprint_of(source: str | Path) -> str:
-    """Hex sha256 of a weights file, of the file that a run folder stands for, or of all files of a
-    ``transformers`` checkpoint.
+    """Hex sha256 of a weights file, or of all files of a ``transformers`` checkpoint.
 
-    Raises ``WeightsError`` where there is none.
+    For a run folder, this is the digest of its best checkpoint, else its last. Raises
+    ``WeightsError`` if no file exists.
     """
     files = hub_files(hub_folder(source)) if is_hub(source) else [_weights_file(Path(source))]
     digests = []
     for file in files:
         if not file.is_file():
-            raise WeightsError(f"{file}: there is no such file")
+            raise WeightsError(f"{file} does not exist")
         with file.open("rb") as handle:
             digests.append(hashlib.file_digest(handle, "sha256").hexdigest())
     return (
@@ -166,8 +166,9 @@ def fingerprint_of(source: str | Path) -> str:
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a weights file, EMA before model before the content itself. Raises
-    ``WeightsError`` where it can't be read safely.
+    """The tensors of a weights file: of its EMA, else of its model, else of the file itself.
+
+    Raises ``WeightsError`` if the file can't be read safely.
     """
     content, where = _open(path)
     return _state_of(content, where)
@@ -176,20 +177,21 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
 def export_official(
     model: Detector, path: str | Path, *, eval_size: tuple[int, int] = (640, 640)
 ) -> Path:
-    """Write ``{"model": …}`` that goes strictly into the official code's model of the same size;
-    whole or not at all.
+    """Write ``{"model": …}`` for the official code's model of the same size.
+
+    The official model can load the file strictly. The file is written completely or not at all.
 
     Args:
-        eval_size: height and width in pixels for which the anchors are written (official code
-            evaluates at this size alone).
+        eval_size: height and width in pixels for which the anchors are written. The official code
+            evaluates only at this size.
 
     Raises:
-        WeightsError: the deploy form, whose layout official code can't take up.
+        WeightsError: the model is in deploy form, whose layout the official code can't load.
     """
     if model.deployed:
         raise WeightsError(
-            "the deploy form has another layout than official checkpoints: export the model it was "
-            "made from"
+            "the deploy form has another layout than official checkpoints. Export the model that "
+            "it was made from"
         )
     _save(
         {
@@ -211,16 +213,16 @@ def save_weights(
     categories: Sequence[Mapping[str, Json]],
     extra: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a model with all that is needed to use it again; whole or not at all.
+    """Write a model with everything needed to use it again, completely or not at all.
 
     Args:
         categories: ``{"id", "name"}`` of each class in class order.
-        extra: more entries, such as ``{"ema": state_dict}``, which ``load_detector`` prefers.
-            Tensors, plain values, lists and dicts only.
+        extra: more entries, such as ``{"ema": state_dict}``, which ``load_detector`` prefers. Only
+            tensors, plain values, lists and dicts.
 
     Raises:
-        WeightsError: not as many categories as classes, or an ``extra`` that isn't plain or takes a
-            reserved name.
+        WeightsError: the numbers of categories and classes differ, or an entry of ``extra`` isn't
+            plain or has a reserved name.
     """
     if len(categories) != model.num_classes:
         raise WeightsError(
@@ -229,7 +231,7 @@ def save_weights(
     for name, value in (extra or {}).items():
         if name in _RESERVED:
             raise WeightsError(
-                f"extra entry {name!r} is a reserved name of the format ({', '.join(_RESERVED)})"
+                f"extra entry {name!r} has a reserved name of the format ({', '.join(_RESERVED)})"
             )
         _check_plain(name, value)
     content = {
@@ -246,11 +248,12 @@ def save_weights(
 def load_detector(
     path_or_run_folder: str | Path, map_location: str | torch.device = "cpu"
 ) -> LoadedDetector:
-    """The detector of an own weights file or of a run folder (its best checkpoint, else its last),
-    with EMA weights where it has them.
+    """Load the detector of this project's weights file or run folder, with EMA weights if any.
+
+    Of a run folder, the best checkpoint is loaded, else the last.
 
     Raises:
-        WeightsError: nothing there, not readable, or not a file of this project.
+        WeightsError: the file is missing, not readable, or not a file of this project.
     """
     path = _weights_file(Path(path_or_run_folder))
     content, where = _open(path)
@@ -258,14 +261,13 @@ def load_detector(
         raise WeightsError(
             f"{where}: not a weights file of this project (its format is "
             f"{content.get('format')!r}, expected {FORMAT!r}); "
-            f"it looks like {describe(_state_of(content, where))}. For official weights: "
-            f"build_detector(preset, "
-            "num_classes), then load_official"
+            f"it looks like {describe(_state_of(content, where))}. For official weights, use "
+            f"build_detector(preset, num_classes), then load_official"
         )
     for key in ("config", "categories"):
         if key not in content:
             raise WeightsError(
-                f"{where}: lacks {key!r}, so it can't be built; its entries are "
+                f"{where}: lacks {key!r}, so the detector can't be built. The file has "
                 f"{some(list(content))}"
             )
     plugins.recall(content.get("plugins") or ())
@@ -280,27 +282,28 @@ def load_detector(
         model = model.deploy()
     report = fill(model, _state_of(content, where), where)
     if report != LoadReport():
-        raise WeightsError(f"{where}: its weights don't fit its own config: {report}")
+        raise WeightsError(f"{where}: the weights don't fit the config in the file: {report}")
     return LoadedDetector(model.to(map_location), config, categories)
 
 
 def _of_other_activation(model: Detector, content: Mapping[str, Any]) -> list[str]:
-    """A note where an own file was trained with another activation than the model's: its tensors
-    fit all the same.
+    """Note an activation in this project's file that differs from the model's.
+
+    The tensors fit in spite of the difference.
     """
-    mine = model.decoder.spec.act
+    activation = model.decoder.spec.act
     trained = (
         content["config"]["model"]["activation"]
         if content.get("format") == FORMAT and "config" in content
-        else mine
+        else activation
     )
     return (
         []
-        if trained == mine
+        if trained == activation
         else [
-            f"it was trained with model.activation={trained}, and this model has {mine}: "
-            f"the weights mean something else here (--set model.activation={trained} keeps their "
-            f"meaning)"
+            f"the file was trained with model.activation={trained}, but this model has "
+            f"{activation}, so it computes something else with these weights "
+            f"(--set model.activation={trained} avoids this)"
         ]
     )
 
@@ -311,15 +314,15 @@ def _save(content: Mapping[str, Any], path: Path) -> None:
 
 
 def _open(source: Mapping[str, Any] | str | Path) -> tuple[Mapping[str, Any], str]:
-    """The content, and how to name it in messages."""
+    """The content of a weights file, and its name in messages."""
     if isinstance(source, Mapping):
         return source, "the state dict"
     path = Path(source)
     if not path.is_file():
-        raise WeightsError(f"{path}: there is no such file")
+        raise WeightsError(f"{path} does not exist")
     if path.suffix.lower() == ".onnx":
         raise WeightsError(
-            f"{path} is an ONNX file, which only `deim-lab predict` takes; expected weights of "
+            f"{path} is an ONNX file, which only `deim-lab predict` accepts. Expected weights of "
             f"PyTorch"
         )
     try:
@@ -333,20 +336,21 @@ def _open(source: Mapping[str, Any] | str | Path) -> tuple[Mapping[str, Any], st
             "it holds Python objects that would have to be executed; only tensors and plain values "
             "are read"
             if code
-            else "it is truncated, or no PyTorch file at all"
+            else "it is truncated, or no PyTorch file"
         )
         raise WeightsError(f"{path}: can't be read: {reason} ({type(error).__name__})") from error
     if not isinstance(content, Mapping):
         raise WeightsError(
-            f"{path}: holds a {type(content).__name__}, expected a dict of tensors or of state "
+            f"{path}: holds a {type(content).__name__}. Expected a dict of tensors or of state "
             f"dicts"
         )
     return content, str(path)
 
 
 def _state_of(content: Mapping[str, Any], where: str) -> dict[str, Tensor]:
-    """The weights inside a checkpoint: EMA before model before the content itself; wrappers'
-    ``module.`` taken off.
+    """The weights in a checkpoint: of its EMA, else of its model, else the content itself.
+
+    The prefix ``module.`` of a wrapper is removed.
     """
     state: Any = content
     if isinstance(content.get("ema"), Mapping):
@@ -356,7 +360,7 @@ def _state_of(content: Mapping[str, Any], where: str) -> dict[str, Tensor]:
     if not isinstance(state, Mapping) or not any(
         isinstance(value, Tensor) for value in state.values()
     ):
-        raise WeightsError(f"{where}: holds no weights; its entries are {some(list(content))}")
+        raise WeightsError(f"{where}: holds no weights. Its entries are {some(list(content))}")
     tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
     if all(key.startswith("module.") for key in tensors):
         tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
@@ -364,7 +368,7 @@ def _state_of(content: Mapping[str, Any], where: str) -> dict[str, Tensor]:
 
 
 def _weights_file(path: Path) -> Path:
-    """A file as it is; of a run folder its best checkpoint, else its last."""
+    """The file itself; for a run folder, its best checkpoint, else its last."""
     if not path.is_dir():
         return path
     folder = path / "checkpoints"
@@ -372,8 +376,8 @@ def _weights_file(path: Path) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise WeightsError(
-        f"{path}: a folder without {' or '.join(f'checkpoints/{name}' for name in RUN_FILES[:2])}; "
-        "expected a run folder with a checkpoint, or a weights file"
+        f"{path}: a folder without {' or '.join(f'checkpoints/{name}' for name in RUN_FILES[:2])}. "
+        "Expected a run folder with a checkpoint, or a weights file"
     )
 
 
@@ -386,6 +390,6 @@ def _check_plain(where: str, value: Any) -> None:
             _check_plain(f"{where}[{index}]", item)
     elif not (value is None or isinstance(value, Tensor) or type(value) in (str, int, float, bool)):
         raise WeightsError(
-            f"extra entry {where} is a {type(value).__name__}; only tensors, plain values, lists "
+            f"extra entry {where} is a {type(value).__name__}. Only tensors, plain values, lists "
             f"and dicts can be read back"
         )

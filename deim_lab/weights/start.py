@@ -1,7 +1,7 @@
-"""What a run starts from: a whole detector's weights, a backbone's, or nothing.
+"""The weights that a run starts from: of a complete detector, of a backbone, or none.
 
-``train`` is handed one ``Start``, so that weights are read and hashed once a run: for its identity,
-for ``run.json`` and to fill the model.
+``train`` gets one ``Start``, so that weights are read and hashed once per run. The ``Start`` serves
+the run's identity, the record in ``run.json`` and the model.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ Json = Any
 
 @dataclass(frozen=True)
 class Start:
-    """Weights of a detector (by their path), of a backbone (in memory), or neither."""
+    """Weights of a detector (as a path), weights of a backbone (in memory), or no weights."""
 
     detector: str | Path | None = None
     backbone: BackboneWeights | None = None
 
     @cached_property
     def identity(self) -> list[Json]:
-        """As the fingerprint of a run holds it: by content, never by path. Empty: from nothing."""
+        """The entry in a run's fingerprint: content hashes, never paths. Empty without weights."""
         if self.detector is not None:
             return [fingerprint_of(self.detector)]
         return [] if self.backbone is None else [{"backbone": self.backbone.sha256}]
 
     def record(self) -> dict[str, Json] | None:
-        """The entry of ``run.json``."""
+        """The entry in ``run.json``; None without weights."""
         if self.detector is not None:
             return {"path": str(self.detector), "sha256": self.identity[0]}
         if self.backbone is None:
@@ -55,7 +55,7 @@ class Start:
         """Copy the weights into ``model``, whose classes are ``categories``.
 
         Raises:
-            WeightsError: they are of another model or backbone, or can't be read.
+            WeightsError: the weights are of another model or backbone, or can't be read.
         """
         if self.detector is not None:
             load_weights(model, self.detector, categories=categories)
@@ -64,10 +64,13 @@ class Start:
 
 
 def read_start(config: Config, weights: str | Path | None = None) -> Start:
-    """Read what ``config`` with ``weights`` (a checkpoint of a whole detector) starts from.
+    """Read the weights that a run of ``config`` with ``weights`` starts from.
+
+    ``weights`` is a checkpoint of a complete detector.
 
     Raises:
-        ConfigError: both name weights of a backbone, or as ``read_backbone_weights``.
+        ConfigError: config and ``weights`` both name weights of a backbone; or as
+            ``read_backbone_weights``.
         WeightsError: as ``read_backbone_weights``.
     """
     checks.one_start(config.model, weights)
@@ -77,7 +80,8 @@ def read_start(config: Config, weights: str | Path | None = None) -> Start:
 
 
 def start_of(config: Config, weights: str | Path | None) -> list[Json]:
-    """What a run starts from, as its identity holds it. Weights of a whole detector bring its
-    backbone.
+    """The entry of a run's start weights in its identity.
+
+    Weights of a complete detector include its backbone.
     """
     return (read_start(config) if weights is None else Start(detector=weights)).identity

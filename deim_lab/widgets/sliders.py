@@ -1,9 +1,8 @@
-"""Sliders over the figures' own artists: a move changes data in place on one figure, and one
-picture in the page is replaced.
+"""Sliders that change a figure's artists in place and replace one picture in the page.
 
-A widget needs a kernel and a front end that talk. Where there is none (papermill, nbconvert, a
-test) the same call returns its static twin, the figure at the first setting, so that an executed
-notebook holds pictures and never a dead widget.
+A widget needs a kernel connected to a front end. Without one (papermill, nbconvert, a test) the
+same call returns a static figure at the first setting. An executed notebook then holds pictures and
+never a dead widget.
 """
 
 from __future__ import annotations
@@ -24,18 +23,16 @@ from PIL import Image
 
 from deim_lab.figures import density, losses, matching, style, training
 
-LIVE_VARIABLE = (
-    "DEIM_LAB_WIDGETS"  # "live" or "static" decides; otherwise the front end is looked for
-)
+LIVE_VARIABLE = "DEIM_LAB_WIDGETS"  # "live" or "static" overrides the search for a front end
 _PX_PER_INCH = 110
 
 
 def live() -> bool:
-    """Whether a front end listens: Jupyter's server (Lab, Notebook) and Voilà name themselves to
-    the kernels they start, VS Code too.
+    """Whether a front end listens: Jupyter's server (Lab, Notebook), Voilà or VS Code.
 
-    papermill and nbconvert don't. A kernel started *from* a notebook inherits its environment: set
-    ``DEIM_LAB_WIDGETS=static`` for it.
+    These set an environment variable for their kernels; papermill and nbconvert do not. A kernel
+    started *from* a notebook inherits the notebook's environment: set ``DEIM_LAB_WIDGETS=static``
+    for it.
     """
     chosen = os.environ.get(LIVE_VARIABLE)
     if chosen is not None:
@@ -56,16 +53,16 @@ def dense_density(
     mixup_prob: float = 0.5,
     static: bool | None = None,
 ) -> Panel | Figure:
-    """Sliders for the Mosaic and MixUp probability that redraw the density of targets per image.
+    """Sliders for the Mosaic and MixUp probability that redraw the targets per image.
 
-    The pipeline isn't run again: counts of plain images and of Mosaics, measured once, are mixed by
-    the coins' probabilities, which is exact (``figures.density.mixture`` has the formula).
+    The pipeline is not run again. Counts of plain images and of Mosaics, measured once, are mixed
+    with the probabilities, which is exact (see ``figures.density.mixture`` for the formula).
 
     Args:
-        rows: from ``augment.density.measure``, best of the arms of
-            ``augment.density.variants(config, certain=True)``.
-        static: True for the still twin at these probabilities (``figures.density.expected``;
-            ``expected_grid`` shows several), False for the sliders; None: sliders where ``live()``.
+        rows: from ``study.density.measure``, best with the arms of ``study.density.variants(config,
+            certain=True)``.
+        static: True for the static figure at these probabilities (``figures.density.expected``;
+            ``expected_grid`` shows several), False for the sliders. None: sliders if ``live()``.
     """
     if static or (static is None and not live()):
         return density.expected(rows, mosaic_prob, mixup_prob)
@@ -95,12 +92,12 @@ def mal_vs_vfl(
     kinds: Sequence[str] = ("vfl", "mal"),
     static: bool | None = None,
 ) -> Panel | Figure:
-    """Sliders for MAL's γ (0.5 to 3), the IoU of the match (0 to 1) and MAL's α, and a switch a
-    loss, that redraw loss and gradient.
+    """Sliders for MAL's γ, the IoU and MAL's α that redraw loss and gradient.
 
-    The curves are those of ``deim_lab.losses``, by autograd at each move. α weighs MAL's negatives;
-    the official recipes have none, which is 1 on the slider. ``kinds``: the losses that are on at
-    first. ``static`` as in ``dense_density`` (twin: ``figures.losses.overview`` at this setting;
+    γ ranges from 0.5 to 3, the IoU of the match from 0 to 1. Each loss has a switch. The curves are
+    those of ``deim_lab.losses``, by autograd at each move. α weighs MAL's negatives; the official
+    recipes have no α, which is 1 on the slider. ``kinds``: the losses that are on at first.
+    ``static`` as in ``dense_density`` (static figure: ``figures.losses.overview`` at this setting;
     ``curves_grid`` shows several).
     """
     if static or (static is None and not live()):
@@ -130,7 +127,7 @@ def mal_vs_vfl(
     }
 
     def update(gamma: float, iou: float, alpha: float, **on: bool) -> str:
-        shown = [kind for kind, wanted in on.items() if wanted]
+        shown = [kind for kind, is_on in on.items() if is_on]
         for curves in rows:
             curves.update(gamma, iou, alpha, shown)
         return _glance(losses.at_a_glance(gamma, iou, alpha=alpha, kinds=shown), iou)
@@ -146,7 +143,7 @@ def mal_vs_vfl(
 
 
 def _glance(numbers: pd.DataFrame, iou: float, score: float = 0.1) -> str:
-    """``losses.at_a_glance`` as a small table, the ratio of MAL to VFL in words above it."""
+    """Format ``losses.at_a_glance`` as a small table under the ratio of MAL to VFL in words."""
     cells = "".join(
         f"<tr><td>{style.label(str(kind))}</td>"
         + "".join(
@@ -157,14 +154,14 @@ def _glance(numbers: pd.DataFrame, iou: float, score: float = 0.1) -> str:
         for kind, row in numbers.iterrows()
     )
     ratio = numbers["ratio"].get("mal")
-    told = (
+    sentence = (
         ""
         if ratio is None
         else f"At score {score:g} and IoU {iou:.2f}, MAL's gradient is <b>{ratio:.2f}</b> times "
         f"VFL's."
     )
     return (
-        f"{told}<table style='border-spacing: 14px 0'><tr><th></th><th>least at "
+        f"{sentence}<table style='border-spacing: 14px 0'><tr><th></th><th>least at "
         f"score</th><th>gradient at {score:g}, positive</th>"
         f"<th>gradient at {score:g}, negative</th></tr>{cells}</table>"
     )
@@ -173,24 +170,24 @@ def _glance(numbers: pd.DataFrame, iou: float, score: float = 0.1) -> str:
 def follow(
     *, static: bool | None = None, every_seconds: float = 2.0
 ) -> Callable[[Mapping[str, Any]], None]:
-    """A listener for ``deim_lab.train(…, on_event=follow())`` that shows how the run is going.
+    """Make a listener that shows the progress of ``deim_lab.train(…, on_event=follow())``.
 
     With a front end: one line of text and one figure (``figures.training.curves``), both replaced
-    in place. Without: plain lines, one an epoch and never more than one in ten steps, so that an
+    in place. Without: plain lines, one per epoch and at most one in ten steps, so that an
     executed notebook stays readable.
 
     Args:
         static: as in ``dense_density``.
-        every_seconds: shortest time between two replacements of the live line; the figure follows
-            the epochs, at most every five times that.
+        every_seconds: shortest time between two updates of the live line. The figure is updated per
+            epoch, at most once in five times this interval.
     """
     return _Lines() if static or (static is None and not live()) else _Display(every_seconds)
 
 
 class _Lines:
-    """Progress as plain text: what papermill keeps."""
+    """Progress as plain text, which papermill keeps."""
 
-    MIN_STEPS = 10  # between two lines; the last one always comes
+    MIN_STEPS = 10  # steps between two lines; the last line is always written
 
     def __init__(self) -> None:
         self.epoch: dict[str, Any] = {}
@@ -216,7 +213,7 @@ class _Lines:
             )
 
     def _flush(self, *, last: bool = False) -> None:
-        """Write the epoch that is complete: its evaluation, if any, came after its means."""
+        """Write the complete epoch: an evaluation, if any, comes after the epoch's means."""
         if self.epoch and (last or self.epoch["step"] - self.last_step >= self.MIN_STEPS):
             self.last_step = self.epoch["step"]
             self._write(summary(self.epoch, self.scores))
@@ -229,8 +226,9 @@ class _Lines:
 
 
 class _Display:
-    """Progress in place: display handles whose content is replaced, no widget, so that a saved
-    notebook keeps the last state.
+    """Progress in place, through display handles whose content is replaced.
+
+    No widget is used, so a saved notebook keeps the last state.
     """
 
     def __init__(self, every_seconds: float) -> None:
@@ -280,12 +278,12 @@ class _Display:
         return (
             f"epoch {event['epoch'] + 1}/{event['epochs']}, step {event['step']}/{event['steps']}, "
             f"loss {event['loss']:.2f}, "
-            f"{per_step:.2f} s a step, about {left / 60:.0f} min left"
+            f"{per_step:.2f} s per step, about {left / 60:.0f} min left"
         )
 
 
 class _Text:
-    """A line of text as a display shows it."""
+    """A line of text that a display can show."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -295,22 +293,23 @@ class _Text:
 
 
 def summary(epoch: Mapping[str, Any], scores: Mapping[str, Any]) -> str:
-    """An epoch's means (a ``train`` event) and its evaluation (a ``val`` event, or nothing) in one
-    line.
+    """Format an epoch's means and its evaluation in one line.
+
+    The means are a ``train`` event, the evaluation is a ``val`` event or None.
     """
     parts = [
         f"epoch {epoch['epoch'] + 1:>3}/{epoch['epochs']}",
         f"{epoch['phase']:<7}",
         f"loss {epoch['loss']:6.2f}",
         f"lr {epoch['lr_last']:.1e}",
-        f"{epoch['targets_per_image']:5.1f} targets an image",
+        f"{epoch['targets_per_image']:5.1f} targets per image",
     ]
     parts += [f"AP {scores['AP']:.3f}", f"AP50 {scores['AP50']:.3f}"] if scores else []
     return "  ".join(parts)
 
 
 def _flat(event: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested values under ``name/key``, as a run's table has them."""
+    """Flatten nested values to ``name/key``, as in a run's table."""
     return {
         f"{name}/{key}" if key else name: part
         for name, value in event.items()
@@ -323,8 +322,8 @@ class Panel(ipywidgets.VBox):  # type: ignore[misc]
 
     Attributes:
         sliders: name → slider; the names are the arguments of ``update``.
-        switches: name → checkbox, arguments of ``update`` too; side by side under the sliders.
-        picture: the image in the page; its bytes are replaced at each move, nothing is added.
+        switches: name → checkbox, also arguments of ``update``; side by side under the sliders.
+        picture: the image in the page; each move replaces its bytes and adds nothing.
         readout: the numbers, as text.
         figure: the one figure behind the picture.
     """
@@ -342,10 +341,10 @@ class Panel(ipywidgets.VBox):  # type: ignore[misc]
         self.figure = fig
         self.sliders, self.switches = dict(sliders), dict(switches or {})
         self._update = update
-        self._update(**self._values())  # before the layout, which has to hold its texts
+        self._update(**self._values())  # before the layout, which must have room for the texts
         self._pixels = _Pixels(fig, moving)
         width = f"{round(fig.get_figwidth() * _PX_PER_INCH)}px"
-        # Width and height are given, so that the page doesn't jump while one picture replaces
+        # With a fixed width and height the page does not jump while one picture replaces
         # another.
         self.picture = ipywidgets.Image(
             format="png",
@@ -372,16 +371,17 @@ class Panel(ipywidgets.VBox):  # type: ignore[misc]
 
 
 class _Pixels:
-    """A figure as PNG, again and again: laid out and drawn once, then only the moving artists are
-    drawn over the kept background.
+    """Render a figure as PNG repeatedly: only the moving artists are redrawn.
+
+    Layout and background are drawn once and kept.
     """
 
     def __init__(self, fig: Figure, moving: Sequence[Artist]) -> None:
         self.canvas = cast(Any, fig.canvas)
         self.moving = tuple(moving)
         with style.context():
-            self.canvas.draw()  # places everything
-            fig.set_layout_engine("none")  # and nothing moves from here on
+            self.canvas.draw()  # computes the layout
+            fig.set_layout_engine("none")  # the layout is fixed from here on
             for artist in self.moving:
                 artist.set_animated(True)
             self.canvas.draw()
@@ -422,11 +422,11 @@ def _slider(description: str, value: float, low: float, high: float, step: float
 def matching_steps(
     image: np.ndarray, steps: Mapping[str, pd.DataFrame], *, static: bool | None = None
 ) -> Panel | Figure:
-    """A slider over checkpoints that redraws who is matched to what, at every level of one image.
+    """A slider over checkpoints that shows the matched pairs at every level of one image.
 
-    ``steps``: name → pairs of all levels (``microscope.View.of_image``); the last one is shown
-    first. ``static`` as in ``dense_density`` (twin: ``figures.matching.over_layers`` of that step;
-    of several, it shows them under one another).
+    ``steps``: name → pairs of all levels (``study.matching.View.of_image``); the last one is shown
+    first. ``static`` as in ``dense_density``. The static figure is ``figures.matching.over_layers``
+    of that step; several steps appear below each other.
     """
     if static or (static is None and not live()):
         return matching.over_layers(image, dict(list(steps.items())[-1:]))

@@ -1,9 +1,8 @@
-"""Runs on disk → arms → statistics: whether one way to train is better than another, and how sure
-that is.
+"""Compare ways to train: group runs into arms and test their differences over seeds.
 
-``read`` finds the arms of a sweep or of a folder of runs, the views make tables of them (which
-``figures.ablation`` draws), ``verdicts`` says in plain words what the numbers bear. Nothing is
-trained here and no detector is needed.
+``read`` finds the arms of a sweep or of a folder of runs. The views turn arms into tables, which
+``figures.ablation`` draws. ``verdicts`` states in plain words what the numbers support. Nothing is
+trained here, and no detector is needed.
 """
 
 from __future__ import annotations

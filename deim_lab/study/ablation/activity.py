@@ -1,5 +1,6 @@
-"""The proof that an arm's factor was active, from the run's own log: an arm whose factor never was
-can't speak for or against it.
+"""Check from a run's own log that its arm's factor was active.
+
+An arm whose factor was never active is no evidence for or against that factor.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from deim_lab.study.ablation.arms import Arm, Comparison, Trial
 
 Json = Any
 
-# of the target, at least: the log's step lines may miss the very peak of a run without a flat part
+# Least share of optim.lr that counts as reached. Step lines may miss the peak of a run without a
+# flat part.
 LR_REACHED = 0.95
 _MOSAIC = (
     "augment.mosaic_prob",
@@ -32,17 +34,17 @@ _MIXUP = ("augment.mixup_prob", "augment.mixup_ratio")
 
 @dataclass(frozen=True)
 class Activity:
-    """What an arm's runs did, as means over its seeds; NaN where the log has nothing of it.
+    """What an arm's runs did, as means over its seeds; NaN where the log lacks the value.
 
     Attributes:
-        targets_per_image: over the whole run; ``targets_dense`` in the epochs with Mosaic or MixUp.
+        targets_per_image: over the entire run; ``targets_dense`` in the epochs with Mosaic or
+            MixUp.
         dense_epochs: epochs with Mosaic or MixUp.
-        mosaic_share: of the images of the whole run; ``mixup_share`` of its steps.
-        lr_reached: highest learning rate over ``optim.lr``.
+        mosaic_share: share of the images of the entire run; ``mixup_share`` of its steps.
+        lr_reached: highest learning rate divided by ``optim.lr``.
         classification: the loss, with its γ.
-        applied: share of the images of the whole run, of each added augmentation.
-        doubts: why its factor can't have had an effect, in sentences; none: nothing speaks against
-            it.
+        applied: added augmentation → share of the images of the entire run.
+        doubts: sentences on why the factor cannot have had an effect; empty if there is no reason.
     """
 
     targets_per_image: float
@@ -59,7 +61,7 @@ class Activity:
 
 
 def loss_of(flat: Mapping[str, Json]) -> tuple[str, float | None, float | None]:
-    """Classification loss, γ and α in force: the given ones, or the loss's own."""
+    """Return the classification loss, γ and α in force: given values or the loss's defaults."""
     loss = LossConfig(
         **{name: flat[f"loss.{name}"] for name in ("classification", "gamma", "alpha")}
     )
@@ -67,7 +69,7 @@ def loss_of(flat: Mapping[str, Json]) -> tuple[str, float | None, float | None]:
 
 
 def activity(arm: Arm, comparison: Comparison) -> Activity:
-    """Measure ``arm`` and hold it against the baseline of ``comparison``."""
+    """Measure the activity of ``arm`` and compare it with the baseline of ``comparison``."""
     measured = pd.DataFrame(
         [_of_trial(trial) for trial in arm.trials], columns=list(_COLUMNS)
     ).mean()
@@ -81,7 +83,7 @@ def activity(arm: Arm, comparison: Comparison) -> Activity:
 
 
 def _applied(arm: Arm) -> dict[str, float]:
-    """Share of the images that each added augmentation changed, as the mean over the seeds."""
+    """Share of the images that each added augmentation changed, averaged over the seeds."""
     names = list(arm.flat.get("augment.extra") or ())
     return {
         name: float(
@@ -92,7 +94,7 @@ def _applied(arm: Arm) -> dict[str, float]:
 
 
 def _loss_in_words(arm: Arm) -> str:
-    """``MAL γ=1.5``, or the label alone of a loss without γ."""
+    """Name the loss with its γ (``MAL γ=1.5``); a loss without γ by its label alone."""
     kind, gamma, _ = loss_of(arm.flat)
     label = CLASSIFICATION.label(kind)
     return label if gamma is None else f"{label} γ={gamma:g}"
@@ -110,8 +112,9 @@ _COLUMNS = (
 
 
 def doubts(arm: Arm, baseline: Arm) -> list[str]:
-    """Why ``arm`` can't show what it was made for; of the baseline itself only the learning rate
-    counts.
+    """Reasons why ``arm`` cannot show the effect of its factor.
+
+    For the baseline itself, only the learning rate is checked.
     """
     if not arm.trials:
         return []
@@ -130,10 +133,10 @@ def doubts(arm: Arm, baseline: Arm) -> list[str]:
 
 
 def _learning_rate(arm: Arm) -> list[str]:
-    reached = {trial.seed: _lr_reached(trial) for trial in arm.trials}
+    lr_shares = {trial.seed: _lr_reached(trial) for trial in arm.trials}
     short = {
         seed: share
-        for seed, share in reached.items()
+        for seed, share in lr_shares.items()
         if not share >= LR_REACHED and arm.flat["optim.lr"] > 0
     }
     if not short:
@@ -142,31 +145,31 @@ def _learning_rate(arm: Arm) -> list[str]:
     if any(math.isnan(share) for share in short.values()):
         return [f"the learning rate is not in the log ({seeds})"]
     return [
-        f"the learning rate never left its warm-up: it reached {min(short.values()):.1%} of "
+        f"the learning rate never left its warm-up: the highest was {min(short.values()):.1%} of "
         f"optim.lr {arm.flat['optim.lr']:g} ({seeds})"
     ]
 
 
 def _mixing(arm: Arm, baseline: Arm, keys: tuple[str, ...], column: str, name: str) -> list[str]:
-    """Mosaic or MixUp that an arm changes and that never happened; ``keys[0]`` turns it on."""
+    """Doubt about Mosaic or MixUp that an arm changes but never applied (key ``keys[0]``)."""
     changed = [key for key in keys if key in arm.changes]
     if not changed:
         return []
-    share, asked = _highest(arm, column), arm.flat[keys[0]]
+    share, probability = _highest(arm, column), arm.flat[keys[0]]
     if math.isnan(share):
         return [f"the log has no {column}: nothing proves that {name} was on"]
-    if asked > 0 and share == 0:
-        return [f"{name} was asked for ({keys[0]} {asked:g}) and never happened"]
+    if probability > 0 and share == 0:
+        return [f"{name} was requested ({keys[0]} {probability:g}) but never happened"]
     if share == 0 and _highest(baseline, column) == 0:
         return [
-            f"{' and '.join(changed)} changed nothing: {name} never happened, here or in the "
-            f"baseline"
+            f"{' and '.join(changed)} changed nothing: {name} never happened in this arm or in "
+            f"the baseline"
         ]
     return []
 
 
 def _extra(arm: Arm) -> list[str]:
-    """Added augmentations that an arm turns on and that never happened."""
+    """Doubts about added augmentations that an arm turns on but never applied."""
     if "augment.extra" not in arm.changes:
         return []
     doubts_of_it = []
@@ -177,12 +180,12 @@ def _extra(arm: Arm) -> list[str]:
                 f"the log has no applied/{name}: nothing proves that {label} was on"
             )
         elif share == 0:
-            doubts_of_it.append(f"{label} was asked for (augment.extra) and never happened")
+            doubts_of_it.append(f"{label} was requested (augment.extra) but never happened")
     return doubts_of_it
 
 
 def _dense_share(arm: Arm, baseline: Arm) -> list[str]:
-    """A share of epochs for Mosaic and MixUp, neither of which ever happened in either arm."""
+    """Doubt about a changed ``schedule.dense_share`` without Mosaic or MixUp in either arm."""
     shares = [
         _highest(side, column)
         for side in (arm, baseline)
@@ -191,13 +194,13 @@ def _dense_share(arm: Arm, baseline: Arm) -> list[str]:
     if "schedule.dense_share" not in arm.changes or any(share > 0 for share in shares):
         return []
     return [
-        "schedule.dense_share changed no image: neither Mosaic nor MixUp ever happened, it "
-        "moved the learning rate alone"
+        "schedule.dense_share changed no image, only the learning rate: neither Mosaic nor MixUp "
+        "ever happened"
     ]
 
 
 def _matching(arm: Arm) -> list[str]:
-    """One-to-many matching that never gave a target a second query."""
+    """Doubt about one-to-many matching that never gave a target a second query."""
     kind = arm.flat["match.kind"]
     entry = KINDS.get(MatchConfig(kind=kind).name)
     one_to_many = entry is not None and (entry.divided_by == "pairs" or entry.query_groups)
@@ -208,17 +211,17 @@ def _matching(arm: Arm) -> list[str]:
 
 
 def _same_numbers(arm: Arm, baseline: Arm) -> list[str]:
-    """Equal numbers in every run: the change had no effect at all."""
+    """Doubt about a change after which every run has the same numbers as the baseline."""
     if not _identical(arm, baseline):
         return []
     return [
-        "its numbers equal the baseline's to the last digit for every shared seed: what was "
-        "changed has no effect here"
+        "its numbers equal the baseline's to the last digit for every shared seed: the change "
+        "has no effect here"
     ]
 
 
 def _loss(arm: Arm, baseline: Arm) -> list[str]:
-    """A γ or α that is written differently and is the same number."""
+    """Doubt about a γ or α that is written differently but has the same value."""
     changed = [key for key in ("loss.gamma", "loss.alpha") if key in arm.changes]
     if (
         not changed
@@ -226,14 +229,13 @@ def _loss(arm: Arm, baseline: Arm) -> list[str]:
         or loss_of(arm.flat) != loss_of(baseline.flat)
     ):
         return []
-    return [
-        f"{' and '.join(changed)} only spell out the value in force: the loss is the baseline's"
-    ]
+    return [f"{' and '.join(changed)} only repeat the value in force: the loss is the baseline's"]
 
 
 def _phases(arm: Arm, baseline: Arm) -> list[str]:
-    """Lengths of phases that come out as the baseline's, since a short run clips them. (On a GPU
-    not even equal runs have equal numbers.)
+    """Doubt about changed phase lengths when every epoch has its phase of the baseline.
+
+    A short run clips the phases. (The numbers are no test: on a GPU, equal runs differ too.)
     """
     if not arm.changes or set(arm.changes) - set(_LENGTHS):
         return []
@@ -244,8 +246,8 @@ def _phases(arm: Arm, baseline: Arm) -> list[str]:
     same = len(phases[0]) == 1 and phases[0] == phases[1]
     return (
         [
-            f"{' and '.join(arm.changes)} changed nothing: every epoch has the phase that it has "
-            f"in the baseline"
+            f"{' and '.join(arm.changes)} changed nothing: every epoch has the same phase as in "
+            f"the baseline"
         ]
         if same
         else []
@@ -261,12 +263,12 @@ def _more_than_one_to_one(arm: Arm) -> bool:
 
 
 def _identical(arm: Arm, baseline: Arm) -> bool:
-    """Every evaluation of every shared seed gave the same numbers in both arms."""
+    """Whether every evaluation of every shared seed gave the same numbers in both arms."""
     others = {trial.seed: trial for trial in baseline.trials}
     pairs = [(trial, others[trial.seed]) for trial in arm.trials if trial.seed in others]
     return bool(pairs) and all(
-        _numbers(mine) == _numbers(theirs) and _losses(mine) == _losses(theirs)
-        for mine, theirs in pairs
+        _numbers(trial) == _numbers(partner) and _losses(trial) == _losses(partner)
+        for trial, partner in pairs
     )
 
 
@@ -304,7 +306,7 @@ def _lr_reached(trial: Trial) -> float:
 
 
 def _highest(arm: Arm, column: str) -> float:
-    """Over all epochs, of the run in which it is least: each run has to prove it."""
+    """Lowest over the runs of the highest value over the epochs: every run must prove it."""
     highest = [float(_column(trial.epochs, column).max()) for trial in arm.trials]
     return math.nan if not highest or any(math.isnan(share) for share in highest) else min(highest)
 

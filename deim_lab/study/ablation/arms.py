@@ -1,6 +1,4 @@
-"""What is compared: a finished run read whole, an arm (runs of one configuration, a seed each), a
-comparison (arms, the baseline first).
-"""
+"""The parts of a comparison: ``Trial`` (finished run), ``Arm`` (seeds), ``Comparison``."""
 
 from __future__ import annotations
 
@@ -16,19 +14,19 @@ from deim_lab.config.entries import COCO_METRICS
 
 Json = Any
 
-# Arms that differ in one of these saw other amounts of work: such a difference is no effect of a
-# method.
+# Arms that differ in one of these keys did different amounts of work. A difference between their
+# scores is not the effect of a method.
 BUDGET = ("train.epochs", "train.accumulate", "data.batch_size", "data.input_size")
 
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """One finished run, read.
+    """One finished run, with its configuration and its logged events.
 
     Attributes:
-        flat: its configuration as dotted keys; what an older version of the lab did not know stands
-            at its default.
-        scores, epochs: its ``val`` and ``train`` events, a row each.
+        flat: its configuration as dotted keys; a key that an older version of the lab lacked has
+            its default.
+        scores, epochs: its ``val`` and ``train`` events, one row each.
         lr_highest: highest learning rate of the run (of the base group).
     """
 
@@ -42,20 +40,18 @@ class Trial:
 
     @property
     def data(self) -> tuple[str, str]:
-        """Name and fingerprint of its data set."""
+        """Name and fingerprint of the run's data set."""
         return str(self.info["data"].get("name")), str(self.info["data"].get("fingerprint"))
 
     @property
     def epochs_done(self) -> list[int]:
-        """Epochs done at each evaluation (the log counts from 0)."""
+        """Number of completed epochs at each evaluation (the log counts from 0)."""
         return [int(epoch) + 1 for epoch in self.scores["epoch"]]
 
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A run that can't be compared: failed, still running (or killed), pending, or gone from the
-    disk.
-    """
+    """A run without results: failed, running, killed, pending, or missing on the disk."""
 
     seed: int
     status: str
@@ -65,14 +61,14 @@ class Unfinished:
 
 @dataclass(frozen=True, eq=False)
 class Arm:
-    """Runs of one configuration, a seed each.
+    """Runs of one configuration, one per seed.
 
     Attributes:
-        flat: the configuration (that of its latest run).
-        changes: what of it differs from the baseline's: dotted key → value; of the baseline itself
-            nothing.
-        trials: finished runs by seed.
-        unfinished: the others.
+        flat: the configuration of its latest run.
+        changes: dotted key → value, where the configuration differs from the baseline's; empty for
+            the baseline.
+        trials: finished runs, by seed.
+        unfinished: all other runs.
     """
 
     name: str
@@ -82,19 +78,19 @@ class Arm:
     changes: dict[str, Json] = field(default_factory=dict)
 
     def final(self, metric: str) -> dict[int, float]:
-        """Seed → the score of the last evaluation, without those where it is undefined."""
-        found = {
+        """Map each seed to the score of its last evaluation; undefined scores are left out."""
+        scores = {
             trial.seed: float(trial.scores[metric].iloc[-1])
             for trial in self.trials
             if metric in trial.scores
         }
         return {
-            seed: score for seed, score in found.items() if not math.isnan(defined(metric, score))
+            seed: score for seed, score in scores.items() if not math.isnan(defined(metric, score))
         }
 
 
 def defined(metric: str, score: float) -> float:
-    """``score``, or NaN where it is undefined: COCO's numbers are then -1 in the log."""
+    """Return ``score``, or NaN if it is undefined: COCO's numbers are then -1 in the log."""
     return math.nan if metric in COCO_METRICS and score < 0 else score
 
 
@@ -103,9 +99,9 @@ class Comparison:
     """Arms to compare, the baseline first.
 
     Attributes:
-        source: where they come from, in words: the sweep, or the runs' preset and data.
+        source: where the arms come from, in words: the sweep, or the runs' preset and data.
         sweep: the sweep's name, or None.
-        notes: all that makes these runs less alike than they look.
+        notes: differences between the runs beyond their arms.
     """
 
     arms: tuple[Arm, ...]
@@ -120,9 +116,7 @@ class Comparison:
 
     @property
     def figures(self) -> Path:
-        """Where the pictures of this comparison belong: in the sweep's folder, else beside the
-        runs.
-        """
+        """Folder for the figures of this comparison: in the sweep's folder, or next to the runs."""
         if self.sweep:
             return self.folder / "sweeps" / self.sweep / "figures"
         trial = self.baseline.trials[0]
@@ -133,7 +127,7 @@ class Comparison:
         )
 
     def budget(self, arm: Arm) -> dict[str, tuple[Json, Json]]:
-        """Where its budget differs from the baseline's: key → (its own, the baseline's)."""
+        """Budget keys in which ``arm`` differs: key → (value of the arm, value of the baseline)."""
         return {
             key: (arm.flat.get(key), self.baseline.flat.get(key))
             for key in BUDGET

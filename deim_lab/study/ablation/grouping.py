@@ -1,4 +1,4 @@
-"""Group runs into arms: by the index of a sweep, or by the config keys in which runs differ."""
+"""Group runs into arms: by a sweep's index, or by the config keys in which runs differ."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from deim_lab.study.ablation.arms import Arm, Trial, Unfinished
 
 Json = Any
 
-# The recipes that PLAIN_RECIPE tells apart, by (classification, Dense O2O on).
+# The recipes that the keys of PLAIN_RECIPE distinguish, by (classification, Dense O2O on).
 _RECIPES: Mapping[tuple[Json, bool | None], str] = {
     ("vfl", False): "plain",
     ("mal", False): "MAL",
@@ -32,15 +32,15 @@ _EVENTS = ("train", "val", "step")
 
 
 def sweeps(runs_dir: str | Path) -> tuple[str, ...]:
-    """Names of the sweeps of a folder of runs, the latest last."""
+    """Names of the sweeps in a folder of runs, the latest last."""
     folder = Path(runs_dir) / "sweeps"
-    found = (
+    names = (
         [item.name for item in folder.iterdir() if (item / "index.json").is_file()]
         if folder.is_dir()
         else []
     )
     return tuple(
-        sorted(found, key=lambda name: (str(index(Path(runs_dir), name).get("created")), name))
+        sorted(names, key=lambda name: (str(index(Path(runs_dir), name).get("created")), name))
     )
 
 
@@ -48,38 +48,38 @@ def index(root: Path, name: str) -> dict[str, Json]:
     path = root / "sweeps" / name / "index.json"
     content = files.read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("runs"), list):
-        raise DataError(f"{path} is no index of a sweep: it lacks the list of runs")
+        raise DataError(f"{path} is not the index of a sweep: it has no list of runs")
     return content
 
 
 def of_sweep(root: Path, name: str) -> list[Arm]:
-    """Arms as the index names them."""
+    """Build the arms of a sweep, with the names from its index."""
     arms: dict[str, tuple[list[Trial], list[Unfinished], dict[str, Json]]] = {}
     for row in index(root, name)["runs"]:
-        trials, rest, flat = arms.setdefault(str(row["arm"]), ([], [], {}))
+        trials, unfinished, flat = arms.setdefault(str(row["arm"]), ([], [], {}))
         flat.update(row.get("overrides") or {})
         folder, status, error = row.get("run"), str(row.get("status")), row.get("error") or {}
-        said = f"{error.get('type')}: {error.get('message')}" if error else None
+        reason = f"{error.get('type')}: {error.get('message')}" if error else None
         if status == "done":
-            trial, said = _trial(root / str(folder))
+            trial, reason = _trial(root / str(folder))
             if trial is not None and trial.seed == row["seed"]:
                 trials.append(trial)
                 continue
             status = "lost"
-        rest.append(Unfinished(int(row["seed"]), status, folder, said))
+        unfinished.append(Unfinished(int(row["seed"]), status, folder, reason))
     return [
         Arm(
             arm,
             trials[-1].flat if trials else configs.flatten(Config()) | flat,
             tuple(trials),
-            tuple(rest),
+            tuple(unfinished),
         )
-        for arm, (trials, rest, flat) in arms.items()
+        for arm, (trials, unfinished, flat) in arms.items()
     ]
 
 
 def of_runs(root: Path, preset: str | None, data: str | None) -> tuple[list[Arm], list[str]]:
-    """Arms of the group (preset, data, weights) that has most to compare: arms first, then runs."""
+    """Build the arms of the group (preset, data, weights) with the most arms, then most runs."""
     groups = {
         key: members
         for key, members in groups_of(root, by_name=data).items()
@@ -108,13 +108,14 @@ def of_runs(root: Path, preset: str | None, data: str | None) -> tuple[list[Arm]
         if key != best
     ]
     return by_arms[best], [
-        f"left aside, as another preset, data set or start: {', '.join(others)}"
+        f"left out because of another preset, data set or starting weights: {', '.join(others)}"
     ] if others else []
 
 
 def groups_of(root: Path, by_name: str | None = None) -> dict[tuple[str, str, str], list[Run]]:
-    """Runs by preset, data (fingerprint; or the name, where that is what was asked for) and weights
-    to start from.
+    """Group runs by preset, data and starting weights.
+
+    Data are identified by their fingerprint, or by their name if that name is ``by_name``.
     """
     groups: dict[tuple[str, str, str], list[Run]] = {}
     for run in runs.all_runs(root) if root.is_dir() else []:
@@ -131,19 +132,19 @@ def _data_of(run: Run) -> tuple[str, str]:
     return str(run.info["data"].get("name")), str(run.info["data"].get("fingerprint"))
 
 
-def is_data(data: tuple[str, str], wanted: str) -> bool:
-    """Whether ``wanted`` is its name, a folder of that name, or the beginning of its
-    fingerprint.
-    """
-    return data[0] == Path(wanted).name or (len(wanted) >= 6 and data[1].startswith(wanted))
+def is_data(data: tuple[str, str], requested: str) -> bool:
+    """Whether ``requested`` is the name, its folder, or a start of the fingerprint."""
+    return data[0] == Path(requested).name or (
+        len(requested) >= 6 and data[1].startswith(requested)
+    )
 
 
 def by_config(members: Sequence[Run]) -> list[Arm]:
-    """Arms of equal configuration, whatever device or loader; named by what sets them apart."""
+    """Build arms of equal configuration (any device or loader), named after their differences."""
     together: dict[str, tuple[dict[str, Json], list[Trial], list[Unfinished]]] = {}
     for run in members:
         flat = runs.flat_config(run)
-        _, trials, rest = together.setdefault(identity(flat), (flat, [], []))
+        _, trials, unfinished = together.setdefault(identity(flat), (flat, [], []))
         trial, why = (
             _trial(run.folder)
             if run.status == "done"
@@ -152,7 +153,7 @@ def by_config(members: Sequence[Run]) -> list[Arm]:
         if trial is not None:
             trials.append(trial)
         else:
-            rest.append(
+            unfinished.append(
                 Unfinished(
                     int(run.info["seed"]),
                     "lost" if run.status == "done" else run.status,
@@ -168,14 +169,15 @@ def by_config(members: Sequence[Run]) -> list[Arm]:
     ]
     preset = str(members[0].info["preset"])
     return [
-        Arm(_name(flat, varying, preset), flat, tuple(trials), tuple(rest))
-        for flat, trials, rest in together.values()
+        Arm(_name(flat, varying, preset), flat, tuple(trials), tuple(unfinished))
+        for flat, trials, unfinished in together.values()
     ]
 
 
 def _name(flat: Mapping[str, Json], varying: Sequence[str], preset: str) -> str:
-    """``DEIM, epochs=18``: the recipe if recipes vary, then each other key that differs from the
-    preset.
+    """Name an arm, as in ``DEIM, epochs=18``: the recipe, then the keys that differ.
+
+    The recipe is named if recipes vary. The other keys are those that differ from the preset.
     """
     usual = _of_preset(preset)
     recipe = None
@@ -195,8 +197,8 @@ def _name(flat: Mapping[str, Json], varying: Sequence[str], preset: str) -> str:
 def uses_dense_o2o(config: Mapping[str, Json], preset: Mapping[str, Json]) -> bool | None:
     """Whether Dense O2O is on as in a DEIM preset; None for any other setting.
 
-    Both are flat configurations. The probabilities alone turn nothing on: a run whose
-    ``schedule.dense_share`` is 0 has no epoch for Mosaic and MixUp.
+    Both arguments are flat configurations. The probabilities alone turn nothing on: a run with
+    ``schedule.dense_share`` 0 has no epoch with Mosaic or MixUp.
     """
     probabilities = _probabilities(config)
     if probabilities == (0.0, 0.0):
@@ -207,17 +209,17 @@ def uses_dense_o2o(config: Mapping[str, Json], preset: Mapping[str, Json]) -> bo
 
 
 def _probabilities(flat: Mapping[str, Json]) -> tuple[Json, Json]:
-    """The probabilities of Mosaic and MixUp; None where the configuration has no such key."""
+    """Probabilities of Mosaic and MixUp; None where the configuration has no such key."""
     return flat.get("augment.mosaic_prob"), flat.get("augment.mixup_prob")
 
 
 def _of_preset(name: str) -> dict[str, Json]:
-    """The flat configuration of a preset; empty for an unknown name."""
+    """Flat configuration of a preset; empty for an unknown name."""
     return configs.flatten(PRESETS[name]) if name in PRESETS else {}
 
 
 def _trial(folder: Path) -> tuple[Trial | None, str | None]:
-    """A finished run read whole; or why it can't be used."""
+    """Read a finished run, or return the reason why it cannot be used."""
     try:
         run = Run.open(folder)
         events, flat = run.metrics(_EVENTS), runs.flat_config(run)
@@ -239,7 +241,7 @@ def _trial(folder: Path) -> tuple[Trial | None, str | None]:
 
 
 def identity(flat: Mapping[str, Json]) -> str:
-    """What of a configuration decides what is computed, as text."""
+    """The keys of a configuration that decide what is computed, as text."""
     return json.dumps(
         {key: value for key, value in flat.items() if key not in configs.NOT_IDENTITY},
         sort_keys=True,

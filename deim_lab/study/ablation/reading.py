@@ -1,4 +1,4 @@
-"""Read a comparison: choose the arms, their data and the baseline, and say what to beware of.
+"""Read a comparison: choose the arms, their data and the baseline, and collect warnings.
 
 Runs on different data are never mixed unless requested.
 """
@@ -46,45 +46,47 @@ def read(
     preset: str | None = None,
     data: str | None = None,
 ) -> Comparison:
-    """The arms of a sweep, or of the runs that lie in ``runs_dir``.
+    """Read the arms of a sweep, or of the runs in ``runs_dir``.
 
     Args:
-        sweep: its name; None: the latest sweep of ``runs_dir``, or its runs where it has none or a
-            preset is asked for; False: its runs.
-        baseline: arm that the others are compared with; None: the sweep's own, or ``plain``, or the
-            arm with the fewest changes.
-        names: arm → the name to show instead. Two arms don't become one by it.
-        preset, data: only runs of this preset, on this data set (its name, folder or the beginning
+        sweep: its name. None: the latest sweep of ``runs_dir``; the runs themselves if there is no
+            sweep or a preset is given. False: the runs.
+        baseline: arm that the others are compared with. None: the sweep's own baseline, else
+            ``plain``, else the arm with the fewest changes.
+        names: arm → the name to show instead. Two arms cannot be merged this way.
+        preset, data: only runs of this preset and on this data set (its name, folder or the start
             of its fingerprint). A name also admits data sets of that name with several
-            fingerprints, which a note then says.
+            fingerprints; a note then lists them.
 
     Raises:
-        DataError: nothing to compare is there, or the runs of a sweep saw different data (naming
-            both).
-        ConfigError: an unknown sweep, arm or preset, with the nearest right name.
+        DataError: there is nothing to compare, or the runs of a sweep saw different data (both are
+            named).
+        ConfigError: an unknown sweep, arm or preset; the message names the nearest valid name.
     """
     if preset is not None and preset not in PRESETS:
         raise ConfigError(f"unknown preset {preset!r}{nearest(preset, PRESETS)}")
     root = Path(runs_dir)
-    known = sweeps(root)
-    chosen = known[-1] if _latest_sweep(known, sweep, preset) else sweep
-    if chosen is True or (chosen and chosen not in known):
+    available = sweeps(root)
+    chosen = available[-1] if _latest_sweep(available, sweep, preset) else sweep
+    if chosen is True or (chosen and chosen not in available):
         raise ConfigError(
-            f"{root} has no sweep {chosen!r}{nearest(str(chosen), known)}; there: "
-            f"{', '.join(known) or 'none'}"
+            f"{root} has no sweep {chosen!r}{nearest(str(chosen), available)}; available: "
+            f"{', '.join(available) or 'none'}"
         )
-    found, notes = (of_sweep(root, str(chosen)), []) if chosen else of_runs(root, preset, data)
-    found = _one_data(found, data, notes)
-    found = [_once_a_seed(arm, notes) for arm in found]
-    found = _named(found, names or {})
-    where = f"sweep {chosen}" if chosen else _described(found)
-    if not _enough(found):
-        raise DataError(f"{_too_few(root, found, where)} {_HOW_TO_MAKE_RUNS}")
-    own = baseline or (index(root, str(chosen)).get("baseline") if chosen else None)
-    first = _baseline(found, (names or {}).get(str(own), own), asked=baseline is not None)
+    arms, notes = (of_sweep(root, str(chosen)), []) if chosen else of_runs(root, preset, data)
+    arms = _one_data(arms, data, notes)
+    arms = [_once_a_seed(arm, notes) for arm in arms]
+    arms = _named(arms, names or {})
+    where = f"sweep {chosen}" if chosen else _described(arms)
+    if not _enough(arms):
+        raise DataError(f"{_too_few(root, arms, where)} {_HOW_TO_MAKE_RUNS}")
+    baseline_name = baseline or (index(root, str(chosen)).get("baseline") if chosen else None)
+    first = _baseline(
+        arms, (names or {}).get(str(baseline_name), baseline_name), requested=baseline is not None
+    )
     ordered = [
         replace(arm, changes=_changes(first, arm))
-        for arm in (first, *(arm for arm in found if arm is not first))
+        for arm in (first, *(arm for arm in arms if arm is not first))
     ]
     notes += _unlike(ordered)
     return Comparison(
@@ -99,18 +101,19 @@ def lacking(
     preset: str | None = None,
     data: str | None = None,
 ) -> str | None:
-    """Why there is nothing to compare among the runs of a folder (a sentence), or None where there
-    is, or where a sweep is to be read.
+    """Say in a sentence why the runs of a folder allow no comparison; None if they do.
+
+    Also None if a sweep would be read.
     """
     root = Path(runs_dir)
     if sweep or _latest_sweep(sweeps(root), sweep, preset):
         return None
-    found, _ = of_runs(root, preset, data)
-    return None if _enough(found) else _too_few(root, found, _described(found))
+    arms, _ = of_runs(root, preset, data)
+    return None if _enough(arms) else _too_few(root, arms, _described(arms))
 
 
-def _latest_sweep(known: Sequence[str], sweep: str | bool | None, preset: str | None) -> bool:
-    return sweep is None and bool(known) and preset is None
+def _latest_sweep(available: Sequence[str], sweep: str | bool | None, preset: str | None) -> bool:
+    return sweep is None and bool(available) and preset is None
 
 
 def _enough(arms: Iterable[Arm]) -> bool:
@@ -119,16 +122,15 @@ def _enough(arms: Iterable[Arm]) -> bool:
 
 def _too_few(root: Path, arms: Sequence[Arm], where: str) -> str:
     if not arms:
-        return f"{root} has no runs like that yet."
-    return f"{root}: {where}: {_listed(arms)}; a comparison takes finished runs of two arms."
+        return f"{root} has no matching runs yet."
+    return f"{root}: {where}: {_listed(arms)}. A comparison needs finished runs of two arms."
 
 
 def overview(runs_dir: str | Path) -> pd.DataFrame:
-    """What there is to compare: a row a sweep, and a row for each (preset, data set, starting
-    weights) of the runs themselves.
+    """List what can be compared: one row per sweep and per group of runs.
 
-    Columns: ``what, name, data, arms, done, failed, unfinished``. Empty for a folder that is not
-    there.
+    A group of runs shares the preset, the data set and the starting weights. Columns: ``what, name,
+    data, arms, done, failed, unfinished``. Empty for a folder that does not exist.
     """
     root, rows = Path(runs_dir), []
     if root.is_dir():
@@ -146,18 +148,21 @@ def overview(runs_dir: str | Path) -> pd.DataFrame:
 
 def _counted(arms: Iterable[Arm]) -> dict[str, int]:
     listed = list(arms)
-    rest = [item.status for arm in listed for item in arm.unfinished]
+    statuses = [item.status for arm in listed for item in arm.unfinished]
     return {
         "arms": len(listed),
         "done": sum(len(arm.trials) for arm in listed),
-        "failed": rest.count("failed"),
-        "unfinished": len(rest) - rest.count("failed"),
+        "failed": statuses.count("failed"),
+        "unfinished": len(statuses) - statuses.count("failed"),
     }
 
 
 def _one_data(arms: list[Arm], data: str | None, notes: list[str]) -> list[Arm]:
-    """The arms' runs on one data set. ``DataError`` where there are several and none was asked for;
-    with a note where a name is all they share.
+    """Keep the arms' runs on one data set.
+
+    Raises ``DataError`` for several data sets if none was requested. Adds a note where data sets
+    share
+    only their name.
     """
     if data is not None:
         arms = [
@@ -172,15 +177,15 @@ def _one_data(arms: list[Arm], data: str | None, notes: list[str]) -> list[Arm]:
         )
         if data is None or len({name for name, _ in seen}) > 1:
             raise DataError(
-                f"the runs saw different data: {listed}; pass data= with one of these names or "
+                f"the runs saw different data: {listed}. Pass data= with one of these names or "
                 f"fingerprints"
             )
-        notes.append(f"the data are the same by name alone, their fingerprints differ: {listed}")
+        notes.append(f"the data sets share their name, but their fingerprints differ: {listed}")
     return arms
 
 
 def _once_a_seed(arm: Arm, notes: list[str]) -> Arm:
-    """The latest run of each seed."""
+    """Keep the latest run of each seed."""
     latest = {trial.seed: trial for trial in sorted(arm.trials, key=lambda trial: trial.run)}
     if len(latest) < len(arm.trials):
         twice = sorted(
@@ -194,30 +199,31 @@ def _once_a_seed(arm: Arm, notes: list[str]) -> Arm:
 
 
 def _named(arms: list[Arm], names: Mapping[str, str]) -> list[Arm]:
-    known = [arm.name for arm in arms]
+    arm_names = [arm.name for arm in arms]
     for name in names:
-        if name not in known:
+        if name not in arm_names:
             raise ConfigError(
-                f"names: unknown arm {name!r}{nearest(name, known)}; arms: {', '.join(known)}"
+                f"names: unknown arm {name!r}{nearest(name, arm_names)}; arms: "
+                f"{', '.join(arm_names)}"
             )
     renamed = [replace(arm, name=names.get(arm.name, arm.name)) for arm in arms]
     twice = [name for name, count in Counter(arm.name for arm in renamed).items() if count > 1]
     if twice:
-        raise ConfigError(f"names: two arms would be called {twice[0]!r}")
+        raise ConfigError(f"names: two arms would have the name {twice[0]!r}")
     return renamed
 
 
-def _baseline(arms: Sequence[Arm], wanted: str | None, *, asked: bool) -> Arm:
+def _baseline(arms: Sequence[Arm], name: str | None, *, requested: bool) -> Arm:
     by_name: dict[str, Arm] = {arm.name: arm for arm in arms}
-    if wanted is not None and wanted not in by_name:
+    if name is not None and name not in by_name:
         raise ConfigError(
-            f"baseline {wanted!r} is no arm{nearest(wanted, by_name)}; arms: {', '.join(by_name)}"
+            f"baseline {name!r} is not an arm{nearest(name, by_name)}; arms: {', '.join(by_name)}"
         )
-    if wanted is not None and by_name[wanted].trials:
-        return by_name[wanted]
-    if asked or wanted is not None:
+    if name is not None and by_name[name].trials:
+        return by_name[name]
+    if requested or name is not None:
         raise DataError(
-            f"the baseline {wanted!r} has no finished run: {_listed(arms)}; name another arm with "
+            f"the baseline {name!r} has no finished run: {_listed(arms)}. Name another arm with "
             f"baseline="
         )
     finished = [arm for arm in arms if arm.trials]
@@ -233,8 +239,9 @@ def _baseline(arms: Sequence[Arm], wanted: str | None, *, asked: bool) -> Arm:
 
 
 def _changes(before: Arm, after: Arm) -> dict[str, Json]:
-    """What ``after`` computes otherwise; weights of a backbone count where their content differs,
-    not their path.
+    """Config keys whose values differ from the arm ``before``.
+
+    Backbone weights count if their content differs, not their path.
     """
     starts = [{_start(trial) for trial in arm.trials} for arm in (before, after)]
     aside = {*configs.NOT_IDENTITY} - (
@@ -252,7 +259,7 @@ def _start(trial: Trial) -> str:
 
 
 def _unlike(arms: Sequence[Arm]) -> list[str]:
-    """What else the runs differ in, beside what sets the arms apart."""
+    """Describe in what else the runs differ, apart from the arms' own differences."""
     trials = [trial for arm in arms for trial in arm.trials]
     notes = []
     for what, value in (
@@ -268,7 +275,7 @@ def _unlike(arms: Sequence[Arm]) -> list[str]:
                 + ", ".join(f"{name} ({count} runs)" for name, count in seen.most_common())
             )
     inside = [arm.name for arm in arms if len({identity(trial.flat) for trial in arm.trials}) > 1]
-    return notes + [f"{name}: its runs have not one and the same configuration" for name in inside]
+    return notes + [f"{name}: the configurations of its runs differ" for name in inside]
 
 
 def _listed(arms: Iterable[Arm]) -> str:
@@ -284,7 +291,7 @@ def _listed(arms: Iterable[Arm]) -> str:
 
 
 def _described(arms: Sequence[Arm]) -> str:
-    """Preset, data set and budget that the runs have in common."""
+    """Describe the preset, data set and budget that the runs have in common."""
     trials = [trial for arm in arms for trial in arm.trials]
     if not trials:
         return "runs"

@@ -1,9 +1,8 @@
-"""How far two arms are apart over seeds: paired differences, Student's t, what so many seeds could
-have shown. Numbers in, numbers out.
+"""Test differences between two arms over seeds: paired or Welch's t, power, seeds needed.
 
-Runs of one seed share initialisation, order of images and augmentation draws, and what luck they
-share cancels in their difference: arms are compared seed by seed where they have seeds in common
-(Student 1908), else as two independent samples of unequal spread (Welch 1947).
+Numbers in, numbers out. Runs of one seed share initialisation, image order and augmentation draws.
+Shared luck cancels in their difference. Arms are therefore compared seed by seed where they share
+seeds (Student 1908), else as two independent samples of unequal spread (Welch 1947).
 """
 
 from __future__ import annotations
@@ -20,25 +19,24 @@ from deim_lab.errors import ConfigError
 
 CONFIDENCE = 0.95
 POWER = 0.8
-_MOST_SEEDS = 1000  # beyond that nobody trains
+_MOST_SEEDS = 1000  # more seeds than anyone trains
 
 Test = Literal["paired", "Welch", "none"]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of arm − baseline, with the interval that holds the true mean in ``CONFIDENCE`` of all
-    repetitions.
+    """Mean of arm − baseline, with its confidence interval (level ``CONFIDENCE``).
 
     Attributes:
         mean: of the differences by seed, or (without shared seeds) the difference of the means; NaN
             without any score.
-        low, high: the interval; None where there are too few seeds for one.
+        low, high: the interval; None with too few seeds.
         p: two-sided, of no difference; None without an interval.
-        test: ``paired`` (by seed), ``Welch`` (no two seeds in common), ``none``.
-        seeds: pairs that went into it; for Welch the smaller number of seeds.
+        test: ``paired`` (by seed), ``Welch`` (fewer than two seeds in common), ``none``.
+        seeds: pairs that were compared; for Welch, the smaller number of seeds.
         sd: of the paired differences; None otherwise.
-        unpaired: seeds that only one of the two arms has, and that a paired test leaves out.
+        unpaired: seeds that only one of the two arms has; a paired test leaves them out.
     """
 
     mean: float
@@ -52,20 +50,18 @@ class Difference:
 
     @property
     def smallest(self) -> float | None:
-        """The smallest mean difference that this spread and number of seeds would have shown: half
-        the interval.
-        """
+        """Smallest mean difference that this spread and these seeds can show: half the interval."""
         return None if self.low is None or self.high is None else (self.high - self.low) / 2
 
     @property
     def significant(self) -> bool | None:
-        """Whether the interval leaves out 0; None without an interval."""
+        """Whether the interval excludes 0; None without an interval."""
         return (
             None if self.low is None or self.high is None else bool(self.low > 0 or self.high < 0)
         )
 
     def survives(self, comparisons: int) -> bool:
-        """Whether it stays significant after Bonferroni's correction for so many comparisons."""
+        """Whether the difference stays significant after Bonferroni's correction."""
         return (
             self.p is not None
             and bool(self.significant)
@@ -74,8 +70,9 @@ class Difference:
 
 
 def difference(arm: Mapping[int, float], baseline: Mapping[int, float]) -> Difference:
-    """Compare scores by seed (``{seed: score}``): paired where two seeds or more are shared, else
-    by Welch's test, else the mean alone.
+    """Compare scores by seed (``{seed: score}``).
+
+    Paired if at least two seeds are shared, else by Welch's test, else the mean alone.
     """
     shared = sorted(set(arm) & set(baseline))
     alone = tuple(sorted(set(arm) ^ set(baseline)))
@@ -102,24 +99,25 @@ def difference(arm: Mapping[int, float], baseline: Mapping[int, float]) -> Diffe
 
 
 def spread(scores: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and standard deviation (of a sample: n − 1) of finite scores; NaN without any, no
-    deviation of a single one.
+    """Mean and sample standard deviation (n − 1) of the finite scores.
+
+    The mean is NaN without any score. The deviation is None with fewer than two.
     """
-    found = np.array([score for score in scores if math.isfinite(score)], dtype=float)
-    return float(found.mean()) if len(found) else math.nan, float(found.std(ddof=1)) if len(
-        found
+    finite = np.array([score for score in scores if math.isfinite(score)], dtype=float)
+    return float(finite.mean()) if len(finite) else math.nan, float(finite.std(ddof=1)) if len(
+        finite
     ) > 1 else None
 
 
 def seeds_needed(sd: float, effect: float) -> int | None:
-    """Paired seeds at which a true difference of ``effect`` would be significant in ``POWER`` of
-    all repetitions; None above 1000.
+    """Number of paired seeds that shows a true difference of ``effect`` with power ``POWER``.
 
-    The least n with ``(t(0.975) + t(0.8)) · sd / √n ≤ |effect|`` at n − 1 degrees of freedom. A
-    rough guide: ``sd`` is itself an estimate.
+    The smallest n with ``(t(0.975) + t(0.8)) · sd / √n ≤ |effect|`` at n − 1 degrees of freedom;
+    None above
+    1000. A rough guide: ``sd`` is itself an estimate.
     """
     if sd < 0 or not math.isfinite(sd) or not math.isfinite(effect):
-        raise ConfigError(f"sd {sd!r} and effect {effect!r}: expected finite numbers, sd ≥ 0")
+        raise ConfigError(f"sd {sd!r} and effect {effect!r}: expected finite numbers and sd ≥ 0")
     for count in range(2, _MOST_SEEDS + 1):
         quantiles = _quantile(1 - (1 - CONFIDENCE) / 2, count - 1) + _quantile(POWER, count - 1)
         if quantiles * sd / math.sqrt(count) <= abs(effect) and effect:
@@ -134,11 +132,11 @@ def first_reach(
     *,
     higher: bool | None = True,
 ) -> int | None:
-    """Epochs done at the first evaluation that reaches ``target``; None: never. Nothing is
-    interpolated.
+    """Completed epochs at the first evaluation that reaches ``target``; None if none does.
 
-    ``higher``: whether a score reaches the target from below; False: from above; None: no score
-    does, because neither direction is better.
+    Nothing is interpolated. ``higher``: True if a score reaches the target from below, False if
+    from
+    above. With None no score reaches it, because neither direction is better.
     """
     for epoch, score in sorted(zip(epochs_done, scores, strict=True)):
         if (higher is True and score >= target) or (higher is False and score <= target):
@@ -147,13 +145,13 @@ def first_reach(
 
 
 def _interval(mean: float, error: float, degrees: float) -> tuple[float, float, float]:
-    """``mean ± t · error`` and the two-sided p of a mean of 0."""
-    if error <= abs(mean) * 1e-12:  # every seed says the same: no spread to divide by
+    """Return ``mean ± t · error`` and the two-sided p of a mean of 0."""
+    if error <= abs(mean) * 1e-12:  # all seeds agree: no spread to divide by
         return mean, mean, 1.0 if mean == 0 else 0.0
     half = _quantile(1 - (1 - CONFIDENCE) / 2, degrees) * error
     return mean - half, mean + half, float(2 * special.stdtr(degrees, -abs(mean) / error))
 
 
 def _quantile(probability: float, degrees: float) -> float:
-    """Of Student's t."""
+    """Quantile of Student's t."""
     return float(special.stdtrit(degrees, probability))

@@ -1,4 +1,4 @@
-"""The statistics in plain words: a sentence an arm, none stronger than its numbers."""
+"""State the statistics in words: one sentence per arm, never stronger than its numbers."""
 
 from __future__ import annotations
 
@@ -12,17 +12,15 @@ from deim_lab.study.ablation.words import signed, with_sd
 
 
 def verdicts(comparison: Comparison, metric: str = "AP") -> list[str]:
-    """Sentences about a comparison: the baseline, each arm, the epochs that they take to its final
-    score, and how far to trust it all.
-    """
+    """Write sentences about a comparison: the baseline, each arm, epochs saved, caveats."""
     standings.check_metric(metric, comparison)
     baseline = comparison.baseline
     mean, sd = spread(list(baseline.final(metric).values()))
     if math.isnan(mean):
         return [
             f"{metric} is undefined in every run of {baseline.name} (the validation set has no "
-            f"such object, or it wasn't scored): nothing can "
-            f"be compared by it.",
+            f"such object, or it was not scored): nothing can "
+            f"be compared by this metric.",
             *cautions(comparison, 0),
         ]
     sentences = [
@@ -30,7 +28,7 @@ def verdicts(comparison: Comparison, metric: str = "AP") -> list[str]:
         f"{_seeds(len(baseline.trials))}."
     ]
     sentences += [
-        f"{doubt[0].upper()}{doubt[1:]}: no arm can be held against this baseline."
+        f"{doubt[0].upper()}{doubt[1:]}: no arm can be compared with this baseline."
         for doubt in doubts(baseline, baseline)
     ]
     gaps = {
@@ -54,7 +52,7 @@ def verdicts(comparison: Comparison, metric: str = "AP") -> list[str]:
 
 
 def of_gap(arm: Arm, gap: Difference, comparison: Comparison, metric: str, tested: int) -> str:
-    """One arm against the baseline; ``tested``: how many such comparisons are made in all."""
+    """Describe one arm against the baseline; ``tested``: total number of such comparisons."""
     mean, sd = spread(list(arm.final(metric).values()))
     start = (
         f"{arm.name}: {metric} {with_sd(mean, sd)}, {signed(gap.mean)} against "
@@ -62,7 +60,7 @@ def of_gap(arm: Arm, gap: Difference, comparison: Comparison, metric: str, teste
     )
     if gap.low is None or gap.high is None:
         return (
-            f"{start} with {_seeds(gap.seeds)}: a direction at most. That gives no interval; "
+            f"{start} with {_seeds(gap.seeds)}: a direction at most. There is no interval; "
             "train more seeds before believing it."
         )
     how = (
@@ -80,7 +78,7 @@ def of_gap(arm: Arm, gap: Difference, comparison: Comparison, metric: str, teste
 
 
 def _correction(gap: Difference, tested: int) -> str:
-    """Whether a significant difference survives the correction for several comparisons."""
+    """Say whether a significant difference survives the correction for several comparisons."""
     if tested < 2:
         return ""
     survives = "also" if gap.survives(tested) else "though not"
@@ -88,57 +86,58 @@ def _correction(gap: Difference, tested: int) -> str:
 
 
 def _what_it_takes(gap: Difference) -> str:
-    """What so many seeds could have shown, and how many it would take."""
-    said = (
+    """Say which difference the seeds could have shown, and how many seeds this one needs."""
+    detectable = (
         f"With this spread, {_seeds(gap.seeds)} could show a mean difference of "
         f"{gap.smallest:.3f} or more"
     )
     needed = seeds_needed(gap.sd, gap.mean) if gap.sd is not None else None
     if gap.sd is None:
-        return f"{said}."
+        return f"{detectable}."
     size = f"one of {abs(gap.mean):.3f}"
     if needed is None:
-        return f"{said}; {size} is beyond any number of seeds worth training."
+        return f"{detectable}; {size} is beyond any number of seeds worth training."
     return (
-        f"{said}; {size}, if it is real, takes about {max(needed, gap.seeds + 1)} ({POWER:.0%} "
-        "power)."
+        f"{detectable}; {size}, if it is real, takes about {max(needed, gap.seeds + 1)} seeds "
+        f"({POWER:.0%} power)."
     )
 
 
 def left_out(arm: Arm, comparison: Comparison) -> str:
-    """Why an arm is in no conclusion."""
+    """Explain why an arm is in no conclusion."""
     standing = standings.standing(arm, comparison)
     if standing == "no runs":
-        found = "; ".join(
+        failures = "; ".join(
             f"seed {item.seed} {item.status}" + (f" ({item.error})" if item.error else "")
             for item in arm.unfinished
         )
-        return f"{arm.name} is left out: no finished run. {found}".rstrip()
+        return f"{arm.name} is left out: no finished run. {failures}".rstrip()
     if standing == "unsound baseline":
         return f"{arm.name} is left out: the baseline is unsound."
     if standing == "not active":
         return (
-            f"{arm.name} is left out, its factor was not active: "
+            f"{arm.name} is left out because its factor was not active: "
             f"{'; '.join(doubts(arm, comparison.baseline))}."
         )
     budget = ", ".join(
-        f"{key} {own} instead of {other}" for key, (own, other) in comparison.budget(arm).items()
+        f"{key} {value} instead of {other}"
+        for key, (value, other) in comparison.budget(arm).items()
     )
     return (
-        f"{arm.name} had another budget than {comparison.baseline.name} ({budget}): no "
-        "difference between them is the effect of a method alone."
+        f"{arm.name} had another budget than {comparison.baseline.name} ({budget}). A "
+        "difference between them is never the effect of a method alone."
     )
 
 
 def epochs_saved(comparison: Comparison, metric: str) -> list[str]:
-    """Epochs to the baseline's final score, of the arms that count."""
+    """Sentences on the epochs that each counted arm takes to the baseline's final score."""
     better = standings.higher_is_better(metric)
     if better is None:
         return []
-    found = views.reached(comparison, metric)
-    whole = comparison.baseline.flat["train.epochs"]
+    table = views.reached(comparison, metric)
+    epochs = comparison.baseline.flat["train.epochs"]
     name, sentences = comparison.baseline.name, []
-    for row in found[found["standing"] == "counts"].to_dict("records"):
+    for row in table[table["standing"] == "counts"].to_dict("records"):
         who = f"{row['arm']} reaches {name}'s final {metric}"
         if row["reached"] == 0:
             sentences.append(
@@ -146,20 +145,20 @@ def epochs_saved(comparison: Comparison, metric: str) -> list[str]:
             )
         elif row["reached"] < row["seeds"]:
             sentences.append(
-                f"{who} with {row['reached']} of {row['seeds']} seeds only, those after "
-                f"{row['mean']:.1f} of {whole} epochs on average."
+                f"{who} with only {row['reached']} of {row['seeds']} seeds, after "
+                f"{row['mean']:.1f} of {epochs} epochs on average."
             )
         else:
             sentences.append(
-                f"{who} after {row['mean']:.1f} of {whole} epochs on average "
+                f"{who} after {row['mean']:.1f} of {epochs} epochs on average "
                 f"({_seeds(row['seeds'])})."
             )
     if sentences:
-        own = found.iloc[0]
+        baseline_row = table.iloc[0]
         every = int(views.reaching(comparison, metric)["every"].max())
         early = (
-            f"; {name} itself first scores its own final {metric} after {own['mean']:.1f}"
-            if own["mean"] < whole
+            f"; {name} itself first scores its own final {metric} after {baseline_row['mean']:.1f}"
+            if baseline_row["mean"] < epochs
             else ""
         )
         often = "at every epoch" if every == 1 else f"one every {every} epochs"
@@ -171,7 +170,7 @@ def epochs_saved(comparison: Comparison, metric: str) -> list[str]:
 
 
 def half_the_epochs(comparison: Comparison, metric: str) -> list[str]:
-    """Arms at E / 2 against the baseline at E."""
+    """Sentences on arms at E / 2 epochs against the baseline at E."""
     sentences = []
     for row in views.halves(comparison, metric).to_dict("records"):
         if row["standing"] != "counts":
@@ -190,12 +189,12 @@ def half_the_epochs(comparison: Comparison, metric: str) -> list[str]:
 
 
 def _meaning_of_half(low: float, high: float, better: bool | None) -> str:
-    """What the interval of half the epochs against all of them says.
+    """State what the interval of half the epochs against all epochs means.
 
-    ``better``: whether higher is; None: neither direction is.
+    ``better``: whether higher is better; None if neither direction is.
     """
     if low <= 0 <= high:
-        return "not significant, these seeds do not show whether half the epochs are enough"
+        return "not significant; these seeds do not show whether half the epochs are enough"
     word = "higher" if low > 0 else "lower"
     if better is None:
         return f"significantly {word}"
@@ -205,14 +204,13 @@ def _meaning_of_half(low: float, high: float, better: bool | None) -> str:
 
 
 def cautions(comparison: Comparison, tested: int) -> list[str]:
-    """How far to trust the sentences before."""
+    """State how far to trust the sentences before."""
     sentences = []
     if tested > 1:
         luck = 1 - CONFIDENCE**tested
         sentences.append(
-            f"Each interval stands for itself: of {tested} comparisons at {CONFIDENCE:.0%}, at "
-            f"least one misleads in up to "
-            f"{luck:.0%} of all repetitions."
+            f"Each interval is separate: of {tested} comparisons at {CONFIDENCE:.0%}, at least one "
+            f"misleads in up to {luck:.0%} of all repetitions."
         )
     pairs = [len(arm.trials) for arm in comparison.arms if arm.trials]
     if pairs and 2 <= min(pairs) <= 4:

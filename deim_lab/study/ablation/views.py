@@ -1,8 +1,8 @@
-"""Arms → tables: scores with their spread and difference, curves, epochs to reach, γ, density,
-price, half the epochs, the proof.
+"""Turn arms into tables: scores, curves, epochs to reach, γ, density, cost, half epochs.
 
-Every function takes a ``Comparison`` and gives a plain frame, which ``figures.ablation`` draws and
-``deim_lab.study.tables`` prints.
+Every function takes a ``Comparison`` and returns a plain frame. ``figures.ablation`` draws these
+frames,
+and ``deim_lab.study.tables`` prints them.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ Json = Any
 
 
 def summary(comparison: Comparison, metric: str = "AP") -> pd.DataFrame:
-    """A row an arm, the baseline first: scores of the last evaluation over seeds, and the
-    difference in ``metric``.
+    """One row per arm, the baseline first: scores over seeds and the difference in ``metric``.
 
-    Columns: ``arm, seeds, failed, unfinished``; ``<score>, <score>_sd`` for AP, AP50, AP75, best_f1
-    (each run's F1 at its own best threshold) and ``metric``; ``difference, low, high, p, smallest``
-    (NaN where there is none), ``test, pairs``, ``standing``.
+    Scores are those of the last evaluation. Columns: ``arm, seeds, failed, unfinished``; ``<score>,
+    <score>_sd`` for AP, AP50, AP75, best_f1 (each run's F1 at its own best threshold) and
+    ``metric``;
+    ``difference, low, high, p, smallest`` (NaN where undefined), ``test, pairs``, ``standing``.
     """
     check_metric(metric, comparison)
     rows = []
@@ -76,8 +76,9 @@ def summary(comparison: Comparison, metric: str = "AP") -> pd.DataFrame:
 
 
 def per_run(comparison: Comparison, metric: str = "AP") -> pd.DataFrame:
-    """A row a finished run: ``arm, seed, run, standing``, the scores of the last evaluation,
-    ``best`` of ``metric`` and after how many epochs.
+    """One row per finished run: the scores of its last evaluation and its best ``metric``.
+
+    Columns: ``arm, seed, run, standing``, the scores, ``best`` and ``best_after`` (epochs).
     """
     rows = []
     for arm, trial in _trials(comparison):
@@ -108,7 +109,7 @@ def per_run(comparison: Comparison, metric: str = "AP") -> pd.DataFrame:
 
 
 def _best(scores: pd.Series, metric: str) -> Any:
-    """Label of the best score; None where no score is defined, or no direction is better."""
+    """Label of the best score; None if no score is defined or no direction is better."""
     better = higher_is_better(metric)
     if better is None or not scores.notna().any():
         return None
@@ -116,8 +117,9 @@ def _best(scores: pd.Series, metric: str) -> Any:
 
 
 def missing(comparison: Comparison) -> pd.DataFrame:
-    """Runs that are not in any mean: ``arm, seed, status, error, run``; ``lost`` is a run that is
-    done by the index and not on the disk.
+    """Runs that are in no mean: ``arm, seed, status, error, run``.
+
+    Status ``lost``: the index calls the run done, but the disk does not have it.
     """
     rows = [
         {
@@ -144,14 +146,15 @@ def curves(comparison: Comparison, metric: str = "AP") -> pd.DataFrame:
 
 
 def reaching(comparison: Comparison, metric: str = "AP") -> pd.DataFrame:
-    """Epochs after which a run first scores what the baseline scores at its end: the paper's claim
-    in one number.
+    """Epochs until each run first scores what the baseline scores at its end.
 
-    The target is the baseline's last evaluation with the same seed (its mean, for a seed that the
-    baseline lacks). An epoch counts as reached at the first evaluation that is at least the target
-    (at most, for a metric where lower is better; never, where neither direction is better);
-    nothing is interpolated, so the answer is as coarse as the evaluations are rare (``every``).
-    Baseline included: it may pass its own end before, where it over-fits.
+    The target is the baseline's last evaluation with the same seed, or its mean if the baseline
+    lacks
+    that seed. An epoch counts as reached at the first evaluation that is at least the target (at
+    most,
+    for a metric where lower is better; never, where neither direction is better). Nothing is
+    interpolated, so the resolution is the interval between evaluations (``every``). The baseline is
+    included: if it overfits, it passes its own final score earlier.
 
     Columns: ``arm, seed, target, epochs_to_reach`` (NaN: never), ``epochs`` (trained), ``every``,
     ``standing``.
@@ -160,17 +163,17 @@ def reaching(comparison: Comparison, metric: str = "AP") -> pd.DataFrame:
     mean, _ = spread(list(finals.values()))
     better, rows = higher_is_better(metric), []
     for arm, trial in _trials(comparison):
-        found = _scores(trial, metric).dropna(subset=[metric])
+        scores = _scores(trial, metric).dropna(subset=[metric])
         target = finals.get(trial.seed, mean)
-        reached = first_reach(
-            found["epochs_done"].tolist(), found[metric].tolist(), target, higher=better
+        epochs_to_reach = first_reach(
+            scores["epochs_done"].tolist(), scores[metric].tolist(), target, higher=better
         )
         rows.append(
             {
                 "arm": arm.name,
                 "seed": trial.seed,
                 "target": target,
-                "epochs_to_reach": math.nan if reached is None else reached,
+                "epochs_to_reach": math.nan if epochs_to_reach is None else epochs_to_reach,
                 "epochs": trial.flat["train.epochs"],
                 "every": trial.flat["train.eval_every"],
                 "standing": standing(arm, comparison),
@@ -180,24 +183,27 @@ def reaching(comparison: Comparison, metric: str = "AP") -> pd.DataFrame:
 
 
 def reached(comparison: Comparison, metric: str = "AP") -> pd.DataFrame:
-    """``reaching`` by arm: ``arm, seeds, reached`` (how many did), ``mean, sd`` over those that
-    did, ``speedup`` (the baseline's epochs over the arm's, only where every seed reached it),
+    """Summarize ``reaching`` by arm.
+
+    Columns: ``arm, seeds, reached`` (number of seeds that reached the target), ``mean, sd`` over
+    those
+    seeds, ``speedup`` (the baseline's epochs over the arm's, only if every seed reached it),
     ``standing``.
     """
     per_seed = reaching(comparison, metric)
-    whole = float(comparison.baseline.flat["train.epochs"])
+    baseline_epochs = float(comparison.baseline.flat["train.epochs"])
     rows = []
     for name, part in per_seed.groupby("arm", sort=False):
         mean, sd = spread(part["epochs_to_reach"].tolist())
-        there = int(part["epochs_to_reach"].notna().sum())
+        reached_seeds = int(part["epochs_to_reach"].notna().sum())
         rows.append(
             {
                 "arm": name,
                 "seeds": len(part),
-                "reached": there,
+                "reached": reached_seeds,
                 "mean": mean,
                 "sd": math.nan if sd is None else sd,
-                "speedup": whole / mean if there == len(part) else math.nan,
+                "speedup": baseline_epochs / mean if reached_seeds == len(part) else math.nan,
                 "standing": part["standing"].iloc[0],
             }
         )
@@ -205,10 +211,10 @@ def reached(comparison: Comparison, metric: str = "AP") -> pd.DataFrame:
 
 
 def gammas(comparison: Comparison, metric: str = "AP") -> pd.DataFrame:
-    """``metric`` against γ: ``gamma, seed``, the score and ``arm``, of the largest set of MAL arms
-    that differ in γ alone.
+    """Scores against γ, for the largest set of MAL arms that differ in γ alone.
 
-    Empty (with these columns) where no two arms do.
+    Columns: ``gamma, seed``, the score and ``arm``. Empty (with these columns) if there is no such
+    pair of arms.
     """
     check_metric(metric, comparison)
     families: dict[str, list[Arm]] = {}
@@ -218,7 +224,7 @@ def gammas(comparison: Comparison, metric: str = "AP") -> pd.DataFrame:
             and arm.flat["loss.classification"] == "mal"
             and standing(arm, comparison) != "not active"
         ):
-            families.setdefault(_but_for(arm, "loss.gamma"), []).append(arm)
+            families.setdefault(_without_key(arm, "loss.gamma"), []).append(arm)
     family = max(
         families.values(), key=lambda arms: len({loss_of(arm.flat)[1] for arm in arms}), default=[]
     )
@@ -234,8 +240,10 @@ def gammas(comparison: Comparison, metric: str = "AP") -> pd.DataFrame:
 
 
 def densities(comparison: Comparison, metric: str = "AP") -> pd.DataFrame:
-    """Targets per image as measured against ``metric``: ``arm, seed, targets_per_image`` (over the
-    run), ``targets_dense`` (in the epochs with Mosaic or MixUp), the score, ``standing``.
+    """Measured targets per image against ``metric``.
+
+    Columns: ``arm, seed, targets_per_image`` (over the run), ``targets_dense`` (in the epochs with
+    Mosaic or MixUp), the score, ``standing``.
     """
     check_metric(metric, comparison)
     rows = []
@@ -257,9 +265,10 @@ def densities(comparison: Comparison, metric: str = "AP") -> pd.DataFrame:
 
 
 def price(comparison: Comparison, metric: str = "AP") -> pd.DataFrame:
-    """What each finished run cost: ``arm, seed, minutes`` (wall, with evaluations), ``step_ms``
-    (mean of the logged steps), ``peak_memory_mib`` (on a CPU: of the process), ``device``, the
-    score.
+    """Cost of each finished run: minutes, time per step, memory.
+
+    Columns: ``arm, seed, minutes`` (wall time, with evaluations), ``step_ms`` (mean of the logged
+    steps), ``peak_memory_mib`` (on a CPU: of the process), ``device``, the score.
     """
     check_metric(metric, comparison)
     rows = []
@@ -283,12 +292,13 @@ def price(comparison: Comparison, metric: str = "AP") -> pd.DataFrame:
 
 
 def halves(comparison: Comparison, metric: str = "AP") -> pd.DataFrame:
-    """Arms at E / 2 epochs against the baseline at E: the headline claim. A row an arm whose budget
-    is half the baseline's and otherwise equal.
+    """Arms at E / 2 epochs against the baseline at E, the paper's headline claim.
 
-    Columns: ``arm, epochs, baseline_epochs, seeds``, the score and ``<score>_sd``, ``baseline``
-    (its mean), ``difference, low, high, p, test``, ``standing`` (``not active``,
-    ``unsound baseline``, else ``counts``). Empty where no arm ran half as long.
+    One row per arm whose budget is half the baseline's and otherwise equal. Columns: ``arm, epochs,
+    baseline_epochs, seeds``, the score and ``<score>_sd``, ``baseline`` (its mean),
+    ``difference, low, high, p, test``, ``standing`` (``not active``, ``unsound baseline``, else
+    ``counts``).
+    Empty if no arm ran half as long.
     """
     check_metric(metric, comparison)
     rows = []
@@ -318,8 +328,8 @@ def halves(comparison: Comparison, metric: str = "AP") -> pd.DataFrame:
                 "test": gap.test,
                 "pairs": gap.seeds,
                 "standing": "counts"
-                if (found := standing(arm, comparison)) == "other budget"
-                else found,
+                if (status := standing(arm, comparison)) == "other budget"
+                else status,
             }
         )
     columns = [
@@ -342,9 +352,7 @@ def halves(comparison: Comparison, metric: str = "AP") -> pd.DataFrame:
 
 
 def proof(comparison: Comparison) -> pd.DataFrame:
-    """A row an arm: what its runs really did (``Activity``), what it changes, and what speaks
-    against it.
-    """
+    """One row per arm: what its runs did (``Activity``), what it changes, and the doubts."""
     rows = []
     for arm in comparison.arms:
         if not arm.trials:
@@ -390,16 +398,16 @@ def _scores(trial: Trial, metric: str) -> pd.DataFrame:
     )
 
 
-def _but_for(arm: Arm, key: str) -> str:
+def _without_key(arm: Arm, key: str) -> str:
     """The arm's configuration without one key, as text."""
-    own = {name: value for name, value in arm.flat.items() if name not in NOT_IDENTITY}
+    flat = {name: value for name, value in arm.flat.items() if name not in NOT_IDENTITY}
     return json.dumps(
-        {name: value for name, value in (own | arm.changes).items() if name != key}, sort_keys=True
+        {name: value for name, value in (flat | arm.changes).items() if name != key}, sort_keys=True
     )
 
 
 def _floats(frame: pd.DataFrame) -> pd.DataFrame:
-    """Numbers as floats, None as NaN; a frame without rows keeps its columns."""
+    """Convert numbers to floats and None to NaN; a frame without rows keeps its columns."""
     return frame.astype(
         {name: float for name in frame.columns if name not in ("arm", "test", "standing")}
     )

@@ -1,4 +1,4 @@
-"""The table of a comparison as a person reads it: numbers with their spread, and words."""
+"""Format the table of a comparison for people: numbers with their spread, and words."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ _TITLES = {"best_f1": "best F1"}
 
 
 def readable(frame: pd.DataFrame, metric: str = "AP") -> pd.DataFrame:
-    """``summary`` as a person reads it: ``0.548 ± 0.012``, ``+0.038 [+0.020, +0.056]``, and what
-    that means in words.
-    """
+    """Format ``summary`` for people: ``0.548 ± 0.012``, ``+0.038 [+0.020, +0.056]``, words."""
     rows = []
     for record in frame.to_dict("records"):
         row = {str(name): value for name, value in record.items()}
@@ -44,13 +42,14 @@ def _mean(mean: float, sd: float) -> str:
 
 
 def with_sd(mean: float, sd: float | None) -> str:
-    """``0.548 ± 0.012``; the mean alone where one run gives no spread (None or NaN)."""
+    """Format ``0.548 ± 0.012``; the mean alone if there is no spread (None or NaN)."""
     return f"{mean:.3f}" if sd is None or math.isnan(sd) else f"{mean:.3f} ± {sd:.3f}"
 
 
 def signed(value: float) -> str:
-    """``+0.012``; a digit more where the sign would be lost, and ``±0.000`` where that is nothing
-    either.
+    """Format a number with its sign, as in ``+0.012``.
+
+    One digit more if the number would round to 0; ``±0.000`` if that rounds to 0 too.
     """
     return next((text for text in (f"{value:+.3f}", f"{value:+.4f}") if float(text)), "±0.000")
 

@@ -1,3 +1,1 @@
-"""What notebook 02 computes: curves of the losses, shares of a run's gradient, statements checked
-by autograd.
-"""
+"""Computations of notebook 02: loss curves, shares of a run's gradient, claims about MAL."""

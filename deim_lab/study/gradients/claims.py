@@ -1,6 +1,4 @@
-"""What is said about MAL, as statements checked by autograd: each has the numbers it rests on, and
-whether they bear it out.
-"""
+"""Check claims about MAL by autograd: each claim has its numbers and whether it holds."""
 
 from __future__ import annotations
 
@@ -22,15 +20,13 @@ from deim_lab.study.gradients.curves import (
 POOR, GOOD = 0.05, 0.95  # the two IoUs of the paper's figure
 # Scores over which "nearly zero" is judged: beyond the minima of both losses at IoU 0.05.
 FROM, TO = 0.1, 0.9
-NEARLY_ZERO = 0.05  # of the largest size that a gradient of BCE can have, 1
+NEARLY_ZERO = 0.05  # relative to 1, the largest size of a gradient of BCE
 PARITY = 1e-9
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One statement: its sentence with the measured numbers, the numbers by name, and whether it
-    holds.
-    """
+    """One claim: a sentence with the measured numbers, the numbers by name, whether it holds."""
 
     name: str
     holds: bool
@@ -43,9 +39,7 @@ class Claim:
 
 
 def claims(gamma: float = RECIPE_GAMMA, *, other_gamma: float = 2.0) -> tuple[Claim, ...]:
-    """The paper's argument for MAL with ``gamma``, and what ``other_gamma`` would change;
-    everything computed when called.
-    """
+    """Compute the paper's claims about MAL with ``gamma``, and the effect of ``other_gamma``."""
     return (
         poor_match(gamma),
         where_larger(gamma),
@@ -60,11 +54,11 @@ def claims(gamma: float = RECIPE_GAMMA, *, other_gamma: float = 2.0) -> tuple[Cl
 
 
 def poor_match(gamma: float = RECIPE_GAMMA, iou: float = POOR) -> Claim:
-    """VFL's gradient nearly vanishes on a poor match, MAL's does not."""
-    found = gradient_ratio(
+    """Claim: on a poor match, VFL's gradient nearly vanishes and MAL's does not."""
+    ratios = gradient_ratio(
         iou, gamma=gamma, scores=SCORES[(SCORES > FROM - 1e-9) & (SCORES < TO + 1e-9)]
     )
-    vfl, mal, ratio = found["vfl"].abs(), found["mal"].abs(), found["ratio"]
+    vfl, mal, ratio = ratios["vfl"].abs(), ratios["mal"].abs(), ratios["ratio"]
     numbers = {
         "largest_vfl": vfl.max(),
         "smallest_mal": mal.min(),
@@ -84,7 +78,7 @@ def poor_match(gamma: float = RECIPE_GAMMA, iou: float = POOR) -> Claim:
 
 
 def where_larger(gamma: float = RECIPE_GAMMA, iou: float = POOR, factor: float = 10.0) -> Claim:
-    """Over which scores MAL's gradient is many times VFL's, and where it is the smaller one."""
+    """Claim: MAL's gradient is many times VFL's over most scores; also where it is smaller."""
     scores = np.linspace(0, 1, 10_001)[1:-1]
     size = gradient_ratio(iou, gamma=gamma, scores=scores)["ratio"].abs().to_numpy()
     many, fewer = scores[size > factor], scores[size < 1]
@@ -110,9 +104,7 @@ def where_larger(gamma: float = RECIPE_GAMMA, iou: float = POOR, factor: float =
 
 
 def direction(gamma: float = RECIPE_GAMMA, iou: float = POOR) -> Claim:
-    """What MAL's gradient on a poor match does: it lowers the score (to IoU^γ), it doesn't raise
-    it.
-    """
+    """Claim: on a poor match, MAL lowers the score (to IoU^γ) and does not raise it."""
     least = float(minimum("mal", iou, gamma=gamma))
     _, gradient = loss_and_gradient("mal", SCORES, iou, gamma=gamma)
     above = least < SCORES
@@ -128,7 +120,7 @@ def direction(gamma: float = RECIPE_GAMMA, iou: float = POOR) -> Claim:
 
 
 def perfect_match(gamma: float = RECIPE_GAMMA) -> Claim:
-    """At IoU 1 both losses are the same function."""
+    """Claim: at IoU 1 the two losses are the same function."""
     (loss_v, grad_v), (loss_m, grad_m) = (
         loss_and_gradient(kind, SCORES, 1.0, gamma=g) for kind, g in (("vfl", None), ("mal", gamma))
     )
@@ -147,9 +139,9 @@ def perfect_match(gamma: float = RECIPE_GAMMA) -> Claim:
 
 
 def good_match(gamma: float = RECIPE_GAMMA, iou: float = GOOD) -> Claim:
-    """At a high IoU they nearly agree."""
-    found = gradient_ratio(iou, gamma=gamma)
-    apart = float((found["vfl"] - found["mal"]).abs().max())
+    """Claim: at a high IoU the two losses nearly agree."""
+    ratios = gradient_ratio(iou, gamma=gamma)
+    apart = float((ratios["vfl"] - ratios["mal"]).abs().max())
     return Claim(
         "good_match",
         apart < NEARLY_ZERO,
@@ -159,7 +151,7 @@ def good_match(gamma: float = RECIPE_GAMMA, iou: float = GOOD) -> Claim:
 
 
 def minima_at(gamma: float = RECIPE_GAMMA, ious: Sequence[float] = (0.3, 0.5, 0.7, 0.9)) -> Claim:
-    """VFL is least at p = IoU, MAL at p = IoU^γ."""
+    """Claim: VFL is least at p = IoU, MAL at p = IoU^γ."""
     points = np.asarray(ious, dtype=np.float64)
     vfl, mal = minimum("vfl", points), minimum("mal", points, gamma=gamma)
     off = {
@@ -179,7 +171,7 @@ def minima_at(gamma: float = RECIPE_GAMMA, ious: Sequence[float] = (0.3, 0.5, 0.
 
 
 def gammas(gamma: float = RECIPE_GAMMA, other: float = 2.0, iou: float = 0.5) -> Claim:
-    """A larger γ asks for lower scores, most of all at middling IoUs."""
+    """Claim: a larger γ lowers the target score, most of all at middle IoUs."""
     first, second = (float(minimum("mal", iou, gamma=g)) for g in (gamma, other))
     return Claim(
         "gammas",
@@ -193,7 +185,7 @@ def gammas(gamma: float = RECIPE_GAMMA, other: float = 2.0, iou: float = 0.5) ->
 def poor_gradient_of_gammas(
     gamma: float = RECIPE_GAMMA, other: float = 2.0, iou: float = POOR, score: float = 0.5
 ) -> Claim:
-    """On a very poor match the choice of γ hardly matters: the target is near 0 either way."""
+    """Claim: on a very poor match γ hardly matters, because the target is near 0 for any γ."""
     first, second = (
         float(loss_and_gradient("mal", score, iou, gamma=g)[1]) for g in (gamma, other)
     )
@@ -209,7 +201,7 @@ def poor_gradient_of_gammas(
 
 
 def negatives(gamma: float = RECIPE_GAMMA, other: float = 2.0, score: float = 0.3) -> Claim:
-    """γ acts on negatives as well, where it is the focusing exponent; and MAL has no α."""
+    """Claim: γ acts on negatives too, as the focusing exponent; MAL has no α."""
     sizes = {"vfl": float(loss_and_gradient("vfl", score, 0.0, positive=False)[1])}
     sizes |= {
         name: float(loss_and_gradient("mal", score, 0.0, positive=False, gamma=g)[1])
@@ -230,7 +222,8 @@ def gamma_table(
     ious: Sequence[float] = (0.05, 0.3, 0.5, 0.7, 0.9),
     score: float = 0.1,
 ) -> pd.DataFrame:
-    """A row a γ: the score asked for at each IoU, and the gradient of a positive at one score.
+    """One row per γ: the target score at each IoU, and a positive's gradient at one score.
+
     Columns are pairs (quantity, IoU).
     """
     points = np.asarray(ious, dtype=np.float64)

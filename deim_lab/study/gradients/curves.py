@@ -1,9 +1,9 @@
-"""Loss and gradient against the score, computed by autograd through the very functions that train
-(``deim_lab.losses``).
+"""Loss and gradient against the score, by autograd through ``deim_lab.losses``.
 
-The gradient is with respect to the logit: what a step of descent subtracts. Above 0 it lowers the
-score, below 0 it raises it. The weights in VFL and MAL are constants to autograd, so the gradient
-of a negative is smaller than the slope of its drawn loss.
+The losses are the functions that train. The gradient is with respect to the logit. Gradient descent
+subtracts it: above 0 it lowers the score, below 0 it raises the score. The weights in VFL and MAL
+are constants to autograd, so the gradient of a negative is smaller than the slope of its drawn
+loss.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ POINTS = 199
 SCORES: NDArray[np.float64] = np.linspace(0, 1, POINTS + 2)[1:-1]  # 0.005, 0.01, … 0.995
 IOUS: NDArray[np.float64] = np.linspace(0, 1, 101)
 GAMMAS = (1.0, 1.3, 1.5, 1.8, 2.0, 2.5)
-# of every official DEIM recipe; the class's default in the official code is 2.0
+# γ of every official DEIM recipe; the default of the official code's class is 2.0
 RECIPE_GAMMA = losses.CLASSIFICATION["mal"].default("gamma")
 QUANTITIES = ("loss", "gradient")
 
-_EDGE = 1e-12  # the lowest score looked at for a minimum
+_EDGE = 1e-12  # lowest score in the search for a minimum
 _FINE: NDArray[np.float64] = np.concatenate([[_EDGE], np.linspace(0, 1, 2001)[1:-1], [1 - _EDGE]])
 
 
@@ -42,23 +42,24 @@ def loss_and_gradient(
     gamma: float | None = None,
     alpha: float | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """One loss and its gradient with respect to the logit, elementwise over scores and IoUs that
-    broadcast.
+    """Compute one loss and its gradient with respect to the logit, elementwise.
+
+    Scores and IoUs are broadcast.
 
     Args:
         kind: a name of ``losses.CLASSIFICATION``.
         score: predicted probabilities, in (0, 1).
         iou: of the matched pair, in [0, 1]; without effect on negatives and on focal.
-        positive: the class of a matched query, or any other class.
+        positive: True for the class of a matched query, False for any other class.
         gamma, alpha: None takes the loss's own default.
 
     Raises:
         ValueError: unknown kind, or a score, an IoU, γ or α out of range.
     """
     if kind not in losses.CLASSIFICATION:
-        known = ", ".join(losses.CLASSIFICATION)
+        kinds = ", ".join(losses.CLASSIFICATION)
         raise ValueError(
-            f"unknown loss {kind!r}{nearest(kind, losses.CLASSIFICATION)}; known: {known}"
+            f"unknown loss {kind!r}{nearest(kind, losses.CLASSIFICATION)}; known: {kinds}"
         )
     scores, ious = (np.asarray(values, dtype=np.float64) for values in (score, iou))
     if not ((scores > 0) & (scores < 1)).all():
@@ -68,14 +69,14 @@ def loss_and_gradient(
     if not ((ious >= 0) & (ious <= 1)).all():
         raise ValueError(f"iou {_first(ious, ~((ious >= 0) & (ious <= 1)))!r} is outside [0, 1]")
     if gamma is not None and not 0 <= gamma < np.inf:
-        raise ValueError(f"gamma {gamma!r} is not a number from 0")
+        raise ValueError(f"gamma {gamma!r} is not a finite number ≥ 0")
     if alpha is not None and not 0 <= alpha <= 1:
         raise ValueError(f"alpha {alpha!r} is outside [0, 1]")
     p, q = torch.broadcast_tensors(torch.from_numpy(scores), torch.from_numpy(ious))
     logits = torch.logit(p.contiguous()).requires_grad_()
     target = torch.full_like(logits, float(positive), requires_grad=False)
     options = _options(kind, gamma, alpha)
-    # Each point is an image of its own, for a loss that looks at the other queries of an image.
+    # Each point is a separate image, for losses that depend on the other queries of an image.
     points = (tensor.reshape(-1, 1, 1) for tensor in (logits, target, q * target))
     value = losses.CLASSIFICATION.callable(kind)(*points, **options).reshape(logits.shape)
     (gradient,) = torch.autograd.grad(value.sum(), logits)
@@ -83,7 +84,7 @@ def loss_and_gradient(
 
 
 def _options(kind: str, gamma: float | None, alpha: float | None) -> dict[str, float | None]:
-    """γ and α of one loss: the given ones, else the loss's own."""
+    """γ and α of one loss: the given values, else the loss's defaults."""
     loss = LossConfig(classification=kind, gamma=gamma, alpha=alpha)
     for name, value in (("gamma", gamma), ("alpha", alpha)):
         if value is not None and name not in loss.options:
@@ -99,8 +100,9 @@ def curve(
     alpha: float | None = None,
     positive: bool = True,
 ) -> pd.DataFrame:
-    """One loss over ``SCORES``: columns ``score``, ``loss`` and ``gradient``; arguments as in
-    ``loss_and_gradient``.
+    """Compute one loss over ``SCORES``: columns ``score``, ``loss`` and ``gradient``.
+
+    Arguments as in ``loss_and_gradient``.
     """
     loss, gradient = loss_and_gradient(
         kind, SCORES, iou, gamma=gamma, alpha=alpha, positive=positive
@@ -111,12 +113,11 @@ def curve(
 def minimum(
     kind: str, iou: ArrayLike, *, gamma: float | None = None, alpha: float | None = None
 ) -> NDArray[np.float64]:
-    """The score at which a positive's loss is least, for each IoU: where its gradient changes from
-    below 0 to above.
+    """Find the score at which a positive's loss is least, for each IoU.
 
-    Found from the gradient, not from a formula: between two neighbours of a fine grid it is taken
-    as linear in the score, which VFL's and MAL's are. 0 and 1 stand for a loss that falls all the
-    way; NaN for one that is flat (VFL at IoU 0).
+    It is the score where the gradient changes from below 0 to above. Between two neighbours of a
+    fine grid, the gradient is taken as linear in the score, which is exact for VFL and MAL. 0 and 1
+    stand for a loss that rises or falls all the way. NaN stands for a flat loss (VFL at IoU 0).
     """
     ious = np.asarray(iou, dtype=np.float64)
     _, gradient = loss_and_gradient(kind, _FINE, ious.reshape(-1, 1), gamma=gamma, alpha=alpha)
@@ -126,19 +127,19 @@ def minimum(
     rows = np.arange(len(gradient))
     low, high = gradient[rows, before], gradient[rows, after]
     with np.errstate(invalid="ignore", divide="ignore"):
-        found = _FINE[before] - low * (_FINE[after] - _FINE[before]) / (high - low)
-    found = np.where(rising[:, 0], 0.0, np.where(rising.any(1), found, 1.0))
-    found = np.where((gradient == 0).all(1), np.nan, found)
-    return found.reshape(ious.shape)
+        least_at = _FINE[before] - low * (_FINE[after] - _FINE[before]) / (high - low)
+    least_at = np.where(rising[:, 0], 0.0, np.where(rising.any(1), least_at, 1.0))
+    least_at = np.where((gradient == 0).all(1), np.nan, least_at)
+    return least_at.reshape(ious.shape)
 
 
 def gradient_ratio(
     iou: float, *, gamma: float = RECIPE_GAMMA, scores: ArrayLike = SCORES
 ) -> pd.DataFrame:
-    """MAL's gradient over VFL's on a positive, a row a score: columns ``score, vfl, mal, ratio``.
+    """MAL's gradient over VFL's on a positive, one row per score.
 
-    The ratio is below 0 where one raises the score and the other lowers it, infinite where VFL's
-    gradient is 0 and MAL's is not.
+    Columns ``score, vfl, mal, ratio``. The ratio is below 0 where one loss raises the score and the
+    other lowers it. It is infinite where VFL's gradient is 0 and MAL's is not.
     """
     points = np.atleast_1d(np.asarray(scores, dtype=np.float64))
     vfl, mal = (
@@ -158,10 +159,11 @@ def at_a_glance(
     kinds: Sequence[str] = ("vfl", "mal"),
     score: float = 0.1,
 ) -> pd.DataFrame:
-    """The numbers that the sliders show, a row a loss: ``minimum`` (score of the least loss of a
-    positive), ``positive`` and ``negative`` (gradients at ``score``) and ``ratio``, the positive's
-    gradient over VFL's (infinite where only VFL's is 0, below 0 where they point in opposite
-    directions).
+    """Numbers next to the sliders, one row per loss: minimum, gradients and their ratio.
+
+    Columns: ``minimum`` (score of a positive's least loss), ``positive`` and ``negative``
+    (gradients at ``score``), and ``ratio``: the positive's gradient over VFL's. The ratio is
+    infinite where only VFL's is 0, and below 0 where the two point in opposite directions.
     """
     base = loss_and_gradient("vfl", score, iou)[1]
     rows = {}
@@ -185,7 +187,7 @@ def at_a_glance(
 
 
 def ratios(ious: Sequence[float], *, gamma: float = RECIPE_GAMMA) -> pd.DataFrame:
-    """``gradient_ratio`` at several IoUs, one below the other: its columns, ``iou, gamma_mal``."""
+    """``gradient_ratio`` at several IoUs, stacked: its columns plus ``iou, gamma_mal``."""
     return pd.concat(
         [gradient_ratio(iou, gamma=gamma).assign(iou=iou, gamma_mal=gamma) for iou in ious],
         ignore_index=True,
@@ -193,9 +195,9 @@ def ratios(ious: Sequence[float], *, gamma: float = RECIPE_GAMMA) -> pd.DataFram
 
 
 def minima(gammas: Sequence[float]) -> pd.DataFrame:
-    """``minimum`` over all IoUs, of VFL and of MAL with each γ: ``kind, iou, minimum, gamma_mal``.
+    """``minimum`` over all IoUs, of VFL and of MAL with each γ.
 
-    ``gamma_mal`` is NaN for VFL.
+    Columns ``kind, iou, minimum, gamma_mal``; ``gamma_mal`` is NaN for VFL.
     """
     vfl = pd.DataFrame({"kind": "vfl", "iou": IOUS, "minimum": minimum("vfl", IOUS)})
     mal = [
@@ -222,8 +224,10 @@ def effect_of_gamma(gammas: Sequence[float], iou: float) -> pd.DataFrame:
     for gamma in gammas:
         parts.append(_of_gamma(gamma, "minimum", IOUS, minimum("mal", IOUS, gamma=gamma)))
         for name, positive in (("positive", True), ("negative", False)):
-            found = curve("mal", iou=iou, gamma=gamma, positive=positive)
-            parts.append(_of_gamma(gamma, f"gradient of {name}", found["score"], found["gradient"]))
+            points = curve("mal", iou=iou, gamma=gamma, positive=positive)
+            parts.append(
+                _of_gamma(gamma, f"gradient of {name}", points["score"], points["gradient"])
+            )
     return pd.concat(parts, ignore_index=True)
 
 
@@ -247,8 +251,9 @@ def sizes_over_iou(scores: Sequence[float], *, gamma: float = RECIPE_GAMMA) -> p
 def grid(
     kind: str, quantity: str = "gradient", *, gamma: float | None = None, points: int = 61
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """A positive's loss or gradient on a grid: scores ``[P]`` in (0, 1), IoUs ``[P]`` in [0, 1],
-    values ``[P, P]`` (rows are IoUs).
+    """Compute a positive's loss or gradient on a grid of scores and IoUs.
+
+    Returns scores ``[P]`` in (0, 1), IoUs ``[P]`` in [0, 1], and values ``[P, P]`` (rows are IoUs).
 
     Raises:
         ValueError: an unknown quantity or loss, or a γ out of range.

@@ -1,4 +1,4 @@
-"""What the losses mean for one's own run: how much of its gradient falls on poor matches."""
+"""Estimate how much of a run's classification gradient comes from poor matches."""
 
 from __future__ import annotations
 
@@ -22,27 +22,25 @@ def share_of_gradient(
     scores: ArrayLike = SCORES,
     kinds: Sequence[str] = ("vfl", "mal"),
 ) -> pd.DataFrame:
-    """How much of the positives' classification gradient falls on poor matches, as a function of
-    the score they are given.
+    """Share of the positives' classification gradient that comes from poor matches.
 
-    Assumption: every matched pair is predicted with the same score p, whatever its IoU, because a
-    run records the IoU of its pairs but not their scores. So read the result as a function of p:
-    near 0 is early training, or pairs whose class isn't found yet. A trained detector gives poor
-    pairs lower scores than good ones, and its true share is then none of these values. Within a bin
-    the IoUs are taken as evenly spread. Gradients count by their size: above its target (IoU for
-    VFL, IoU^γ for MAL) a poor pair is pushed *down*.
+    A run logs the IoU of its matched pairs but not their scores. The result therefore assumes one
+    score p for all pairs, whatever their IoU. Read it as a function of p: p near 0 is early
+    training, or pairs whose class is not detected yet. A trained detector gives poor pairs lower
+    scores than good ones, so its true share is none of these values. Within a bin the IoUs are
+    taken as evenly spread. Gradients count by their size: above its target (IoU for VFL, IoU^γ for
+    MAL) a poor pair is pushed *down*.
 
     Args:
         histogram: ``[N]`` counts of matched pairs in N equal bins of IoU over [0, 1] (a run's
             ``matched_iou_histogram``).
-        gamma: MAL's.
-        low_iou: pairs below it are poor, in [0, 1].
+        gamma: MAL's γ.
+        low_iou: pairs below this IoU are poor, in [0, 1].
         scores: at which to evaluate, in (0, 1).
 
     Returns:
-        A row a score and loss: ``score, kind, low, total, share``; ``total`` is the mean size of
-        the gradient of a pair, ``low`` the part of it that
-        comes from poor pairs, ``share = low / total``.
+        One row per score and loss: ``score, kind, low, total, share``. ``total`` is the mean size
+            of a pair's gradient, ``low`` the part from poor pairs, and ``share = low / total``.
 
     Raises:
         ValueError: a histogram that is empty, negative or not finite; an IoU, a score or a γ out of
@@ -70,16 +68,18 @@ def share_of_gradient(
 
 
 def share_over_all_scores(shares: pd.DataFrame) -> dict[str, float]:
-    """Loss → share of the gradient on poor matches when all scores of the table are equally
-    frequent (sums of both parts, then divided).
+    """Loss → share of the gradient on poor matches, if all scores are equally frequent.
+
+    The two parts are summed over the table's scores, then divided.
     """
     sums = shares.groupby("kind", sort=False)[["low", "total"]].sum()
     return {str(kind): float(row["low"] / row["total"]) for kind, row in sums.iterrows()}
 
 
 def share_of_low(histogram: ArrayLike, low_iou: float = LOW_IOU) -> float:
-    """Share of the pairs themselves whose IoU is below ``low_iou``, evenly spread within a bin:
-    what the gradient is to be compared with.
+    """Share of the pairs whose IoU is below ``low_iou``, evenly spread within a bin.
+
+    Compare the share of the gradient with this number.
     """
     counts = _counts(histogram)
     edges = np.linspace(0, 1, len(counts) + 1)
@@ -111,6 +111,6 @@ def _counts(histogram: ArrayLike) -> NDArray[np.float64]:
     ):
         raise ValueError(
             f"histogram {counts.tolist()!r}: expected counts of pairs in equal bins of IoU over "
-            f"[0, 1], not all of them 0"
+            f"[0, 1], at least one above 0"
         )
     return counts

@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-FIXED = 0.5  # the threshold at which nobody should compare a MAL run with a VFL run
+FIXED = 0.5  # a misleading threshold for comparing a MAL run with a VFL run
 
 
 class F1(Protocol):
-    """The part of ``evaluate.F1Curve`` that is drawn: thresholds falling, F1 at each, the best
-    threshold and F1.
+    """The fields of ``evaluation.F1Curve`` that are drawn.
+
+    Thresholds in falling order, F1 at each threshold, and the best threshold with its F1.
     """
 
     @property
@@ -28,14 +29,15 @@ class F1(Protocol):
 
 
 def f1_at(curve: F1, threshold: float) -> float:
-    """F1 if the detections of at least this score were kept; 0 where none has it."""
-    kept = np.asarray(curve.thresholds) >= threshold
-    return float(np.asarray(curve.f1_at)[kept][-1]) if kept.any() else 0.0
+    """F1 with all detections of at least this score; 0 if there is none."""
+    above = np.asarray(curve.thresholds) >= threshold
+    return float(np.asarray(curve.f1_at)[above][-1]) if above.any() else 0.0
 
 
 def f1_table(curves: Mapping[str, F1]) -> pd.DataFrame:
-    """A row a run: the best F1 and its threshold, and what a fixed 0.5 would have said:
-    ``run, threshold, f1, f1_at_fixed``.
+    """One row per run: the best F1, its threshold, and F1 at a fixed 0.5.
+
+    Columns: ``run, threshold, f1, f1_at_fixed``.
     """
     return pd.DataFrame(
         [

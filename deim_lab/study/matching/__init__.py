@@ -1,7 +1,7 @@
-"""One-to-one matching under the microscope, as tables and arrays for ``figures.matching``.
+"""Inspect one-to-one matching, as tables and arrays for ``figures.matching``.
 
-``view`` is one model on some images, ``checkpoints`` a run over time, ``counting`` the positives by
-each kind of matching, ``batches`` are the images. Nothing here draws.
+``view`` shows one model on some images, ``checkpoints`` one run over time. ``counting`` counts
+positives for each kind of matching, and ``batches`` composes the images. Nothing here draws.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Batches that are always the same for a seed: the training pipeline on chosen images."""
+"""Compose reproducible batches: the training pipeline on chosen images with a fixed seed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from deim_lab.structures import Targets
 def fixed_batch(
     source: SceneSource, indices: Sequence[int], config: Config
 ) -> tuple[Tensor, Targets]:
-    """``source[indices]`` as inference sees them: resized, nothing else."""
+    """Load ``source[indices]`` as inference does: resized, without augmentation."""
     return compose(source, indices, replace(config.augment, flip_prob=0.0), config.data.input_size)
 
 
@@ -30,8 +30,9 @@ def compose(
     phase: Phase = Phase.CLEAN,
     seed: int = 0,
 ) -> tuple[Tensor, Targets]:
-    """``source[indices]`` as a batch of the training pipeline: images ``[B, 3, H, W]`` and targets,
-    always the same for a seed.
+    """Compose ``source[indices]`` into a training batch, reproducibly for a seed.
+
+    Returns images ``[B, 3, H, W]`` and targets.
     """
     batch = Pipeline(augment=augment, input_size=input_size).batch(
         source,

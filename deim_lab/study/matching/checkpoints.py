@@ -1,4 +1,4 @@
-"""A run looked at checkpoint by checkpoint: pairs of low quality, and who changed the query."""
+"""Follow a run over its checkpoints: low-quality matches, and targets that change query."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ LOW_QUALITY = 0.5  # a match below this IoU is of low quality (DEIM, section 3.2
 
 
 def look_back(run_folder: str | Path, images: Tensor, targets: Targets) -> dict[int, View]:
-    """Epoch → view, for every checkpoint that a run kept (``train.keep_checkpoints=all``), by the
-    run's own kind of matching.
+    """View a run at every checkpoint that it kept, with the run's own kind of matching.
 
-    A run that kept none is seen at its best and its last checkpoint, with a warning that says so.
+    Returns epoch → view. ``train.keep_checkpoints=all`` keeps a checkpoint of every epoch.
+    Otherwise the best and the last checkpoint are used, with a warning.
 
     Raises:
-        DataError: there is no checkpoint. WeightsError: one can't be read.
+        DataError: there is no checkpoint.
+        WeightsError: a checkpoint cannot be read.
     """
     views: dict[int, View] = {}
     for epoch, path in kept_checkpoints(run_folder).items():
@@ -39,7 +40,7 @@ def look_back(run_folder: str | Path, images: Tensor, targets: Targets) -> dict[
 
 
 def kept_checkpoints(run_folder: str | Path) -> dict[int, Path]:
-    """Epoch → file, in order: those of each epoch, or else best and last (see ``look_back``)."""
+    """Map epochs to checkpoint files, in order: one per epoch, or else best and last."""
     folder = Path(run_folder) / "checkpoints"
     paths = {
         int(path.stem.removeprefix("epoch_")): path for path in sorted(folder.glob("epoch_*.pt"))
@@ -48,31 +49,27 @@ def kept_checkpoints(run_folder: str | Path) -> dict[int, Path]:
         return paths
     others = [folder / name for name in ("best.pt", "last.pt") if (folder / name).is_file()]
     if not others:
-        raise DataError(f"{folder} holds no checkpoint: was this run started, and saved?")
+        raise DataError(f"{folder} has no checkpoint: was this run started and saved?")
     _log.warning(
-        "%s kept no checkpoint of each epoch (train.keep_checkpoints=all does); looking at %s",
+        "%s did not keep the checkpoint of every epoch (train.keep_checkpoints=all does); using %s",
         run_folder,
         " and ".join(path.name for path in others),
     )
     for path in others:
         epoch = int(torch.load(path, map_location="cpu", weights_only=True)["epoch"])
-        paths[epoch - (path.name == "last.pt")] = (
-            path  # the last checkpoint says which epoch comes next
-        )
+        paths[epoch - (path.name == "last.pt")] = path  # the last checkpoint stores the next epoch
     return dict(sorted(paths.items()))
 
 
 def pairs_over(views: Mapping[int, View]) -> pd.DataFrame:
-    """``View.pairs`` of several checkpoints under one another, with the column ``epoch``."""
+    """Concatenate ``View.pairs`` of several checkpoints, with the column ``epoch``."""
     return pd.concat(
         [view.pairs().assign(epoch=epoch) for epoch, view in views.items()], ignore_index=True
     )
 
 
 def low_quality(pairs: pd.DataFrame) -> pd.DataFrame:
-    """``epoch, level, share, pairs``: share of the matched pairs with an IoU below
-    ``LOW_QUALITY``.
-    """
+    """Share of the pairs with an IoU below ``LOW_QUALITY``: ``epoch, level, share, pairs``."""
     grouped = pairs.assign(share=pairs["iou"] < LOW_QUALITY).groupby(
         ["epoch", "level"], sort=False
     )["share"]
@@ -80,23 +77,23 @@ def low_quality(pairs: pd.DataFrame) -> pd.DataFrame:
 
 
 def stability(previous: View, current: View) -> dict[str, float]:
-    """Level → share of targets whose query (of several: any of them) is another one in ``current``,
-    of those matched in both.
+    """Share of targets per level whose query changed between two views.
 
-    A query is known by its anchor, not by its rank in the selection (compare the instability of
-    DN-DETR, Li et al. 2022, section 3.1, of queries that keep their place). NaN where no target is
-    matched in both.
+    Only targets that are matched in both views count. A target with several queries changed if any
+    of them is different. A query is identified by its anchor, not by its rank in the selection.
+    (Compare the instability of DN-DETR, Li et al. 2022, section 3.1, for queries that keep their
+    place.) NaN where no target is matched in both views.
 
     Raises:
-        ValueError: the views are of different targets or levels.
+        ValueError: the views have different targets or levels.
     """
     if previous.levels != current.levels or not torch.equal(
         previous.targets.boxes_cxcywh, current.targets.boxes_cxcywh
     ):
         raise ValueError(
-            f"views of other images or levels can't be compared: {len(previous.targets)} targets "
-            f"at {', '.join(previous.levels)}, "
-            f"and {len(current.targets)} at {', '.join(current.levels)}"
+            f"the two views have different images or levels: {len(previous.targets)} targets at "
+            f"{', '.join(previous.levels)}, "
+            f"and {len(current.targets)} at {', '.join(current.levels)}. Compare views of one batch"
         )
     result = {}
     for index, level in enumerate(current.levels):
@@ -111,7 +108,7 @@ def stability(previous: View, current: View) -> dict[str, float]:
 
 
 def stability_over(views: Mapping[int, View]) -> pd.DataFrame:
-    """``epoch, level, changed``: ``stability`` of each checkpoint against the one before it."""
+    """``stability`` of each checkpoint against the one before: ``epoch, level, changed``."""
     epochs = list(views)
     rows = [
         (epoch, level, share)
@@ -123,9 +120,9 @@ def stability_over(views: Mapping[int, View]) -> pd.DataFrame:
 
 def _queries_of_targets(view: View, level: int) -> dict[int, frozenset[int]]:
     matches = view.matches.of_level(level)
-    found: dict[int, set[int]] = {}
+    queries: dict[int, set[int]] = {}
     for target, name in zip(
         matches.target.tolist(), view.names[matches.image, matches.query].tolist(), strict=True
     ):
-        found.setdefault(target, set()).add(name)
-    return {target: frozenset(names) for target, names in found.items()}
+        queries.setdefault(target, set()).add(name)
+    return {target: frozenset(names) for target, names in queries.items()}

@@ -1,4 +1,4 @@
-"""Positives per image by each kind of matching, and under Dense O2O."""
+"""Count positives per image for each kind of matching, and under Dense O2O."""
 
 from __future__ import annotations
 
@@ -35,18 +35,17 @@ def positives(
     kinds: Sequence[str] = ("hungarian", "simota", "groups(4)"),
     composed: bool = True,
 ) -> pd.DataFrame:
-    """Positives at the last level, counted on the same images and the same predictions for every
-    kind of matching; and under Dense O2O.
+    """Count positives at the last level for every kind of matching, and under Dense O2O.
 
-    Each kind of ``kinds`` on the plain images (resized, nothing else). With ``composed``,
-    one-to-one matching also on what the DENSE phase makes of the same images: as the recipe
-    (``config.augment``) has it, with Mosaic on every image, and with MixUp on top. Groups repeat
-    the model's queries: a group has a query for each target as long as it has enough, so their
-    number doesn't depend on what else it learnt.
+    All kinds are counted on the same images and predictions. Each kind of ``kinds`` is counted on
+    the plain images (resized only). ``composed`` adds one-to-one matching on the same images in the
+    DENSE phase: as the recipe (``config.augment``) has it, with Mosaic on every image, and with
+    MixUp on top. Groups repeat the model's queries. A group has a query for each target as long as
+    there are enough queries, so the count does not depend on the training of the groups.
 
     Returns:
-        ``method, image, targets, positives``, a row an image and method; ``image`` is its position
-        in ``source``.
+        ``method, image, targets, positives``, one row per image and method; ``image`` is the
+        position in ``source``.
     """
     order = draw_positions(len(source), samples, seed, "positives")
     arms = [_plain_arm(config.augment, kinds)]
@@ -66,16 +65,16 @@ def positives(
                 last = assign(_grouped(decoder, match.groups), targets, match).of_level(
                     len(decoder.levels) - 1
                 )
-                found = torch.bincount(last.image, minlength=targets.batch_size).tolist()
+                per_image = torch.bincount(last.image, minlength=targets.batch_size).tolist()
                 counted[method] += [
                     (method, *row)
-                    for row in zip(indices, targets.counts.tolist(), found, strict=True)
+                    for row in zip(indices, targets.counts.tolist(), per_image, strict=True)
                 ]
         rows += [row for method in counted.values() for row in method]
     return pd.DataFrame(rows, columns=["method", "image", "targets", "positives"])
 
 
-# A phase with its augmentation, and method → kind of matching counted on it.
+# A phase, its augmentation, and method → kind of matching to count.
 _CountedArm = tuple[Phase, AugmentConfig, dict[str, str]]
 
 
@@ -107,8 +106,9 @@ def positives_over(
     seed: int = 0,
     kinds: Sequence[str] = ("hungarian", "simota"),
 ) -> pd.DataFrame:
-    """``epoch, method, targets, positives, per_target, times``: ``summary`` of ``positives`` on
-    plain images at each kept checkpoint.
+    """``summary`` of ``positives`` on plain images at each kept checkpoint.
+
+    Columns: ``epoch, method, targets, positives, per_target, times``.
     """
     tables = [
         summary(
@@ -128,7 +128,7 @@ def positives_over(
 
 
 def method_name(kind: str) -> str:
-    """A kind of matching as figures name it: ``one-to-one``, ``SimOTA``, ``4 query groups``."""
+    """Name a kind of matching for figures: ``one-to-one``, ``SimOTA``, ``4 query groups``."""
     match = MatchConfig(kind=kind)
     if match.groups > 1:
         return f"{match.groups} query groups"
@@ -137,8 +137,10 @@ def method_name(kind: str) -> str:
 
 
 def summary(counted: pd.DataFrame) -> pd.DataFrame:
-    """Of ``positives``: a row a method with ``targets`` and ``positives`` an image, ``per_target``,
-    and ``times`` the first method's positives.
+    """Summarize ``positives``, one row per method.
+
+    Columns: ``targets`` and ``positives`` per image, ``per_target``, and ``times`` the first
+    method's positives.
     """
     means = counted.groupby("method", sort=False)[["targets", "positives"]].mean()
     return means.assign(
@@ -148,19 +150,19 @@ def summary(counted: pd.DataFrame) -> pd.DataFrame:
 
 
 def claims(counted: pd.DataFrame) -> str:
-    """The paper's two numbers, SimOTA's 10 positives a target and Dense O2O's 4 times the
-    positives, against those of ``positives``.
+    """Compare two numbers of the paper with those of ``positives``, in sentences.
 
-    "About" is within a fifth.
+    The numbers are SimOTA's 10 positives per target and Dense O2O's 4 times the positives. "About"
+    means within 20 %.
     """
     rows = {str(row["method"]): row for row in summary(counted).to_dict("records")}
     sentences = []
     if "SimOTA" in rows:
         per_target = float(rows["SimOTA"]["per_target"])
         sentences.append(
-            f"SimOTA gives {per_target:.1f} positives a target here, {_against(per_target, 10)}; "
-            f"it adds up IoUs, so the number "
-            "follows how many queries fit a target and how well."
+            f"SimOTA gives {per_target:.1f} positives per target here, {_against(per_target, 10)}. "
+            "SimOTA adds up IoUs, so the number depends on how many queries fit a target and how "
+            "well."
         )
     dense = {
         name.removeprefix("Dense O2O "): float(row["times"])
@@ -171,15 +173,15 @@ def claims(counted: pd.DataFrame) -> str:
         sentences.append(
             "Dense O2O gives "
             + ", ".join(f"{times:.1f} times {setting}" for setting, times in dense.items())
-            + " the positives an image of one-to-one matching: "
+            + " the positives per image of one-to-one matching: "
             + ", ".join(_against(times, 4) for times in dense.values())
-            + "; a target keeps its one query."
+            + ". Each target keeps its one query."
         )
     return " ".join(sentences)
 
 
-def _against(found: float, claimed: float) -> str:
-    ratio = found / claimed
+def _against(measured: float, claimed: float) -> str:
+    ratio = measured / claimed
     if 0.8 <= ratio <= 1.2:
         return f"about the claimed {claimed:g}"
     side = "fewer" if ratio < 0.8 else "more"
@@ -187,7 +189,7 @@ def _against(found: float, claimed: float) -> str:
 
 
 def _grouped(decoder: DecoderOutput, groups: int) -> DecoderOutput:
-    """The first group's queries, ``groups`` times."""
+    """Repeat the first group's queries ``groups`` times."""
     queries = decoder.logits.shape[2] // decoder.groups
     return replace(
         decoder,

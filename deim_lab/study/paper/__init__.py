@@ -1,1 +1,1 @@
-"""The paper's numbers (``reported``) and what was measured here (``measured``), never mixed."""
+"""The paper's numbers (``reported``) and our own (``measured``), never mixed."""

@@ -1,9 +1,8 @@
-"""What was measured here, beside which published numbers may stand: finished runs by recipe,
-evaluations, and which of them are COCO val2017.
+"""Numbers measured here, to compare with published ones: finished runs and evaluations.
 
-Published AP are all on COCO val2017. An AP on another set is no comparison with them, however it
-looks, so it never shares their axes: an evaluation says itself what it was scored on (its images,
-and each class with its boxes), and that alone decides, not the name of a folder.
+All published AP are on COCO val2017. An AP on another data set is not comparable and never shares
+their axes. An evaluation records what it was scored on (its images, and each class with its boxes).
+Only this record decides whether it is COCO val2017, not the name of a folder.
 """
 
 from __future__ import annotations
@@ -59,16 +58,19 @@ _log = logging.getLogger(__name__)
 
 
 def is_coco_val2017(images: int, classes: Iterable[Mapping[Any, Json]]) -> bool:
-    """Whether a score is of all of COCO val2017: 5,000 images, and boxes of each of its 80 classes
-    under their own ids and names.
+    """Whether a score covers all of COCO val2017.
+
+    That is 5,000 images, and boxes of each of its 80 classes under their own ids and names.
 
     Args:
-        images: that were scored.
-        classes: ``category_id``, ``name`` and ``boxes`` (of ground truth) of each class, as
-            ``Scores.per_class`` gives them.
+        images: number of scored images.
+        classes: ``category_id``, ``name`` and ``boxes`` (of ground truth) of each class, as in
+            ``Scores.per_class``.
     """
-    found = {(item["category_id"], item["name"]) for item in classes if item["boxes"] > 0}
-    return images == VAL2017_IMAGES and found == set(COCO80)
+    classes_with_boxes = {
+        (item["category_id"], item["name"]) for item in classes if item["boxes"] > 0
+    }
+    return images == VAL2017_IMAGES and classes_with_boxes == set(COCO80)
 
 
 def finished_runs(
@@ -80,21 +82,24 @@ def finished_runs(
     seed: int | None = None,
     device: str | None = None,
 ) -> pd.DataFrame:
-    """Finished runs, a row for each recipe, data set and device; seeds are averaged.
-    ``RUN_COLUMNS``; AP (of the last epoch) in percent.
+    """One row per recipe, data set and device of the finished runs; seeds are averaged.
+
+    Columns ``RUN_COLUMNS``; AP (of the last epoch) in percent. Damaged runs are left out with a
+    warning.
 
     Args:
-        runs_dir: a folder that doesn't exist has no runs.
-        preset, data, seed, device: of these only; None: all. ``data`` is a data set's name,
-            ``device`` ``cpu`` or ``cuda``.
-        overrides: runs whose config has these values only.
+        runs_dir: a folder that does not exist has no runs.
+        preset, data, seed, device: only runs with these values; None: all. ``data`` is a data set's
+            name, ``device`` is ``cpu`` or ``cuda``.
+        overrides: only runs whose config has these values.
 
-    Raises ``ConfigError`` for an override that is none. Damaged runs are left out with a warning.
+    Raises:
+        ConfigError: an override of an unknown key.
     """
-    known = configs.keys()
+    valid_keys = configs.keys()
     for key in overrides or {}:
-        if key not in known:
-            raise ConfigError(f"unknown config key {key!r}{nearest(key, known)}")
+        if key not in valid_keys:
+            raise ConfigError(f"unknown config key {key!r}{nearest(key, valid_keys)}")
     groups: dict[tuple[Json, ...], list[dict[str, Json]]] = {}
     for run in runs.all_runs(runs_dir, status="done") if Path(runs_dir).is_dir() else []:
         info, place = run.info, str(run.info.get("device") or "unknown")
@@ -112,11 +117,11 @@ def finished_runs(
 
 
 def evaluations(runs_dir: str | Path) -> pd.DataFrame:
-    """What ``deim-lab evaluate`` left in the run folders and in ``evaluations``: a row a file.
-    ``EVALUATION_COLUMNS``; AP in percent.
+    """One row per evaluation saved by ``deim-lab evaluate``, in runs or in ``evaluations``.
 
-    ``on_coco`` says which are of all of COCO val2017; ``epochs`` is known where the detector is a
-    run's. Damaged files are left out with a warning.
+    Columns ``EVALUATION_COLUMNS``; AP in percent. ``on_coco`` marks the evaluations on all of COCO
+    val2017. ``epochs`` is given if the detector is a run's. Damaged files are left out with a
+    warning.
     """
     root = Path(runs_dir)
     rows = []
@@ -129,17 +134,15 @@ def evaluations(runs_dir: str | Path) -> pd.DataFrame:
 
 
 def percent(value: float) -> float:
-    """A score in [0, 1] as percent; the evaluator's -1 (undefined) as NaN."""
+    """Convert a score in [0, 1] to percent, and the evaluator's -1 (undefined) to NaN."""
     return math.nan if value is None or value < 0 else 100 * value
 
 
-def _last_score(run: Run, wanted: Mapping[str, Json]) -> dict[str, Json] | None:
-    """What one run reached at its end; None where it isn't wanted, has no score or can't be
-    read.
-    """
+def _last_score(run: Run, overrides: Mapping[str, Json]) -> dict[str, Json] | None:
+    """Final scores of one run; None if it does not match, has no score or cannot be read."""
     try:
         config = run.config
-        as_wanted = configs.override(config, wanted) == config
+        as_wanted = configs.override(config, overrides) == config
         scores = run.metrics(["val"])
     except ValueError as error:
         _log.warning("run %s is left out: %s", run.folder.name, error)
@@ -161,9 +164,7 @@ def _last_score(run: Run, wanted: Mapping[str, Json]) -> dict[str, Json] | None:
 
 
 def _mean(rows: list[dict[str, Json]]) -> dict[str, Json]:
-    latest = list(
-        {row["seed"]: row for row in rows}.values()
-    )  # a seed that was run twice counts once
+    latest = list({row["seed"]: row for row in rows}.values())  # one run per seed
     frame = pd.DataFrame(latest)
     return {
         **latest[0],
@@ -177,8 +178,9 @@ def _mean(rows: list[dict[str, Json]]) -> dict[str, Json]:
 
 
 def _differs(overrides: Mapping[str, Json]) -> str:
-    """What sets a recipe off from its preset, but for the epochs, which have a column of their
-    own.
+    """The overrides that distinguish a recipe from its preset, without the number of epochs.
+
+    The number of epochs has a column of its own.
     """
     return ", ".join(f"{key}={value}" for key, value in overrides.items() if key != "train.epochs")
 

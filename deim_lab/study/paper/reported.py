@@ -1,10 +1,9 @@
-"""What papers and READMEs publish, each number with its source. Nothing measured is ever in here,
-and nothing here is ever measured.
+"""Numbers that papers and READMEs publish, each with its source. None is measured here.
 
-Four tables, a CSV file each: ``main`` (the DEIM paper's main table), ``ablation`` (its components
+Four tables, one CSV file each: ``main`` (the DEIM paper's main table), ``ablation`` (its components
 on D-FINE-L), ``zoo`` (the official READMEs' accuracy and cost of each size), ``elsewhere`` (the
 same models, evaluated or trained by others). All AP are on COCO val2017, in percent as published.
-Latencies are of one image on a T4 with TensorRT in FP16. A note says what is in doubt.
+Latencies are for one image on a T4 with TensorRT in FP16. A note states any doubt about a number.
 """
 
 from __future__ import annotations
@@ -35,13 +34,13 @@ class Reported:
     """One model's published numbers; None where the source gives none.
 
     Attributes:
-        model: its name there.
-        preset: this lab's preset of the same model; None: there is none.
+        model: its name in the source.
+        preset: this lab's preset of the same model, or None.
         epochs: of training on COCO.
         ap_percent, ap50_percent: COCO val2017, percent.
         params_millions, latency_ms, gflops: as published.
         source: where the number was read. Never empty.
-        note: what is in doubt, or empty.
+        note: doubts about the numbers, or empty.
     """
 
     model: str
@@ -58,8 +57,9 @@ class Reported:
 
 @dataclass(frozen=True)
 class ReportedGain:
-    """One arm of the paper's ablation on D-FINE-L: the AP (percent), or the gain (points) where
-    only that is printed.
+    """One arm of the paper's ablation on D-FINE-L: its AP (percent) or its gain (points).
+
+    The gain is given where the paper prints no AP.
     """
 
     arm: str
@@ -70,13 +70,14 @@ class ReportedGain:
 
 
 def rows(table: str) -> tuple[Reported, ...]:
-    """The rows of ``main``, ``zoo`` or ``elsewhere``, in the source's order. Raises ``ConfigError``
-    for another name.
+    """The rows of ``main``, ``zoo`` or ``elsewhere``, in the source's order.
+
+    Raises ``ConfigError`` for another name.
     """
     if table not in TABLES:
         raise ConfigError(
-            f"unknown table of reported numbers {table!r}{nearest(table, TABLES)}; known: "
-            f"{', '.join(TABLES)} (and gains())"
+            f"unknown table of reported numbers {table!r}{nearest(table, TABLES)}; expected one of "
+            f"{', '.join(TABLES)} (the ablation is gains())"
         )
     return _rows(table)
 
@@ -87,20 +88,21 @@ def gains() -> tuple[ReportedGain, ...]:
 
 
 def of_preset(name: str) -> Reported | None:
-    """What the official README reports for the model of a preset; None where it reports nothing."""
+    """The official README's numbers for the model of a preset; None if it reports nothing."""
     return next((row for row in _rows("zoo") if row.preset == name), None)
 
 
 def frame(table: str) -> pd.DataFrame:
-    """``rows(table)``, or the ablation, as a frame with a column ``kind`` that says ``reported``;
-    what a source doesn't give is NaN.
+    """``rows(table)``, or the ablation, as a frame with a column ``kind`` = ``reported``.
+
+    Values that a source does not give are NaN.
     """
     import pandas as pd
 
-    found = gains() if table == "ablation" else rows(table)
+    entries = gains() if table == "ablation" else rows(table)
     kind = ReportedGain if table == "ablation" else Reported
     result = pd.DataFrame(
-        [vars(row) for row in found], columns=[item.name for item in fields(kind)]
+        [vars(row) for row in entries], columns=[item.name for item in fields(kind)]
     )
     numbers = [item.name for item in fields(kind) if "float" in str(item.type)]
     result[numbers] = result[numbers].astype(float)
@@ -110,35 +112,31 @@ def frame(table: str) -> pd.DataFrame:
 
 
 def read(path: Path, kind: type[Reported] | type[ReportedGain]) -> list[dict[str, Any]]:
-    """A CSV file's rows with the types of ``kind``'s fields.
+    """Read a CSV file's rows with the types of ``kind``'s fields.
 
     Raises:
-        DataError: naming file, line and column: other columns than the fields, a number that is
-            none or not positive, no source.
+        DataError: columns other than the fields, an invalid or non-positive number, or no source.
+            The message names file, line and column.
     """
-    wanted = {item.name: str(item.type) for item in fields(kind)}
+    types = {item.name: str(item.type) for item in fields(kind)}
     with path.open(encoding="utf-8", newline="") as lines:
         reader = csv.DictReader(lines)
-        if list(reader.fieldnames or ()) != list(wanted):
-            raise DataError(f"{path} has the columns {reader.fieldnames}; expected {list(wanted)}")
-        found = []
+        if list(reader.fieldnames or ()) != list(types):
+            raise DataError(f"{path} has the columns {reader.fieldnames}; expected {list(types)}")
+        records = []
         for row in reader:
             if None in row or None in row.values():
-                raise DataError(
-                    f"{path}, line {reader.line_num}: {len(wanted)} cells were expected"
-                )
+                raise DataError(f"{path}, line {reader.line_num}: expected {len(types)} cells")
             where = f"{path}, line {reader.line_num}"
-            found.append(
+            records.append(
                 {
                     name: _value(row[name], annotation, f"{where}, {name}")
-                    for name, annotation in wanted.items()
+                    for name, annotation in types.items()
                 }
             )
             if not row["source"].strip():
-                raise DataError(
-                    f"{where} has no source: a reported number without one can't be checked"
-                )
-    return found
+                raise DataError(f"{where} has no source. Every reported number needs one")
+    return records
 
 
 @cache
@@ -156,7 +154,7 @@ def _value(text: str, annotation: str, where: str) -> Any:
     try:
         number: float = int(text) if "int" in annotation else float(text)
     except ValueError as error:
-        raise DataError(f"{where}: {text!r} is no number") from error
+        raise DataError(f"{where}: {text!r} is not a number") from error
     if not (math.isfinite(number) and number > 0):
         raise DataError(f"{where}: {text} is not a positive number")
     return number
