@@ -88,13 +88,11 @@ def make_queries(
     Args:
         targets: targets of the batch; ``n`` is the number of targets of the fullest image.
         num_classes: labels are in ``[0, num_classes)``.
-        num_queries: number ``Q`` of matching queries, which follow the denoising queries in the
-            decoder.
+        num_queries: number ``Q`` of matching queries, which follow the denoising queries.
         num_denoising: makes ``max(1, num_denoising // n)`` groups, so up to ``2 · num_denoising``
             queries; 0 turns denoising off.
-        max_denoising: limit on ``N``, because memory grows with its square. An image with more than
-            ``max_denoising // 2`` targets gets queries only for its first ``max_denoising // 2``
-            targets. A warning is logged once.
+        max_denoising: limit on ``N``, because memory grows with its square. Only the first
+            ``max_denoising // 2`` targets of an image get queries, with a warning once.
         label_noise_ratio: half of it is the probability of a replaced label.
         box_noise_scale: 1 moves an edge of a positive by up to half the side of the box. It moves
             an edge of a negative by half to a whole side.
