@@ -131,7 +131,7 @@ def compute(
 ) -> LossTable:
     """Compute all losses of one batch, in float32 despite autocast (float64 stays).
 
-    A batch without targets gives finite terms. Every matching output stays in the graph.
+    A batch without targets gives the same terms, all finite. Matching outputs stay in the graph.
 
     Args:
         output: output of the detector in training mode.
