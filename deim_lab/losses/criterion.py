@@ -168,6 +168,7 @@ def compute(
             dn_names = _level_names(dn_terms, denoising)
             names |= {f"dn_{term}": levels for term, levels in dn_names.items()}
             weighted |= {f"dn_{term}": values for term, values in dn_terms.items()}
+    last = len(matches) - level_pairs.in_last  # the first pair of the last level
     return LossTable(
         terms=weighted,
         levels=names,
@@ -175,10 +176,9 @@ def compute(
         matches=Matches(
             level_pairs.image, level_pairs.query, level_pairs.target, level_pairs.level
         ),
-        matched_iou=level_iou[len(level_pairs) - level_pairs.in_last :],
+        matched_iou=level_iou[last:],
         positives_per_image=level_pairs.in_last / max(targets.batch_size, 1),
-        unmatched_targets=len(targets)
-        - len(matches.target[len(matches) - level_pairs.in_last :].unique()),
+        unmatched_targets=len(targets) - len(matches.target[last:].unique()),
     )
 
 

@@ -84,11 +84,7 @@ class Run:
             weights: the weights to start from (``path``, ``sha256``, and ``part`` if only the
                 backbone has weights); None: from scratch.
         """
-        for key in ("name", "fingerprint"):
-            if key not in data:
-                raise ConfigError(
-                    f"data {dict(data)!r} of a run lacks {key!r}. Expected name and fingerprint"
-                )
+        _check_data(data)
         overrides, fingerprint = dict(overrides or {}), fingerprint or configs.fingerprint(config)
         # "_" separates the parts of the name
         differs = _slug(what or _differs(overrides)).replace("_", "-") or "base"
@@ -318,6 +314,15 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({self.folder.name!r}, {self.status})"
+
+
+def _check_data(data: Mapping[str, Json]) -> None:
+    """Raise ``ConfigError`` unless a data set has a name and a fingerprint."""
+    for key in ("name", "fingerprint"):
+        if key not in data:
+            raise ConfigError(
+                f"data {dict(data)!r} of a run lacks {key!r}. Expected name and fingerprint"
+            )
 
 
 def frame_of(rows: list[dict[str, Json]], first: Collection[str]) -> pd.DataFrame:

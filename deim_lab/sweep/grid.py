@@ -145,12 +145,6 @@ def read(
                 f"{label}: override of {key} has no effect on arm {setting!r}, "
                 f"because the arm sets {key} itself"
             )
-    baseline = values.get("baseline") or next(iter(arms))
-    if baseline not in arms:
-        raise ConfigError(
-            f"{label}: baseline {baseline!r} is no arm{nearest(baseline, arms)}. The arms are: "
-            f"{', '.join(arms)}"
-        )
     grid = Grid(
         name=_name(name, path),
         path=path,
@@ -160,12 +154,23 @@ def read(
         base={**base, **added},
         arms=arms,
         seeds=_seeds(seeds if seeds is not None else values.get("seeds"), label),
-        baseline=baseline,
+        baseline=_baseline(values.get("baseline"), arms, label),
         parameters=_parameters({**(values.get("parameters") or {}), **(parameters or {})}, label),
         about=values.get("about") or "",
     )
     _check_arms(grid)
     return grid
+
+
+def _baseline(name: str | None, arms: Mapping[str, Json], label: str) -> str:
+    """The baseline's name, checked; None: the first arm."""
+    chosen = name or next(iter(arms))
+    if chosen not in arms:
+        raise ConfigError(
+            f"{label}: baseline {chosen!r} is no arm{nearest(chosen, arms)}. The arms are: "
+            f"{', '.join(arms)}"
+        )
+    return chosen
 
 
 def _check_arms(grid: Grid) -> None:
