@@ -1,8 +1,8 @@
 """Box formats and overlaps: pure functions, paired and pairwise.
 
-``cxcywh`` is centre and size, ``xyxy`` two corners. Paired functions take ``[..., 4]`` and
-``[..., 4]`` and give ``[...]``; pairwise ones take ``[..., N, 4]`` and ``[..., M, 4]`` and give
-``[..., N, M]``. Empty boxes give an IoU of 0, never NaN.
+``cxcywh`` is centre and size, ``xyxy`` is two corners. Paired functions take ``[..., 4]`` and
+``[..., 4]`` and return ``[...]``. Pairwise functions take ``[..., N, 4]`` and ``[..., M, 4]`` and
+return ``[..., N, M]``. Empty boxes give an IoU of 0, never NaN.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from torch import Tensor
 
 
 def cxcywh_to_xyxy(boxes_cxcywh: Float[Tensor, "*pairs 4"]) -> Float[Tensor, "*pairs 4"]:
-    """``[..., 4]`` centre and size → corners. Sizes below 0 count as 0, as in the official code."""
+    """Centre and size ``[..., 4]`` → corners. Sizes below 0 count as 0 (official code)."""
     centre, size = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:].clamp(min=0.0)
     return torch.cat([centre - 0.5 * size, centre + 0.5 * size], dim=-1)
 
 
 def xyxy_to_cxcywh(boxes_xyxy: Float[Tensor, "*pairs 4"]) -> Float[Tensor, "*pairs 4"]:
-    """``[..., 4]`` corners → centre and size."""
+    """Corners ``[..., 4]`` → centre and size."""
     low, high = boxes_xyxy[..., :2], boxes_xyxy[..., 2:]
     return torch.cat([(low + high) / 2, high - low], dim=-1)
 
 
 def area(boxes_xyxy: Float[Tensor, "*pairs 4"]) -> Float[Tensor, "*pairs"]:
-    """``[..., 4]`` → ``[...]`` area; 0 for a box turned inside out."""
+    """Area: ``[..., 4]`` → ``[...]``; 0 for a box turned inside out."""
     return (boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]).clamp(min=0).prod(-1)
 
 
@@ -47,7 +47,7 @@ def paired_giou(
 def paired_iou_and_giou(
     a_xyxy: Float[Tensor, "*#pairs 4"], b_xyxy: Float[Tensor, "*#pairs 4"]
 ) -> tuple[Float[Tensor, "*out"], Float[Tensor, "*out"]]:
-    """Both of the above at the price of one."""
+    """IoU and generalised IoU of each pair, computed together at the cost of one."""
     iou, union = _overlap(a_xyxy, b_xyxy)
     return iou, _generalise(iou, union, a_xyxy, b_xyxy)
 
@@ -55,14 +55,14 @@ def paired_iou_and_giou(
 def pairwise_iou(
     a_xyxy: Float[Tensor, "*sets N 4"], b_xyxy: Float[Tensor, "*sets M 4"]
 ) -> Float[Tensor, "*sets N M"]:
-    """``[..., N, 4]``, ``[..., M, 4]`` → ``[..., N, M]`` IoU."""
+    """IoU of all pairs: ``[..., N, 4]``, ``[..., M, 4]`` → ``[..., N, M]``."""
     return paired_iou(a_xyxy.unsqueeze(-2), b_xyxy.unsqueeze(-3))
 
 
 def pairwise_giou(
     a_xyxy: Float[Tensor, "*sets N 4"], b_xyxy: Float[Tensor, "*sets M 4"]
 ) -> Float[Tensor, "*sets N M"]:
-    """``[..., N, 4]``, ``[..., M, 4]`` → ``[..., N, M]`` generalised IoU."""
+    """Generalised IoU of all pairs: ``[..., N, 4]``, ``[..., M, 4]`` → ``[..., N, M]``."""
     return paired_giou(a_xyxy.unsqueeze(-2), b_xyxy.unsqueeze(-3))
 
 
@@ -81,9 +81,9 @@ def _generalise(iou: Tensor, union: Tensor, a_xyxy: Tensor, b_xyxy: Tensor) -> T
     return iou - _ratio(hull - union, hull)
 
 
-def _ratio(part: Tensor, whole: Tensor) -> Tensor:
-    """part / whole, and 0 where whole is 0, with finite gradients in both cases."""
-    empty = whole <= 0
+def _ratio(part: Tensor, total: Tensor) -> Tensor:
+    """part / total, or 0 if total is 0, with finite gradients in both cases."""
+    empty = total <= 0
     return torch.where(
-        empty, torch.zeros_like(part), part / torch.where(empty, torch.ones_like(whole), whole)
+        empty, torch.zeros_like(part), part / torch.where(empty, torch.ones_like(total), total)
     )

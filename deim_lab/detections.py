@@ -1,4 +1,4 @@
-"""What a detector found: from its output to detections in pixels, and on to COCO result rows."""
+"""Convert the output of a detector to detections in pixels and to COCO result rows."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ Json = Any
 
 @dataclass(frozen=True)
 class Detections:
-    """The detections of one image, best first: ``scores [N]`` in [0, 1], ``labels [N]`` class
-    index, ``boxes_xyxy [N, 4]`` px.
+    """The detections of one image, best first.
+
+    ``scores [N]`` are in [0, 1], ``labels [N]`` are class indices, ``boxes_xyxy [N, 4]`` are in
+    pixels.
     """
 
     scores: Tensor
@@ -31,26 +33,26 @@ class Detections:
         return int(self.scores.shape[0])
 
     def above(self, threshold: float) -> Detections:
-        """Those of at least this score."""
+        """The detections with at least this score."""
         keep = self.scores >= threshold
         return Detections(self.scores[keep], self.labels[keep], self.boxes_xyxy[keep])
 
     def to(self, device: torch.device | str) -> Detections:
-        """The same on another device."""
+        """The same detections on another device."""
         return Detections(
             self.scores.to(device), self.labels.to(device), self.boxes_xyxy.to(device)
         )
 
 
 def postprocess(prediction: Prediction, sizes_wh: Tensor, *, top_k: int = 300) -> list[Detections]:
-    """The best ``top_k`` of queries × classes of each image, without suppression: one query may
-    appear with several classes.
+    """Take the best ``top_k`` of queries × classes of each image, without suppression.
+
+    One query may appear with several classes.
 
     Args:
         prediction: ``logits [B, Q, C]``, ``boxes_cxcywh [B, Q, 4]``.
-        sizes_wh: ``[B, 2]`` width and height in pixels that the boxes are scaled to (of the
-            original images).
-        top_k: at most Q · C are there.
+        sizes_wh: ``[B, 2]`` width and height in pixels of the original images, to scale the boxes.
+        top_k: largest number of detections; there are at most Q · C.
     """
     return [
         Detections(*parts) for parts in zip(*best(prediction, sizes_wh, top_k=top_k), strict=True)
@@ -58,8 +60,9 @@ def postprocess(prediction: Prediction, sizes_wh: Tensor, *, top_k: int = 300) -
 
 
 def best(prediction: Prediction, sizes_wh: Tensor, *, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """As ``postprocess``, all images in one: scores ``[B, K]``, labels ``[B, K]``, boxes_xyxy
-    ``[B, K, 4]`` px.
+    """``postprocess`` for all images at once, as three tensors.
+
+    Returns scores ``[B, K]``, labels ``[B, K]`` and boxes_xyxy ``[B, K, 4]`` px.
     """
     logits = prediction.logits.float()
     num_classes = logits.shape[-1]
@@ -73,14 +76,14 @@ def best(prediction: Prediction, sizes_wh: Tensor, *, top_k: int) -> tuple[Tenso
 
 
 def check_finite(prediction: Prediction, image_ids: Sequence[int]) -> None:
-    """Raise ``NonFiniteError`` naming the images whose logits or boxes are inf or NaN."""
+    """Raise ``NonFiniteError``, with the images, if logits or boxes are inf or NaN."""
     for term, values in (("logits", prediction.logits), ("boxes_cxcywh", prediction.boxes_cxcywh)):
         finite = values.isfinite().flatten(1).all(1)
         if not finite.all():
             bad = tuple(image_ids[index] for index in (~finite).nonzero().flatten().tolist())
             raise NonFiniteError(
-                f"the detector's {term} are inf or NaN for images {list(bad[:8])}: its weights or "
-                f"activations overflowed",
+                f"the detector's {term} are inf or NaN for images {list(bad[:8])}. Weights or "
+                f"activations overflowed.",
                 image_ids=bad,
                 term=term,
             )
@@ -91,19 +94,20 @@ def to_coco(
     image_ids: Sequence[int],
     categories: Sequence[Mapping[str, Json]],
 ) -> list[dict[str, Json]]:
-    """COCO result rows ``{"image_id", "category_id", "bbox": [x, y, w, h] px, "score"}`` with the
-    data set's own category ids.
+    """Convert detections to COCO result rows.
 
-    Rounded to what float32 carries and files should hold: boxes to 1/1000 px, scores to 7 decimals.
+    A row is ``{"image_id", "category_id", "bbox": [x, y, w, h] px, "score"}``, with the category
+    ids of the data set. Boxes are rounded to 1/1000 px and scores to 7 decimals, within the
+    precision of float32.
 
     Args:
-        detections: one an image.
-        image_ids: one an image.
+        detections: one per image.
+        image_ids: one per image.
         categories: ``[{"id", "name"}]`` in class order, as in a checkpoint.
     """
     rows: list[dict[str, Json]] = []
-    for image_id, found in zip(image_ids, detections, strict=True):
-        boxes_xyxy = found.boxes_xyxy.double().cpu()
+    for image_id, of_image in zip(image_ids, detections, strict=True):
+        boxes_xyxy = of_image.boxes_xyxy.double().cpu()
         boxes_xywh = torch.cat([boxes_xyxy[:, :2], boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]], dim=1)
         rows += [
             {
@@ -113,9 +117,9 @@ def to_coco(
                 "score": score,
             }
             for label, box, score in zip(
-                found.labels.tolist(),
+                of_image.labels.tolist(),
                 boxes_xywh.numpy().round(3).tolist(),
-                found.scores.double().cpu().numpy().round(7).tolist(),
+                of_image.scores.double().cpu().numpy().round(7).tolist(),
                 strict=True,
             )
         ]
@@ -124,15 +128,14 @@ def to_coco(
 
 @dataclass(frozen=True)
 class ImageDetections:
-    """What was found in one picture.
+    """The detections in one picture.
 
     Attributes:
-        image_id: its position among those asked for, from 1 (those that couldn't be read count
-            too).
-        path: of the file; None for pixels given as an array.
+        image_id: position among the requested pictures, from 1. Unreadable pictures count too.
+        path: path of the file; None for pixels given as an array.
         size_wh: width and height in pixels, upright.
         detections: best first; boxes in pixels.
-        category_ids, names: of each detection, the training data's own.
+        category_ids, names: category of each detection, as in the training data.
     """
 
     image_id: int
@@ -149,16 +152,20 @@ class ImageDetections:
 def coco_rows(found: ImageDetections) -> list[dict[str, Json]]:
     """COCO result rows of one picture, with its ``file_name``."""
     categories = [{"id": category_id} for category_id in found.category_ids]
-    own = Detections(found.detections.scores, torch.arange(len(found)), found.detections.boxes_xyxy)
+    numbered = Detections(
+        found.detections.scores, torch.arange(len(found)), found.detections.boxes_xyxy
+    )
     name = None if found.path is None else str(found.path)
-    return [row | {"file_name": name} for row in to_coco([own], [found.image_id], categories)]
+    return [row | {"file_name": name} for row in to_coco([numbered], [found.image_id], categories)]
 
 
 def flat_rows(
     rows: Sequence[Mapping[str, Json]], categories: Sequence[Mapping[str, Json]]
 ) -> list[dict[str, Json]]:
-    """Result rows for a table: the box as ``x``, ``y``, ``width``, ``height`` px, the class by its
-    name too; ``frame`` None for pictures.
+    """Result rows for a table.
+
+    The box is ``x``, ``y``, ``width``, ``height`` in px. The name of the class is added. ``frame``
+    is None for pictures.
     """
     names = {item["id"]: item["name"] for item in categories}
     flat = []

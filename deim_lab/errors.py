@@ -1,7 +1,7 @@
-"""The typed errors of the package, and the one way to propose the nearest right name.
+"""The typed errors of the package, and suggestions of the nearest valid name.
 
-Every error here is a ``ValueError``, so a caller who does not care for the difference needs one
-``except``. Library code never calls ``sys.exit``: a notebook kernel survives each of these.
+Every error here is a ``ValueError``, so one ``except`` can catch all of them. Library code never
+calls ``sys.exit``: a notebook kernel survives every error.
 """
 
 from __future__ import annotations
@@ -15,34 +15,33 @@ class ConfigError(ValueError):
 
 
 class MissingExtraError(ConfigError):
-    """An optional package that is not installed: names what needs it and the extra to install."""
+    """An optional package is not installed. Names its user and the extra to install."""
 
 
 class DataError(ValueError):
-    """A dataset that can't be read as it is: names the file, the id, the value and what to do."""
+    """A data set can't be read. Names the file, the id, the value and the remedy."""
 
 
 class WeightsError(ValueError):
-    """A checkpoint that is truncated, not readable safely, or of another model."""
+    """A checkpoint is truncated, not safe to read, or of another model."""
 
 
 class ExportError(ValueError):
-    """A model that can't be written in another format, or a file that doesn't compute what the
-    model does.
-    """
+    """A model can't be exported, or the exported file gives other outputs than the model."""
 
 
 class TargetsError(ValueError):
-    """Targets that the model can't be trained on: a label out of range, a box that is no box."""
+    """Targets can't be used for training: a label out of range or an invalid box."""
 
 
 class RunFailedError(ValueError):
-    """A run in a process of its own that ended with an error: names the run and what it said."""
+    """A run in a separate process ended with an error. Names the run and its message."""
 
 
 class NonFiniteError(ValueError):
-    """A loss, gradient or prediction that is not finite. ``image_ids`` and ``term`` say where,
-    ``repro`` what to replay.
+    """A loss, gradient or prediction is not finite.
+
+    ``image_ids`` and ``term`` say where. ``repro`` is the file to replay.
     """
 
     def __init__(
@@ -60,19 +59,19 @@ class NonFiniteError(ValueError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """ " (did you mean 'x'?)" for the closest known name, or "" when none is close.
+    """ " (did you mean 'x'?)" for the closest known name, or "" if none is close.
 
-    Of dotted names the last part counts too: ``schedule.epoches`` is close to ``train.epochs``.
-    That of a file's name says nothing.
+    Also compares the last part of a dotted name: ``schedule.epoches`` is close to ``train.epochs``.
+    Ignores file suffixes.
     """
     dotted = not str(name).endswith((".yaml", ".yml", ".json", ".ipynb"))
 
     def likeness(candidate: str) -> float:
-        whole = difflib.SequenceMatcher(None, str(name), candidate).ratio()
+        full_name = difflib.SequenceMatcher(None, str(name), candidate).ratio()
         tail = difflib.SequenceMatcher(
             None, str(name).rpartition(".")[2], candidate.rpartition(".")[2]
         ).ratio()
-        return max(whole, tail) if dotted else whole
+        return max(full_name, tail) if dotted else full_name
 
     ranked = sorted({str(item) for item in known}, key=likeness, reverse=True)
     if not ranked or likeness(ranked[0]) < 0.6:
@@ -82,7 +81,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def first_few(values: Iterable[object], limit: int) -> str:
-    """The first ``limit`` values and, where there are more, the number of all: for a message."""
+    """The first ``limit`` values for a message, and the total number if there are more."""
     items = [str(value) for value in values]
     if len(items) <= limit:
         return ", ".join(items)

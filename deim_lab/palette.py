@@ -1,7 +1,7 @@
-"""Every colour and every dash of the lab, by what it stands for; nothing here draws.
+"""Every colour and dash pattern of the lab, by meaning. Nothing here draws.
 
-Most colours are Okabe and Ito's, then Tol's: readers with any common colour blindness can tell
-them apart.
+Most colours are from Okabe and Ito, then from Tol. They are distinct for readers with any common
+colour blindness.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ BLUE, VERMILION, PINK, GREY = "#0072B2", "#D55E00", "#CC79A7", "#6F6F6F"
 WINE, TEAL, OLIVE, INDIGO = "#882255", "#44AA99", "#999933", "#332288"
 PURPLE, FOREST, MAROON = "#AA4499", "#117733", "#661100"
 
-INK, FAINT = "#222222", "#D9D9D9"  # text and lines · grids and what lies behind
-PALE_GREY = "#BBBBBB"  # what is neither a method nor a term of the loss
-NOTE, DARK_NOTE = "#888888", "#777777"  # a sentence in place of an empty panel
+INK, FAINT = "#222222", "#D9D9D9"  # text and lines · grids and background
+PALE_GREY = "#BBBBBB"  # items that are neither a method nor a term of the loss
+NOTE, DARK_NOTE = "#888888", "#777777"  # a sentence instead of an empty panel
 NOT_SIGNIFICANT = "#8A8A8A"
-BAND = "#F5F5F5"  # every second row of a table that is drawn
-ASSIGNED = "#FF3B30"  # the mark of an assignment on a cost matrix
+BAND = "#F5F5F5"  # every second row of a drawn table
+ASSIGNED = "#FF3B30"  # marks of assignments on a cost matrix
 REPORTED, MEASURED = "#4477AA", "#EE6677"  # published numbers · numbers of this lab's runs (Tol)
 
 METHODS: Mapping[str, str] = {
@@ -34,7 +34,7 @@ METHODS: Mapping[str, str] = {
     "mal": GREEN,
     "focal": PINK,
 }
-OTHERS: tuple[str, ...] = (WINE, TEAL, OLIVE, INDIGO, PURPLE, FOREST, MAROON)  # of other arms
+OTHERS: tuple[str, ...] = (WINE, TEAL, OLIVE, INDIGO, PURPLE, FOREST, MAROON)  # for other arms
 CLASSES: tuple[str, ...] = (
     ORANGE,
     SKY,
@@ -51,10 +51,10 @@ CLASSES: tuple[str, ...] = (
 )
 DETECTORS: tuple[str, ...] = (BLUE, ORANGE, GREEN, VERMILION, SKY, PINK, GREY, *OTHERS)
 
-# A second mark of each method, for print in grey.
+# Dash pattern of each method, for grey prints.
 DASHES: Mapping[str, Any] = {"plain": (0, (4, 2)), "vfl": (0, (4, 2)), "focal": (0, (1, 1.5))}
 
-# Terms of the loss and stages of a step have none of the methods' colours.
+# Terms of the loss and stages of a step don't use the colours of methods.
 TERMS: Mapping[str, str] = {
     "class": INK,
     "l1": WINE,
@@ -78,7 +78,7 @@ PHASES: Mapping[str, str] = {
     "plain": "#8FBFDC",
     "clean": "#E3E3E3",
 }
-CLEAN_SWITCH = "#C9C9C9"  # what stays on in the clean phase, darker than the phase itself
+CLEAN_SWITCH = "#C9C9C9"  # operations that stay on in the clean phase; darker than the phase
 
 # Ramps: the stops of a continuous scale, in order.
 QUALITY_RAMP = (VERMILION, ORANGE, SKY, BLUE)  # IoU of a match, from poor to good
@@ -93,8 +93,8 @@ _ALIASES = {
     "d-fine": "plain",
     "baseline": "plain",
 }
-# An arm has a method's colour only if it changes that one thing: DEIM, which changes two, has its
-# own.
+# An arm has the colour of a method only if it changes this method alone. DEIM changes two methods
+# and has a colour of its own.
 _ARMS = {
     "dense o2o": "dense",
     "mal": "mal",
@@ -108,13 +108,13 @@ _MATCHINGS = {"one-to-one": METHODS["plain"], "dense": METHODS["dense"]}
 _COMPARATORS = {"SimOTA": OTHERS[0], "groups": OTHERS[1]}
 
 
-# Methods that were added (``config.entries``): name → colour and dashes.
+# Added methods (``config.entries``): name → colour and dashes.
 _ADDED: dict[str, tuple[str, Any]] = {}
 _FURTHER_DASHES = ((0, (6, 1, 1, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 2)))
 
 
 def add(name: str, tint: str | None = None) -> None:
-    """Give an added method its colour; None: the next of ``OTHERS``. Its dashes follow in order."""
+    """Set the colour of an added method and its dashes; None: the next colour of ``OTHERS``."""
     position = list(_ADDED).index(name) if name in _ADDED else len(_ADDED)
     dashes_of_it = _FURTHER_DASHES[position % len(_FURTHER_DASHES)]
     _ADDED[name] = (tint or OTHERS[position % len(OTHERS)], dashes_of_it)
@@ -126,8 +126,10 @@ def remove(name: str) -> None:
 
 
 def colour(name: str, position: int = 0) -> str:
-    """The colour of a method (``plain``, ``mosaic``, ``mixup``, ``dense``/``DEIM``, ``vfl``,
-    ``mal``, ``focal``, or one that was added), else one by position.
+    """The colour of a method; another name gets a colour by position.
+
+    Methods are ``plain``, ``mosaic``, ``mixup``, ``dense``/``DEIM``, ``vfl``, ``mal``, ``focal``
+    and added methods.
     """
     method = _method(name)
     if method in METHODS:
@@ -136,14 +138,15 @@ def colour(name: str, position: int = 0) -> str:
 
 
 def colours(names: Iterable[str]) -> dict[str, str]:
-    """A colour for each name: a method's own, the others in order and never twice while they
-    last.
+    """A colour for each name: methods have fixed colours, other names get colours in order.
+
+    No colour of ``OTHERS`` repeats before all are used.
     """
     result: dict[str, str] = {}
-    unknown = 0
+    others_used = 0
     for name in names:
-        result[name] = colour(name, unknown)
-        unknown += _method(name) not in METHODS and _method(name) not in _ADDED
+        result[name] = colour(name, others_used)
+        others_used += _method(name) not in METHODS and _method(name) not in _ADDED
     return result
 
 
@@ -156,13 +159,13 @@ def dashes(name: str) -> Any:
 
 
 def arms(names: Iterable[str]) -> dict[str, str]:
-    """A colour for each arm: a method's own where it has one, and no two arms with the same."""
+    """A distinct colour for each arm: the colour of its method, if it has one."""
     result: dict[str, str] = {}
     for name in names:
-        own = METHODS.get(_ARMS.get(name.strip().lower(), ""))
+        method_colour = METHODS.get(_ARMS.get(name.strip().lower(), ""))
         free = [
             tint
-            for tint in (own, *OTHERS, *METHODS.values())
+            for tint in (method_colour, *OTHERS, *METHODS.values())
             if tint is not None and tint not in result.values()
         ]
         result[name] = free[0] if free else OTHERS[len(result) % len(OTHERS)]
@@ -170,7 +173,7 @@ def arms(names: Iterable[str]) -> dict[str, str]:
 
 
 def matchings(names: Iterable[str]) -> dict[str, str]:
-    """A colour for each kind of matching: one-to-one as plain, Dense O2O as everywhere."""
+    """A colour for each kind of matching: one-to-one as plain, Dense O2O as in other figures."""
     return {
         name: _matching(name, OTHERS[position % len(OTHERS)])
         for name, position in zip(names, count(len(_COMPARATORS)), strict=False)
@@ -178,16 +181,16 @@ def matchings(names: Iterable[str]) -> dict[str, str]:
 
 
 def of_class(label: int) -> str:
-    """The colour of a class of the data, by its index."""
+    """The colour of a class, by its index."""
     return CLASSES[label % len(CLASSES)]
 
 
 def ink_on(ground: str, *, light_from: float = 120) -> str:
-    """Black on a light colour, white on a dark one; ``light_from``: the least luma that is light.
+    """The text colour on a ground: black on a light ground, white on a dark ground.
 
     Args:
         ground: ``#RRGGBB``.
-        light_from: in [0, 255].
+        light_from: a ground with a luma above this is light; in [0, 255].
     """
     red, green, blue = (int(ground[start : start + 2], 16) for start in (1, 3, 5))
     return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > light_from else "white"

@@ -1,9 +1,9 @@
-"""Epoch → Phase, step → learning rate: the one owner of every switch in time.
+"""The schedule of a run: epoch → phase, step → learning rate.
 
-Augmentation, MixUp, multi-scale, the learning rate, the EMA restart and the timeline figure all ask
-here. Everything is derived from few numbers (epochs, warm-up, share of Dense O2O, clean tail, steps
-an epoch). The official recipes were written for COCO; on a short run or a small set their numbers
-never leave the warm-up, so ``build`` rescales them and says so in ``notices``.
+It controls augmentation, MixUp, multi-scale, the learning rate, the EMA restart and the timeline
+figure. Everything is derived from a few numbers (epochs, warm-up, share of Dense O2O, clean tail,
+steps per epoch). The official recipes were written for COCO. With their numbers, a short run or a
+small set never leaves the warm-up. So ``build`` rescales the numbers and reports it in ``notices``.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from deim_lab.config import Config, ScheduleConfig
 from deim_lab.config.entries import KINDS
 from deim_lab.errors import ConfigError
 
-WARM_UP_SHARE = 0.10  # of the run, at most
-CLEAN_SHARE = 0.20  # of the epochs, at most
+WARM_UP_SHARE = 0.10  # largest share of the run
+CLEAN_SHARE = 0.20  # largest share of the epochs
 
 
 class Phase(StrEnum):
-    """What happens to an image in an epoch.
+    """Augmentation phase of an epoch.
 
     ``WARM_UP`` and ``CLEAN``: flip and resize only. ``DENSE``: Mosaic and MixUp by their
     probabilities, else as ``PLAIN``. ``PLAIN``: photometric distortion, zoom-out, IoU crop.
-    Multi-scale is off in ``CLEAN`` alone.
+    Multi-scale is off only in ``CLEAN``.
     """
 
     WARM_UP = "warm_up"
@@ -36,18 +36,17 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True)
 class Schedule:
-    """Every switch of one run. Epochs and steps count from 0; an end is exclusive.
+    """Phases and learning rate of one run. Epochs and steps count from 0; ends are exclusive.
 
     Attributes:
         epochs, steps_per_epoch: length of the run, in optimisation steps.
         dense_start, dense_end, clean_start: first epochs of DENSE, PLAIN and CLEAN.
         lr_warmup_steps: steps of quadratic warm-up.
-        lr_final_ratio: last learning rate over the base.
-        notices: one sentence for each number that was changed to fit the run, or that can't have an
-            effect.
+        lr_final_ratio: last learning rate / base.
+        notices: one text for each number that was changed to fit the run or has no effect.
         lr_tail_start: first epoch of the last learning rate; None: ``clean_start``.
-        late_match_start: first epoch of the late matching cost (``match.iou_power``); None: there
-            is none.
+        late_match_start: first epoch of the late matching cost (``match.iou_power``); None: no late
+            cost.
     """
 
     epochs: int
@@ -70,7 +69,7 @@ class Schedule:
         return Phase.PLAIN if epoch < self.clean_start else Phase.CLEAN
 
     def matches_late(self, epoch: int) -> bool:
-        """Whether an epoch matches by the late cost."""
+        """Whether an epoch uses the late matching cost."""
         return self.late_match_start is not None and epoch >= self.late_match_start
 
     @property
@@ -78,11 +77,11 @@ class Schedule:
         return self.epochs * self.steps_per_epoch
 
     def lr_factor(self, step: int) -> float:
-        """Learning rate of an optimisation step over its base.
+        """Learning rate of an optimisation step / base learning rate.
 
-        The official rule: ``(step / warm-up)²``; 1 up to the end of Dense O2O; a half
-        cosine down to ``lr_final_ratio`` at the start of the clean tail (or ``lr_tail_start``);
-        constant from there.
+        The official rule has four parts: ``(step / warm-up)²``, then 1 up to the end of Dense O2O.
+        Then a half cosine down to ``lr_final_ratio`` at the start of the clean tail (or
+        ``lr_tail_start``), then constant.
         """
         last = self.clean_start if self.lr_tail_start is None else self.lr_tail_start
         flat, tail = self.dense_end * self.steps_per_epoch, last * self.steps_per_epoch
@@ -100,7 +99,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class _Lengths:
-    """The lengths of a schedule that a short run cannot hold in full, and what changed them."""
+    """Lengths of a schedule, cut to fit a short run, and notices of the changes."""
 
     warmup_epochs: int
     clean_epochs: int
@@ -110,15 +109,16 @@ class _Lengths:
 
 
 def build(config: Config, steps_per_epoch: int) -> Schedule:
-    """The schedule of a run of ``steps_per_epoch`` optimisation steps an epoch.
+    """Build the schedule of a run with ``steps_per_epoch`` optimisation steps per epoch.
 
-    Unless ``schedule.unscaled``: warm-up of augmentation and learning rate at most 10 % of the run,
-    clean tail at most 20 %, and at least one epoch of Dense O2O where Mosaic or MixUp is asked for.
-    Raises ``ConfigError`` when ``unscaled`` numbers don't fit the run.
+    Unless ``schedule.unscaled`` is set, the lengths are limited. The warm-up of augmentation and
+    learning rate is at most 10 % of the run, the clean tail at most 20 %. Dense O2O has at least
+    one epoch if Mosaic or MixUp has a probability above 0. Raises ``ConfigError`` if ``unscaled``
+    numbers don't fit the run.
     """
     if steps_per_epoch < 1:
         raise ConfigError(
-            f"steps_per_epoch {steps_per_epoch} is below 1: the training set makes no batch"
+            f"steps_per_epoch {steps_per_epoch} is below 1. The training set must give one batch."
         )
     epochs = config.train.epochs
     lengths = _lengths(config.schedule, epochs, epochs * steps_per_epoch)
@@ -146,21 +146,25 @@ def build(config: Config, steps_per_epoch: int) -> Schedule:
     )
 
 
-def _lengths(asked: ScheduleConfig, epochs: int, steps: int) -> _Lengths:
-    """The recipe's lengths, cut to their share of the run unless ``schedule.unscaled``."""
-    if asked.unscaled:
-        if asked.warmup_epochs + asked.clean_epochs > epochs:
+def _lengths(recipe: ScheduleConfig, epochs: int, steps: int) -> _Lengths:
+    """Lengths of the recipe, cut to their share of the run unless ``schedule.unscaled``."""
+    if recipe.unscaled:
+        if recipe.warmup_epochs + recipe.clean_epochs > epochs:
             raise ConfigError(
-                f"schedule.unscaled: warmup_epochs {asked.warmup_epochs} and clean_epochs "
-                f"{asked.clean_epochs} do not fit into train.epochs {epochs}"
+                f"schedule.unscaled: warmup_epochs {recipe.warmup_epochs} and clean_epochs "
+                f"{recipe.clean_epochs} do not fit into train.epochs {epochs}. Lower them, or "
+                f"raise train.epochs."
             )
         return _Lengths(
-            asked.warmup_epochs, asked.clean_epochs, asked.lr_warmup_steps, asked.lr_clean_epochs
+            recipe.warmup_epochs,
+            recipe.clean_epochs,
+            recipe.lr_warmup_steps,
+            recipe.lr_clean_epochs,
         )
     notices: list[str] = []
 
     def fitted(name: str, share: float, number: int, unit: str) -> int:
-        before: int = getattr(asked, name)
+        before: int = getattr(recipe, name)
         after = min(before, int(share * number))
         if after != before:
             notices.append(
@@ -172,58 +176,58 @@ def _lengths(asked: ScheduleConfig, epochs: int, steps: int) -> _Lengths:
     clean = fitted("clean_epochs", CLEAN_SHARE, epochs, "epochs")
     lr_warmup = fitted("lr_warmup_steps", WARM_UP_SHARE, steps, "steps")
     lr_clean = None
-    if asked.lr_clean_epochs is not None:
+    if recipe.lr_clean_epochs is not None:
         lr_clean = fitted("lr_clean_epochs", CLEAN_SHARE, epochs, "epochs")
     return _Lengths(warm_up, clean, lr_warmup, lr_clean, tuple(notices))
 
 
 def _dense(config: Config, lengths: _Lengths) -> tuple[int, int, list[str]]:
-    """End of Dense O2O, start of the clean tail, and what there is to say about the two."""
-    asked, epochs, warm_up = config.schedule, config.train.epochs, lengths.warmup_epochs
+    """End of Dense O2O, start of the clean tail, and notices."""
+    recipe, epochs, warm_up = config.schedule, config.train.epochs, lengths.warmup_epochs
     clean_start = epochs - lengths.clean_epochs
-    end = min(clean_start, warm_up + round(asked.dense_share * clean_start))
+    end = min(clean_start, warm_up + round(recipe.dense_share * clean_start))
     if config.augment.mosaic_prob == 0 and config.augment.mixup_prob == 0:
         return end, clean_start, []
-    if asked.dense_share == 0:
+    if recipe.dense_share == 0:
         notice = (
             "Dense O2O is never on: schedule.dense_share is 0, so augment.mosaic_prob and "
             "augment.mixup_prob have no effect"
         )
     elif end > warm_up:
         return end, clean_start, []
-    elif asked.unscaled:
+    elif recipe.unscaled:
         notice = (
             f"Dense O2O is never on: {warm_up} warm-up and {lengths.clean_epochs} clean epochs "
-            f"leave none of {epochs} to it"
+            f"leave none of {epochs} epochs"
         )
     else:
         end = warm_up + 1
         clean_start = max(clean_start, end)
         notice = (
             f"Dense O2O is on in one epoch of {epochs}, although schedule.dense_share "
-            f"{asked.dense_share:g} rounds to none"
+            f"{recipe.dense_share:g} rounds to no epoch"
         )
     return end, clean_start, [notice]
 
 
-def _endless_warmup(asked: ScheduleConfig, steps: int) -> list[str]:
-    """A notice where the learning rate's warm-up is as long as the run."""
-    if not asked.unscaled or asked.lr_warmup_steps < steps:
+def _endless_warmup(recipe: ScheduleConfig, steps: int) -> list[str]:
+    """A notice if the warm-up of the learning rate is as long as the run."""
+    if not recipe.unscaled or recipe.lr_warmup_steps < steps:
         return []
-    reached = ((steps - 1) / asked.lr_warmup_steps) ** 2
+    highest_factor = ((steps - 1) / recipe.lr_warmup_steps) ** 2
     return [
-        f"the learning rate never leaves its warm-up of {asked.lr_warmup_steps} steps: "
-        f"{reached:.1%} of optim.lr after {steps} steps"
+        f"the learning rate never leaves its warm-up of {recipe.lr_warmup_steps} steps: "
+        f"{highest_factor:.1%} of optim.lr after {steps} steps"
     ]
 
 
 def _late_matching(config: Config) -> tuple[int | None, list[str]]:
-    """First epoch of the late matching cost, and a notice where it is never used."""
+    """First epoch of the late matching cost, and a notice if it is never used."""
     if config.match.iou_power is None:
         return None, []
     if not KINDS[config.match.name].late_cost:
         return None, [
-            f"match.iou_power has no effect: match.kind {config.match.kind} has a cost of its own"
+            f"match.iou_power has no effect: match.kind {config.match.kind} has its own cost"
         ]
     epochs, share = config.train.epochs, config.schedule.late_match_share
     start = epochs - round(share * epochs)
@@ -231,15 +235,15 @@ def _late_matching(config: Config) -> tuple[int | None, list[str]]:
         return start, []
     return start, [
         f"match.iou_power is never used: schedule.late_match_share {share:g} of {epochs} epochs "
-        f"rounds to none"
+        f"rounds to no epoch"
     ]
 
 
 def multiscale_sizes(base_px: int, repeat: int) -> tuple[int, ...]:
-    """The sizes from which multi-scale training draws uniformly.
+    """The sizes of multi-scale training, which draws one uniformly.
 
-    From 0.75 to 1.25 times the base in steps of 32 px (official rule). The base stands ``repeat``
-    times among them, which makes it likelier.
+    They go from 0.75 to 1.25 times the base in steps of 32 px (official rule). The base occurs
+    ``repeat`` times, which makes it more likely.
     """
     count = base_px // 32 - int(base_px * 0.75 / 32)
     below = [int(base_px * 0.75 / 32) * 32 + 32 * i for i in range(count)]

@@ -1,8 +1,8 @@
-"""The named values that travel between rooms: Scene, Batch, Targets, Matches, DetectorOutput.
+"""Data structures common to all rooms: Scene, Batch, Targets, Matches, DetectorOutput.
 
-A batch's targets are flat: one row a target and the index of its image, never a list of dicts.
-Matches are three index tensors. So a matched pair is gathered by one indexing expression, for all
-images and all decoder levels at once.
+Targets of a batch are flat: one row per target with the index of its image, never a list of dicts.
+Matches are three index tensors. So one indexing expression gathers the matched pairs of all images
+and all decoder levels.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from deim_lab.errors import TargetsError
 
 @dataclass(frozen=True)
 class Scene:
-    """An image with its targets, from the data set until it is a part of a batch.
+    """An image with its targets, before it becomes part of a batch.
 
     Attributes:
-        image: ``[3, H, W]`` uint8 RGB, best a view of height-width-channel memory. A data set may
-            keep it in its cache: never change it in place. On the ``meta`` device it has a size but
-            no pixels.
+        image: ``[3, H, W]`` uint8 RGB, preferably a view of height-width-channel memory. A data set
+            may keep it in its cache, so never change it in place. On the ``meta`` device it has a
+            size but no pixels.
         boxes_xyxy: ``[n, 4]`` float32, pixels.
         labels: ``[n]`` int64 contiguous class index.
-        image_ids: the data set's ids of the images that it was made of, its own first.
-        applied: names of the operations it went through. Each of them may have left it as it was,
-            by its own coin.
+        image_ids: data set ids of the images in the scene; the id of the main image comes first.
+        applied: names of the operations applied to the scene. An operation may have left the scene
+            unchanged at random.
     """
 
     image: Tensor
@@ -41,7 +41,7 @@ class Scene:
 
     @property
     def image_id(self) -> int:
-        """The id of its own image."""
+        """The id of the main image."""
         return self.image_ids[0]
 
     @property
@@ -51,12 +51,12 @@ class Scene:
 
     @property
     def size_wh(self) -> tuple[int, int]:
-        """Width and height in pixels, as COCO files state them."""
+        """Width and height in pixels, in the order of COCO files."""
         return self.size_hw[::-1]
 
     @property
     def boxes_cxcywh(self) -> Tensor:
-        """``[n, 4]`` centre and size of each box relative to the image, in [0, 1]."""
+        """Centre and size of each box relative to the image, in [0, 1]: ``[n, 4]``."""
         height, width = self.size_hw
         return xyxy_to_cxcywh(self.boxes_xyxy / torch.tensor([width, height, width, height]))
 
@@ -68,10 +68,10 @@ class Targets:
     Attributes:
         boxes_cxcywh: ``[T, 4]`` float, centre and size relative to the image, in [0, 1].
         labels: ``[T]`` int64, contiguous class index in ``[0, num_classes)``.
-        image_index: ``[T]`` int64, position in the batch of each target's image, not decreasing.
-        batch_size: number of images, those without targets included.
-        image_ids: the data set's own id of each image (a mixed image: of its first part), for error
-            messages.
+        image_index: ``[T]`` int64, position of each target's image in the batch, not decreasing.
+        batch_size: number of images, including images without targets.
+        image_ids: data set id of each image, for error messages; for a mixed image, the id of its
+            main image.
     """
 
     boxes_cxcywh: Float[Tensor, "T 4"]
@@ -84,7 +84,7 @@ class Targets:
     def from_lists(
         cls, boxes_cxcywh: Sequence[Tensor], labels: Sequence[Tensor], image_ids: Sequence[int] = ()
     ) -> Targets:
-        """Build from one ``[n, 4]`` box tensor and one ``[n]`` label tensor an image."""
+        """Build targets from one ``[n, 4]`` box tensor and one ``[n]`` label tensor per image."""
         counts = torch.tensor([len(item) for item in labels], dtype=torch.int64)
         return cls(
             boxes_cxcywh=torch.cat([item.reshape(-1, 4) for item in boxes_cxcywh])
@@ -103,12 +103,12 @@ class Targets:
 
     @property
     def counts(self) -> Tensor:
-        """``[B]`` int64: targets of each image."""
+        """Number of targets of each image, ``[B]`` int64."""
         return torch.bincount(self.image_index, minlength=self.batch_size)
 
     @property
     def offsets(self) -> Tensor:
-        """``[B]`` int64: row of each image's first target."""
+        """Row of each image's first target, ``[B]`` int64."""
         counts = self.counts
         return counts.cumsum(0) - counts
 
@@ -135,19 +135,17 @@ class Targets:
         return self.boxes_cxcywh[mask], self.labels[mask]
 
     def check(self, num_classes: int) -> None:
-        """Raise ``TargetsError`` naming image and value for a label or a box that training can't
-        use.
+        """Raise ``TargetsError``, with image and value, for an invalid label or box.
 
-        Meant for CPU tensors, before the first CUDA call, where a bad label would be an unreadable
-        device assert.
+        Call it on CPU tensors, before the first CUDA call. There, an invalid label would cause an
+        unreadable device assert.
         """
         bad = ((self.labels < 0) | (self.labels >= num_classes)).nonzero().flatten()
         if len(bad):
             row = int(bad[0])
             raise TargetsError(
                 f"label {int(self.labels[row])} of image {self._name(row)} is outside [0, "
-                f"{num_classes}): "
-                f"the model has {num_classes} classes"
+                f"{num_classes}). The model has {num_classes} classes."
             )
         finite = self.boxes_cxcywh.isfinite().all(-1)
         inside = ((self.boxes_cxcywh >= -1e-4) & (self.boxes_cxcywh <= 1 + 1e-4)).all(-1)
@@ -157,8 +155,8 @@ class Targets:
             row = int(bad[0])
             raise TargetsError(
                 f"box {[round(v, 5) for v in self.boxes_cxcywh[row].tolist()]} (cxcywh) of image "
-                f"{self._name(row)} "
-                "is no box: expected finite values in [0, 1] with width and height above 0"
+                f"{self._name(row)} is not a valid box. "
+                "Expected finite values in [0, 1] with width and height above 0."
             )
 
     def _name(self, row: int) -> str:
@@ -172,12 +170,12 @@ class Targets:
 
 @dataclass(frozen=True)
 class Batch:
-    """Training images with their targets, and what each image went through.
+    """Training images with their targets and applied operations.
 
     Attributes:
         images: ``[B, 3, H, W]`` float32 in [0, 1].
         targets: flat targets with the image ids.
-        applied: of each image the names of its operations (``Scene.applied``), ``mixup`` last.
+        applied: names of the operations of each image (``Scene.applied``), ``mixup`` last.
     """
 
     images: Float[Tensor, "B 3 H W"]
@@ -186,7 +184,7 @@ class Batch:
 
     @property
     def mosaics(self) -> tuple[bool, ...]:
-        """Which of the images are Mosaics."""
+        """Whether each image is a Mosaic."""
         return tuple("mosaic" in names for names in self.applied)
 
     @property
@@ -196,25 +194,26 @@ class Batch:
 
     @property
     def mixed(self) -> bool:
-        """Whether MixUp was applied: to all images, or to none."""
+        """Whether MixUp was applied, always to all images of a batch or none."""
         return any("mixup" in names for names in self.applied)
 
     def shares(self, names: Iterable[str]) -> dict[str, float]:
-        """Operation → share of the images that went through it."""
+        """Operation → share of the images that it was applied to."""
         return {
             name: sum(name in applied for applied in self.applied) / len(self.applied)
             for name in names
         }
 
     def pin_memory(self) -> Batch:
-        """The batch in page-locked memory, from where the copy to the GPU needn't be waited for."""
+        """The batch in page-locked memory, for an asynchronous copy to the GPU."""
         return replace(self, images=self.images.pin_memory(), targets=self.targets.pin_memory())
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a detector says of a batch: ``logits [B, Q, C]`` (before the sigmoid) and
-    ``boxes_cxcywh [B, Q, 4]`` in [0, 1].
+    """Prediction of a detector for a batch.
+
+    ``logits [B, Q, C]`` are before the sigmoid. ``boxes_cxcywh [B, Q, 4]`` are in [0, 1].
     """
 
     logits: Float[Tensor, "B Q C"]
@@ -225,9 +224,8 @@ class Prediction:
 class Matches:
     """Pairs of a query and a target: three int64 tensors of one length ``M``.
 
-    ``target`` is the row in the flat ``Targets``. ``level`` (also ``[M]``) is the index on the
-    level axis of ``DecoderOutput`` where the pairs of several levels are kept together, else
-    ``None``.
+    ``target`` is the row in the flat ``Targets``. For pairs of several levels, ``level`` (also
+    ``[M]``) is the index on the level axis of ``DecoderOutput``. Otherwise it is ``None``.
     """
 
     image: Int64[Tensor, " M"]
@@ -241,18 +239,18 @@ class Matches:
     def of_level(self, index: int) -> Matches:
         """The pairs of one level, without the level axis."""
         if self.level is None:
-            raise ValueError("these matches have no level axis")
+            raise ValueError("These matches have no level axis. Give matches of several levels.")
         mask = self.level == index
         return Matches(self.image[mask], self.query[mask], self.target[mask])
 
 
 @dataclass(frozen=True)
 class DecoderOutput:
-    """One set of queries (the matching ones, or the denoising ones) at every supervised level.
+    """Output for matching or denoising queries at every supervised level.
 
-    Levels are an axis, coarse to fine; ``levels`` names them: ``encoder`` (query selection),
-    ``pre`` (D-FINE's first plain regression), ``layer_0`` … ``layer_{L-1}``. The last level is the
-    one that inference uses, unless training goes on beyond it (``model.eval_layers``).
+    Levels are an axis, coarse to fine. ``levels`` names them: ``encoder`` (query selection),
+    ``pre`` (D-FINE's first plain regression), ``layer_0`` … ``layer_{L-1}``. Inference uses the
+    last level, unless training has further layers (``model.eval_layers``).
 
     Attributes:
         levels: ``K`` names.
@@ -260,14 +258,13 @@ class DecoderOutput:
         boxes_cxcywh: ``[K, B, Q, 4]``.
         corners: ``[L, B, Q, 4 * (reg_max + 1)]`` edge-distribution logits of the ``L`` decoder
             layers (the last ``L`` of the ``K`` levels; edges l, t, r, b, each ``reg_max + 1``
-            bins), or ``None`` for a detector without them (RT-DETRv2).
-        reference_cxcywh: ``[B, Q, 4]`` the boxes from which edge distances are measured (detached),
-            or ``None``.
-        anchors: ``[B, Q]`` int64 the anchor that each query was selected from
-            (``detector.queries``), or ``None``. Who a query is: its place is its rank in the
-            selection, which changes with every score.
-        groups: the queries are so many groups of ``Q / groups`` that don't see one another; the
-            first is the one that inference has.
+            bins); ``None`` for a detector without edge distributions (RT-DETRv2).
+        reference_cxcywh: ``[B, Q, 4]`` reference boxes of edge distances (detached), or ``None``.
+        anchors: ``[B, Q]`` int64 anchor of each query (``detector.queries``), or ``None``. The
+            anchor identifies a query. The place of a query is only its rank in the selection, which
+            changes with every score.
+        groups: number of query groups, each of ``Q / groups`` queries, which don't see one another.
+            Inference uses the first group.
     """
 
     levels: tuple[str, ...]
@@ -285,13 +282,12 @@ class DecoderOutput:
 
 @dataclass(frozen=True)
 class DetectorOutput:
-    """What a detector returns in training: the matching queries, and the denoising queries with
-    their known matches.
+    """Output of a detector in training: matching queries, and denoising queries with matches.
 
-    ``up`` and ``reg_scale`` shape the bins' distances W(n) (``detector/edges.py``); ``None`` for
-    RT-DETRv2. ``denoising`` is ``None`` when there was nothing to denoise; ``dn_matches`` are its
-    positives, ``dn_groups`` the number of denoising groups (their losses are divided by targets ×
-    groups).
+    ``up`` and ``reg_scale`` define the distances W(n) of the bins (``detector/edges.py``). They are
+    ``None`` for RT-DETRv2. ``denoising`` is ``None`` without denoising queries. ``dn_matches`` are
+    the matches of the positives. ``dn_groups`` is the number of denoising groups; denoising losses
+    are divided by targets × groups.
     """
 
     matching: DecoderOutput
@@ -303,8 +299,9 @@ class DetectorOutput:
 
     @property
     def prediction(self) -> Prediction:
-        """The finest level of the first group, as inference would return it (with
-        ``model.eval_layers``: in eval mode alone).
+        """The last level of the first group, as returned by inference.
+
+        With ``model.eval_layers``, this holds in eval mode only.
         """
         queries = self.matching.logits.shape[2] // self.matching.groups
         return Prediction(
@@ -313,5 +310,5 @@ class DetectorOutput:
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Half-precision results of autocast as float32; float32 and float64 as they are."""
+    """Convert half precision, from autocast, to float32; keep float32 and float64."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

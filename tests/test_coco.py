@@ -231,8 +231,8 @@ class TestBadJson:
         [
             (
                 '{"images": [',
-                r"instances_train\.json is no readable JSON: line 1, column 13: .*Is the file cut "
-                r"short",
+                r"instances_train\.json is no readable JSON: line 1, column 13: .*If the file is "
+                r"cut short",
             ),
             ("", r"is no readable JSON: line 1, column 1: "),
             ("[1, 2]", r"expected a json object .* got a list"),
@@ -306,7 +306,7 @@ class TestPictures:
     def test_absent(self, folder: Path) -> None:
         with pytest.raises(
             DataError,
-            match=r"lists image 9 \('b\.jpg'\).*/train \(did you mean 'b\.png'.*; 1 of 2 images "
+            match=r"lists image 9 \('b\.jpg'\).*/train \(did you mean 'b\.png'.*1 of 2 images "
             r"are absent",
         ):
             load(folder, changed("images", 1, "file_name", "b.jpg"))
@@ -366,7 +366,7 @@ class TestPictures:
     def test_changed_during_the_run(self, folder: Path) -> None:
         dataset = load(folder)
         Image.new("RGB", (10, 10)).save(folder / "images" / "train" / "a.png")
-        with pytest.raises(DataError, match=r"a\.png \(image id 7\) is 10×10 and was 40×30"):
+        with pytest.raises(DataError, match=r"a\.png \(image id 7\) is 10×10, but was 40×30"):
             dataset[0]
 
     def test_modes(self, folder: Path) -> None:
@@ -634,9 +634,9 @@ class TestResolve:
         }
         with pytest.raises(DataError, match=r"unknown key 'vall'.*did you mean 'val'"):
             resolve({"train": half, "vall": half}, cache_dir=folder)
-        with pytest.raises(DataError, match="'val' is None; expected"):
+        with pytest.raises(DataError, match=r"'val' is None\. Expected"):
             resolve({"train": half}, cache_dir=folder)
-        with pytest.raises(DataError, match="'val' has images; expected"):
+        with pytest.raises(DataError, match=r"'val' has images\. Expected"):
             resolve({"train": half, "val": {"images": folder}}, cache_dir=folder)
         with pytest.raises(
             DataError, match=r"annotation file .*nothing\.json' of 'val' does not exist"

@@ -126,8 +126,8 @@ def test_the_cap_is_said_once(
     with caplog.at_level(logging.WARNING, logger="deim_lab"):
         for _ in range(2):
             make_queries(targets_of([30]), **{**OPTIONS, "max_denoising": 20})
-    assert [record.getMessage()[:47] for record in caplog.records] == [
-        "an image has 30 targets: only the first 10 of a"
+    assert [record.getMessage()[:66] for record in caplog.records] == [
+        "an image has 30 targets, but denoising uses only the first 10 of a"
     ]
 
 

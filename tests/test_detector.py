@@ -482,7 +482,7 @@ def test_images_that_do_not_fit(images: Tensor, message: str) -> None:
 
 
 def test_targets_of_another_batch() -> None:
-    with pytest.raises(ValueError, match="targets of 2 images for a batch of 3"):
+    with pytest.raises(ValueError, match="targets are of 2 images, but the batch has 3"):
         smoke().train()(noise(3, 96, 96), some_targets())
 
 
@@ -491,7 +491,7 @@ def test_targets_of_another_batch() -> None:
     [
         ({"model.backbone": "hgnetv2_b9"}, 3, "hgnetv2_b"),
         ({"model.backbone_stages": [1, 3]}, 3, "0 to 2"),
-        ({"model.backbone_stages": [0, 2]}, 3, "follow each other"),
+        ({"model.backbone_stages": [0, 2]}, 3, "must be consecutive"),
         ({}, 0, "num_classes 0"),
     ],
 )

@@ -121,7 +121,7 @@ def test_too_few_queries(tmp_path: Path) -> None:
     assert report.unmatched_share == pytest.approx(20 / 70)
     assert report.proposed_queries == 100
     message = (
-        "1 images have more targets (up to 60) than the 40 queries; 28.57% of the targets can "
+        "1 images have more targets (up to 60) than the 40 queries. 28.57% of the targets can "
         "never be matched"
     )
     assert message in named(report, "queries-too-few")

@@ -109,7 +109,7 @@ class TestJson:
             (b'{"a": 1,\n "b": }', r"a\.json is no readable JSON: line 2, column 7: "),
             (b"", r"a\.json is no readable JSON: line 1, column 1: .*0 bytes in all"),
             (b'{"a": "\xff"}', r"a\.json is no readable JSON: byte 7 is not UTF-8 text"),
-            (b"[" * 100_000, r"a\.json is no readable JSON: its values are nested too deeply"),
+            (b"[" * 100_000, r"a\.json is no readable JSON: values are nested too deeply"),
             (b"9" * 5000, r"a\.json is no readable JSON: Exceeds the limit"),
         ],
     )

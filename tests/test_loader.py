@@ -183,8 +183,8 @@ def test_a_set_smaller_than_a_batch_makes_one_smaller_batch_and_says_so_once(
             (batch,) = train_batches(Made(3), config, plan, epoch, seed=0)
             assert sorted(batch.targets.image_ids) == [100, 101, 102]
     assert [record.message for record in caplog.records] == [
-        "the training set of 3 images is smaller than one batch (data.batch_size 4): one batch of "
-        "3 an epoch"
+        "the training set of 3 images is smaller than one batch (data.batch_size 4). An epoch is "
+        "one batch of 3."
     ]
 
 

@@ -132,7 +132,7 @@ def test_backbones_are_built_by_name() -> None:
         ({"backbone": "resnet50vd"}, "did you mean 'resnet50_vd'"),
         ({"backbone": "hgnetv2-b4"}, "did you mean 'hgnetv2_b4'"),
         ({"backbone_stages": (2, 3, 4)}, "resnet18_vd has the stages 0 to 3"),
-        ({"backbone_stages": (0, 1, 3)}, "follow each other"),
+        ({"backbone_stages": (0, 1, 3)}, "must be consecutive"),
         ({"backbone_stages": (3, 2, 1)}, "increasing order"),
     ],
 )

@@ -156,5 +156,5 @@ def test_no_dense_phase_where_none_is_asked_for() -> None:
 
 
 def test_a_set_that_makes_no_batch_is_refused() -> None:
-    with pytest.raises(ConfigError, match="makes no batch"):
+    with pytest.raises(ConfigError, match="must give one batch"):
         schedule.build(preset("smoke"), 0)

@@ -249,7 +249,8 @@ def _models(
             loaded = load_detector(path)
         except WeightsError as error:
             raise WeightsError(
-                f"{error}. (Weights do not change the time: --preset NAME times an official model)"
+                f"{str(error).removesuffix('.')}. (Weights do not change the time: --preset NAME "
+                f"times an official model)"
             ) from error
         yield (
             Path(path).name,

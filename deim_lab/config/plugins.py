@@ -85,7 +85,8 @@ def load(modules: Iterable[str]) -> None:
             raise
         except Exception as error:
             raise ConfigError(
-                f"train.plugins: importing {name!r} failed: {type(error).__name__}: {error}"
+                f"train.plugins: importing {name!r} failed: {type(error).__name__}: {error}. "
+                f"Correct the module or the name."
             ) from error
 
 
@@ -100,7 +101,9 @@ def absolute(modules: Iterable[str], *folders: Path) -> list[str]:
         file = name if name.endswith(".py") else f"{name}.py"
         matching_files = [folder / file for folder in folders if (folder / file).is_file()]
         if not matching_files and name.endswith(".py"):
-            raise ConfigError(f"train.plugins: {name!r} does not exist{nearest_beside(Path(name))}")
+            raise ConfigError(
+                f"train.plugins: {name!r} does not exist{nearest_beside(Path(name))}."
+            )
         result.append(str(matching_files[0].resolve()) if matching_files else name)
     return result
 
@@ -171,7 +174,7 @@ def _import_name(name: str) -> None:
 def _import_file(path: Path) -> None:
     """Import a file as a module with the name of the file."""
     if not path.is_file():
-        raise ConfigError(f"train.plugins: {str(path)!r} does not exist{nearest_beside(path)}")
+        raise ConfigError(f"train.plugins: {str(path)!r} does not exist{nearest_beside(path)}.")
     name, file = path.stem, path.resolve()
     loaded = sys.modules.get(name)
     if loaded is not None:

@@ -106,7 +106,7 @@ def _replaced(config: Config, overrides: Mapping[str, Json]) -> Config:
     kinds = _kinds()
     for key, value in overrides.items():
         if key not in kinds:
-            raise ConfigError(f"unknown config key {key!r}{nearest(key, kinds)}")
+            raise ConfigError(f"unknown config key {key!r}{nearest(key, kinds)}.")
         section, name = key.split(".")
         parts.setdefault(section, {})[name] = coerce(key, value, kinds[key])
     return dataclasses.replace(
@@ -181,7 +181,7 @@ def from_dict(values: Mapping[str, Json]) -> Config:
     sections = {item.name for item in dataclasses.fields(Config)}
     for section in values:
         if section not in sections:
-            raise ConfigError(f"unknown config section {section!r}{nearest(section, sections)}")
+            raise ConfigError(f"unknown config section {section!r}{nearest(section, sections)}.")
     flat = {
         f"{section}.{name}": value
         for section, part in values.items()

@@ -30,7 +30,7 @@ def coerce(key: str, value: Json, kind: Any) -> Any:
         if value not in arguments:
             raise ConfigError(
                 f"{key}: {value!r} is not one of "
-                f"{', '.join(map(repr, arguments))}{nearest(str(value), map(str, arguments))}"
+                f"{', '.join(map(repr, arguments))}{nearest(str(value), map(str, arguments))}."
             )
         return value
     if origin is tuple:
@@ -39,7 +39,7 @@ def coerce(key: str, value: Json, kind: Any) -> Any:
         if key == "train.plugins" and isinstance(value, str):
             value = [value]
         if not isinstance(value, (list, tuple)):
-            raise ConfigError(f"{key}: expected a list, got {value!r} ({type(value).__name__})")
+            raise ConfigError(f"{key}: expected a list, got {value!r} ({type(value).__name__}).")
         item_kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
         if len(item_kinds) != len(value):
             raise ConfigError(
@@ -55,7 +55,8 @@ def coerce(key: str, value: Json, kind: Any) -> Any:
     if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return value
     raise ConfigError(
-        f"{key}: expected {getattr(kind, '__name__', kind)}, got {value!r} ({type(value).__name__})"
+        f"{key}: expected {getattr(kind, '__name__', kind)}, got {value!r} "
+        f"({type(value).__name__})."
     )
 
 

@@ -1,6 +1,4 @@
-"""The detector: backbone, hybrid encoder, decoder with edge distributions; its weights, predictions
-and export.
-"""
+"""The detector: backbone, encoder and decoder."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ __all__ = ["BACKBONES", "Backbone"]
 
 
 def __getattr__(name: str) -> Any:
-    """``BACKBONES`` and ``Backbone`` on first use, so that the other modules import alone."""
+    """Import ``BACKBONES`` and ``Backbone`` on first use, to keep other modules independent."""
     if name in __all__:
         from deim_lab.detector import backbones
 

@@ -1,9 +1,9 @@
-"""Multi-scale deformable attention: each query reads a few learnt points around its box on every
-level.
+"""Multi-scale deformable attention: queries read a few learnt points around their boxes.
 
-Deformable DETR (Zhu et al. 2021, eq. 3) as RT-DETRv2 and D-FINE use it: a number of points for each
-level, offsets in units of the reference box's half size. D-FINE leaves out the projections of
-values and output (memory is split into heads as it is).
+Each query reads points on every level. This is Deformable DETR (Zhu et al. 2021, eq. 3) as in
+RT-DETRv2 and D-FINE. Each level has its own number of points. Offsets are in units of the reference
+box's half size. D-FINE has no projections of values and output: memory is split into heads
+unchanged.
 """
 
 from __future__ import annotations
@@ -23,11 +23,10 @@ def sample_and_mix(
     """Read ``values`` at ``locations`` (bilinear, 0 outside) and mix by ``weights``.
 
     Args:
-        values: of each level, ``[B, heads, c, h, w]``; any sizes.
-        locations: ``[B, Q, heads, P, 2]`` x, y in [0, 1] over the whole map, levels one after the
-            other.
+        values: values of each level, ``[B, heads, c, h, w]``; any sizes.
+        locations: ``[B, Q, heads, P, 2]`` x, y in [0, 1] over the whole map, level by level.
         weights: ``[B, Q, heads, P]``.
-        points: how many of the ``P`` points belong to each level.
+        points: number of points of each level; the sum is ``P``.
 
     Returns:
         ``[B, Q, heads · c]``.
@@ -35,8 +34,8 @@ def sample_and_mix(
     batch, queries, heads = locations.shape[:3]
     # [B, Q, heads, P, 2] → [B · heads, Q, P, 2], in grid_sample's range [-1, 1]
     grids = (2 * locations - 1).transpose(1, 2).flatten(0, 1).split(list(points), dim=2)
-    # In the wider of the two types: half-precision positions would be off by more than half a pixel
-    # on a large map.
+    # Use the wider of the two types. On a large map, half-precision positions would be off by more
+    # than half a pixel.
     wide = torch.promote_types(values[0].dtype, locations.dtype)
     read = [
         F.grid_sample(
@@ -54,12 +53,13 @@ def sample_and_mix(
 
 
 class DeformableAttention(nn.Module):
-    """Queries ``[B, Q, dim]`` with reference boxes ``[B, Q, 4]`` (cxcywh, [0, 1]) read the levels'
-    values → ``[B, Q, dim]``.
+    """Deformable attention of queries with reference boxes to the values of all levels.
+
+    Queries ``[B, Q, dim]`` and reference boxes ``[B, Q, 4]`` (cxcywh, [0, 1]) → ``[B, Q, dim]``.
 
     Args:
-        points: points a head takes on each level.
-        project: linear maps of the values before they are read, and of what was read.
+        points: sampling points per head on each level.
+        project: whether linear maps project the values and the output.
     """
 
     num_points_scale: Tensor
@@ -83,8 +83,10 @@ class DeformableAttention(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """All points of a head start on one ray, the heads' rays all around, the n-th point n steps
-        out; equal weights.
+        """Set initial offsets and equal weights.
+
+        All points of a head lie on one ray, the n-th point at n steps. The rays of the heads are
+        spread over the full circle.
         """
         angle = torch.arange(self.num_heads, dtype=torch.float32) * (2 * math.pi / self.num_heads)
         ray = torch.stack([angle.cos(), angle.sin()], dim=-1)
@@ -104,8 +106,9 @@ class DeformableAttention(nn.Module):
                 nn.init.zeros_(projection.bias)
 
     def values_of(self, memory: Tensor, shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
-        """What ``forward`` reads, of memory ``[B, Σ h·w, dim]``: of each level
-        ``[B, heads, dim / heads, h, w]``.
+        """Values for ``forward``: memory ``[B, Σ h·w, dim]`` → each level's values.
+
+        A level has the shape ``[B, heads, dim / heads, h, w]``.
         """
         return split_heads(self.value_proj(memory), shapes, self.num_heads)
 
@@ -126,7 +129,7 @@ class DeformableAttention(nn.Module):
 
 
 def split_heads(memory: Tensor, shapes: Sequence[tuple[int, int]], num_heads: int) -> list[Tensor]:
-    """``[B, Σ h·w, dim]`` → of each level ``[B, heads, dim / heads, h, w]``."""
+    """Split ``[B, Σ h·w, dim]`` into one ``[B, heads, dim / heads, h, w]`` per level."""
     levels = memory.transpose(1, 2).split([h * w for h, w in shapes], dim=-1)
     return [
         level.reshape(level.shape[0], num_heads, -1, h, w)

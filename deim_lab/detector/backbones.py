@@ -1,8 +1,8 @@
-"""Name → backbone: the one place that knows which backbones there are.
+"""The table of backbones by name.
 
-A backbone turns images ``[B, 3, H, W]`` in [0, 1] into feature maps, finest first, and has their
-``channels`` and ``strides``. ``BACKBONES`` names the lab's; one of your own is one more entry
-(docs/extending.md).
+A backbone turns images ``[B, 3, H, W]`` in [0, 1] into feature maps, finest first. Its attributes
+``channels`` and ``strides`` describe the maps. ``BACKBONES`` holds the built-in backbones. To add
+your own backbone, add an entry (docs/extending.md).
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from deim_lab.errors import ConfigError, nearest
 
 __all__ = ["BACKBONES", "Backbone", "BackboneModule", "build_backbone", "known_backbones"]
 
-# What a built backbone is; one of your own has the same attributes.
+# Types of built backbones. Your own backbone has the same attributes.
 BackboneModule = HGNetV2 | ResNetVd | Lite0 | FeatureBackbone
 
 
 @dataclass(frozen=True)
 class Backbone(Entry):
-    """A backbone, as ``detector.BACKBONES`` holds it.
+    """A backbone: an entry of ``detector.BACKBONES``.
 
     ``function(model)`` takes the ``ModelConfig`` and returns an untrained module. The module turns
     ``[B, 3, H, W]`` in [0, 1] into one map for each of ``model.backbone_stages``, finest first. Its
@@ -36,7 +36,7 @@ class Backbone(Entry):
     is ``4 · 2^n``.
 
     Attributes:
-        freezes: whether it follows ``model.freeze_backbone_norm`` and ``model.freeze_stem``.
+        freezes: whether it supports ``model.freeze_backbone_norm`` and ``model.freeze_stem``.
     """
 
     freezes: bool = field(default=False, kw_only=True)
@@ -82,38 +82,39 @@ plugins.watch(BACKBONES, lambda config: [config.model.backbone])
 
 
 def known_backbones() -> tuple[str, ...]:
-    """Every name that ``model.backbone`` takes, besides ``timm:NAME`` and ``torchvision:NAME``."""
+    """All names for ``model.backbone`` except ``timm:NAME`` and ``torchvision:NAME``."""
     return tuple(BACKBONES)
 
 
 def build_backbone(model: ModelConfig) -> BackboneModule:
-    """The untrained backbone of ``model.backbone``, which returns the maps of
-    ``model.backbone_stages``.
+    """Build the untrained backbone of ``model.backbone``.
+
+    It returns the maps of ``model.backbone_stages``.
 
     Raises:
-        ConfigError: an unknown name (with the nearest right one), a stage that the backbone does
-            not have, freezing that it does not follow, or a backbone of your own without
-            ``channels`` and ``strides`` for these stages.
+        ConfigError: an unknown name (with the nearest valid name), or a stage that the backbone
+            does not have. Also for unsupported freezing, or your own backbone without ``channels``
+            and ``strides`` for these stages.
     """
     name = model.backbone
     if name not in BACKBONES and not is_adapted(name):
         raise ConfigError(
-            f"unknown model.backbone {name!r}{nearest(name, known_backbones())}; "
-            f"known: {', '.join(known_backbones())}, timm:NAME, torchvision:NAME. "
+            f"unknown model.backbone {name!r}{nearest(name, known_backbones())}. "
+            f"Choose from {', '.join(known_backbones())}, timm:NAME, torchvision:NAME. "
             f"{BACKBONES.own_entry}"
         )
     frozen = model.freeze_backbone_norm or model.freeze_stem
     if is_adapted(name):
         if frozen:
             raise ConfigError(
-                f"model.freeze_backbone_norm and model.freeze_stem are not for another library's "
-                f"model ({name})"
+                f"model.freeze_backbone_norm and model.freeze_stem do not work with {name}, a "
+                f"model of another library. Leave them out."
             )
         return FeatureBackbone(name, model.backbone_stages)
     if frozen and not BACKBONES[name].freezes:
         raise ConfigError(
-            f"model.backbone {name!r} does not follow model.freeze_backbone_norm and "
-            f"model.freeze_stem"
+            f"model.backbone {name!r} does not support model.freeze_backbone_norm and "
+            f"model.freeze_stem. Leave them out."
         )
     backbone: BackboneModule = BACKBONES.callable(name)(model)
     if BACKBONES.is_added(name):
@@ -122,12 +123,12 @@ def build_backbone(model: ModelConfig) -> BackboneModule:
 
 
 def _check(backbone: object, model: ModelConfig) -> None:
-    """Raise ``ConfigError`` unless an added backbone has what the encoder needs."""
+    """Raise ``ConfigError`` unless an added backbone has valid ``channels`` and ``strides``."""
     strides = tuple(4 * 2**stage for stage in model.backbone_stages)
     channels = getattr(backbone, "channels", None)
     if not isinstance(backbone, nn.Module) or channels is None or len(channels) != len(strides):
         raise ConfigError(
-            f"model.backbone {model.backbone!r}: its function returned "
+            f"The function of model.backbone {model.backbone!r} returned "
             f"{type(backbone).__name__} with channels {channels}. Expected a torch module with one "
             f"number of channels for each of model.backbone_stages {list(model.backbone_stages)}."
         )

@@ -1,8 +1,7 @@
-"""What the decoders of all families share: selected and denoising queries, the layer, the heads,
-and the levels that come out.
+"""Base of the decoders of all families: queries, layer, heads and output levels.
 
-A family gives the refinement between its heads: ``dfine`` (boxes as edge distributions) and
-``rtdetr`` (boxes as they are).
+A family adds the refinement of boxes: ``dfine`` refines edge distributions, ``rtdetr`` refines
+boxes directly.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from deim_lab.detector.queries import (
 )
 from deim_lab.structures import DecoderOutput, DetectorOutput, Prediction, Targets, at_least_float32
 
-PRIOR = 0.01  # probability that an untrained score head gives to every class (focal prior)
+PRIOR = 0.01  # probability of every class from an untrained score head (focal prior)
 _HALF_MAX = 65504.0  # largest float16
 
 Shapes = tuple[tuple[int, int], ...]
@@ -35,9 +34,7 @@ Shapes = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class Denoising:
-    """How to make denoising queries; the meaning of each number stands in
-    ``config.ModelConfig``.
-    """
+    """Settings of denoising queries, with the meaning of ``config.ModelConfig``."""
 
     num_denoising: int
     max_denoising: int
@@ -47,20 +44,20 @@ class Denoising:
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderSpec:
-    """The size of a decoder.
+    """The sizes and options of a decoder.
 
     Attributes:
-        in_channels: channels of the maps; where they aren't ``dim``, a 1×1 convolution makes them
-            so.
-        eval_layers: layers that inference runs, the first of ``num_layers``.
-        points: sampling points a head takes on each level.
+        in_channels: channels of the maps; a 1×1 convolution changes them to ``dim`` if needed.
+        eval_layers: layers used in inference, the first of ``num_layers``.
+        points: sampling points per head on each level.
         act: activation of the feed-forward networks and the MLPs.
-        gateway: a learnt gate around cross-attention, else a residual.
-        query_position: MLP from a box to its query's position, ``wide`` (4 → 2·dim → dim) or
+        gateway: True: a learnt gate around cross-attention; False: a residual.
+        query_position: MLP from a box to the position of its query, ``wide`` (4 → 2·dim → dim) or
             ``deep`` (4 → dim → dim → dim).
-        denoising: ``None`` builds no class embedding, and no denoising queries are made.
-        query_groups: groups of ``num_queries`` queries in training; inference has the first alone
-            (``queries.repeat_in_groups``).
+        denoising: settings of denoising queries; ``None`` turns them off and builds no class
+            embedding.
+        query_groups: groups of ``num_queries`` queries in training. Inference uses only the first
+            group (``queries.repeat_in_groups``).
     """
 
     in_channels: int
@@ -81,8 +78,9 @@ class DecoderSpec:
 
 @dataclass(frozen=True)
 class Refined:
-    """What the layers gave: as the fields of ``DecoderOutput``, denoising queries first. For
-    inference its one level is enough.
+    """Output of the layers, with the fields of ``DecoderOutput`` and denoising queries first.
+
+    In inference it has one level.
     """
 
     levels: tuple[str, ...]
@@ -92,7 +90,7 @@ class Refined:
     reference_cxcywh: Tensor | None = None
 
     def part(self, queries: slice) -> DecoderOutput:
-        """Only these queries."""
+        """The output of some queries only."""
         return DecoderOutput(
             self.levels,
             self.logits[:, :, queries],
@@ -103,17 +101,17 @@ class Refined:
 
 
 class QueryDecoder(nn.Module):
-    """Fused maps, finest first → ``Prediction`` in eval mode, ``DetectorOutput`` in train mode.
+    """Decode fused maps to a ``Prediction`` (eval mode) or a ``DetectorOutput`` (train mode).
 
-    A family builds its layers, hands them over, then builds its box heads and calls ``finish``; and
-    it gives ``refine``.
+    Maps are given finest first. A subclass builds its layers, passes them here, builds its box
+    heads, then calls ``finish``. It also implements ``refine``.
 
     Args:
-        layers: of the family; ``layers.layers`` is the list of them.
-        always_project: a convolution on each map even where its channels fit.
+        layers: layers of the family; ``layers.layers`` lists them.
+        always_project: apply a convolution to each map even if its channels fit.
     """
 
-    up: nn.Parameter | None  # of W(n), where the family has edge distributions (``edges``)
+    up: nn.Parameter | None  # of W(n), for a family with edge distributions (``edges``)
     reg_scale: nn.Parameter | None
 
     def __init__(
@@ -151,8 +149,9 @@ class QueryDecoder(nn.Module):
         self._anchors = TableCache()
 
     def finish(self, box_heads: Sequence[Mlp]) -> None:
-        """Initial values: score heads at the focal prior, box heads without any correction. Then
-        what only query groups need.
+        """Set initial values and build the embedding of query groups.
+
+        Score heads start at the focal prior. Box heads start without any correction.
         """
         for score in (self.enc_score_head, *self.dec_score_head):
             self.initialise_score(score)
@@ -162,18 +161,19 @@ class QueryDecoder(nn.Module):
             self.enc_output,
             self.query_pos_head.layers[:2],
             self.input_proj,
-        ):  # the deep head's third layer is left as it is
+        ):  # the third layer of the deep head is not initialised here
             for layer in part.modules():
                 if isinstance(layer, (nn.Linear, nn.Conv2d)):
                     nn.init.xavier_uniform_(layer.weight)
         if self.query_groups > 1:
-            # Made last: all other weights are those of one group, draw for draw.
+            # Built last, so that all other weights are drawn as with one group.
             self.group_embed = nn.Embedding(self.query_groups - 1, self.spec.dim)
 
     @staticmethod
     def initialise_score(head: nn.Module) -> None:
-        """The bias at which every class of every query has probability ``PRIOR`` (focal loss, Lin
-        et al. 2017, section 4.1).
+        """Set the bias so that every class of every query has probability ``PRIOR``.
+
+        See focal loss (Lin et al. 2017, section 4.1).
         """
         nn.init.constant_(head.bias, -math.log((1 - PRIOR) / PRIOR))  # type: ignore[arg-type]
 
@@ -184,8 +184,11 @@ class QueryDecoder(nn.Module):
         *,
         every_level: bool | None = None,
     ) -> Prediction | DetectorOutput:
-        """``every_level``: return all levels (and all groups) as in training, in eval mode up to
-        the one of inference; None: in train mode.
+        """Decode the maps ``features``.
+
+        Args:
+            every_level: return all levels and all groups, as in training. In eval mode, levels end
+                at the layer of inference. None: as in train mode, False in eval mode.
         """
         every_level = self.training if every_level is None else every_level
         memory, shapes = self.flatten(features)
@@ -199,7 +202,7 @@ class QueryDecoder(nn.Module):
         return self._output(chosen, refined, noisy, groups)
 
     def flatten(self, features: Sequence[Tensor]) -> tuple[Tensor, Shapes]:
-        """Maps → memory ``[B, Σ h·w, dim]`` and the levels' (h, w)."""
+        """Flatten maps to memory ``[B, Σ h·w, dim]`` and return (h, w) of each level."""
         maps = [
             project(feature) for project, feature in zip(self.input_proj, features, strict=True)
         ]
@@ -207,7 +210,7 @@ class QueryDecoder(nn.Module):
         return torch.cat([item.flatten(2) for item in maps], dim=-1).transpose(1, 2), shapes
 
     def select(self, memory: Tensor, shapes: Shapes) -> Selection:
-        """Query selection on ``memory`` (see ``queries.select_queries``)."""
+        """Select queries from ``memory`` (see ``queries.select_queries``)."""
         device = memory.device
         anchors_logit, valid = self._anchors.get_or_make(
             (shapes, device), lambda: make_anchors(shapes, device=device)
@@ -232,24 +235,27 @@ class QueryDecoder(nn.Module):
         *,
         every_level: bool,
     ) -> Refined:
-        """Run the layers (``self.run``) on queries ``[B, Q, dim]`` with boxes before the sigmoid
-        ``[B, Q, 4]``.
+        """Refine queries with the first ``self.run`` layers.
 
         Args:
-            mask: of the denoising queries and the first group, True where a query (row) may not
-                attend; further groups see themselves alone (``queries.attend_in_groups``).
-            every_level: keep all levels, else only the last one's logits and boxes.
+            content: ``[B, Q, dim]`` content of the queries.
+            boxes_logit: ``[B, Q, 4]`` boxes before the sigmoid.
+            mask: attention mask of the denoising queries and the first group, True where a query
+                (row) may not attend. Queries of other groups attend only within their group
+                (``queries.attend_in_groups``).
+            every_level: True: keep all levels. False: keep only the last level.
         """
         raise NotImplementedError
 
     @property
     def run(self) -> int:
-        """Layers to run: all in training, else those of inference."""
+        """Number of layers to run: ``num_layers`` in training, else ``eval_layers``."""
         return self.spec.num_layers if self.training else self.spec.eval_layers
 
     def drop_unused_heads(self) -> None:
-        """Leave out what inference doesn't use (deploy form): the query groups; a family may know
-        more.
+        """Remove the query groups, which inference doesn't use (deploy form).
+
+        A subclass may remove more.
         """
         if self.query_groups > 1:
             self.query_groups = 1
@@ -258,8 +264,9 @@ class QueryDecoder(nn.Module):
     def _queries(
         self, chosen: Selection, noisy: DenoisingQueries | None, groups: int
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Content, boxes before the sigmoid and attention mask of the denoising queries and all
-        groups of the selected ones.
+        """Content, boxes before the sigmoid, and attention mask of all queries.
+
+        Denoising queries come first, then all groups of selected queries.
         """
         content, boxes_logit = chosen.features.detach(), chosen.boxes_logit.detach()
         mask = None if noisy is None else noisy.attention_mask
@@ -271,16 +278,18 @@ class QueryDecoder(nn.Module):
             )
             boxes_logit = torch.cat([noisy.boxes_logit.to(boxes_logit.dtype), boxes_logit], dim=1)
         elif self.training and self.spec.denoising is not None:
-            # Keeps the embedding in the graph: data-parallel training waits for a gradient of every
-            # parameter.
+            # Keep the embedding in the graph, because data-parallel training waits for the gradient
+            # of every parameter.
             content = content + 0 * self.denoising_class_embed.weight.sum()
         return content, boxes_logit, mask
 
     def _output(
         self, chosen: Selection, refined: Refined, noisy: DenoisingQueries | None, groups: int
     ) -> DetectorOutput:
-        """Part denoising queries (first) from matching queries, which the encoder's level precedes.
-        There all groups are the same.
+        """Separate denoising queries (first) from matching queries.
+
+        The encoder's level comes before the layers of the matching queries. In this level all
+        groups are equal.
         """
         split = 0 if noisy is None else len(noisy)
         layers = refined.part(slice(split, None))
@@ -324,14 +333,13 @@ class QueryDecoder(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention among the queries, deformable attention into the maps, feed-forward network;
-    norms after each.
+    """Self-attention of queries, deformable attention to the maps, feed-forward network.
 
-    A family may have other norms (``norm_type``) and another feed-forward network, between the
-    norms 2 and 3 of its layout.
+    A norm follows each of the three. A family may have other norms (``norm_type``) and another
+    feed-forward network, between the norms 2 and 3 of its layout.
 
     Args:
-        project: cross-attention with value and output projections.
+        project: whether cross-attention has value and output projections.
     """
 
     norm_type: Callable[[int], nn.Module] = nn.LayerNorm
@@ -368,8 +376,10 @@ class DecoderLayer(nn.Module):
         values: Sequence[Tensor],
         mask: Tensor | None,
     ) -> Tensor:
-        """``content`` and ``position [B, Q, dim]``, boxes ``[B, Q, 4]``, values of each level
-        (``attention``) → content ``[B, Q, dim]``.
+        """Update the content ``[B, Q, dim]`` of the queries.
+
+        Takes content and position ``[B, Q, dim]``, boxes ``[B, Q, 4]`` and the values of each level
+        (``attention``).
         """
         placed = content + position
         seen = attend_in_groups(self.self_attn, placed, content, mask, self.num_queries)
@@ -381,8 +391,9 @@ class DecoderLayer(nn.Module):
 
 
 class _Gate(nn.Module):
-    """Two learnt gates weigh what a query was against what it has read (D-FINE's "target gating
-    layer").
+    """Mix a query's old content and its newly read content by two learnt gates.
+
+    This is D-FINE's "target gating layer".
     """
 
     def __init__(self, dim: int, norm: nn.Module) -> None:

@@ -1,9 +1,9 @@
-"""DEIMv2's decoder: D-FINE's with plainer parts, so that a very small one still learns.
+"""The DEIMv2 decoder: D-FINE's decoder with simpler parts, also for very small sizes.
 
-Against ``dfine`` (DEIMv2, Huang et al. 2025): root-mean-square norms, a gated feed-forward network,
-the queries' positions made once from the first boxes instead of before every layer, queries
-selected on the memory as it is; in the smallest sizes one box head for all layers and no gate
-around cross-attention.
+Differences from ``dfine`` (DEIMv2, Huang et al. 2025): root-mean-square norms and a gated
+feed-forward network. The positions of the queries are computed once from the first boxes, not
+before every layer. Queries are selected directly on the memory. The smallest sizes have one box
+head for all layers and no gate around cross-attention.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ NORM_EPS = 1e-6
 
 
 class RmsNorm(nn.Module):
-    """x · scale / √(mean x² + ε) over the last axis (Zhang & Sennrich 2019), computed in float32 at
-    least.
+    """x · scale / √(mean x² + ε) over the last axis (Zhang & Sennrich 2019).
+
+    The root is computed in at least float32.
     """
 
     def __init__(self, dim: int) -> None:
@@ -36,8 +37,9 @@ class RmsNorm(nn.Module):
 
 
 class SwiGlu(nn.Module):
-    """Feed-forward network of ``hidden`` channels, each gated by another: w3(SiLU(a) · b) with (a,
-    b) = w12(x) (Shazeer 2020).
+    """Gated feed-forward network: w3(SiLU(a) · b) with (a, b) = w12(x) (Shazeer 2020).
+
+    a and b have ``hidden`` channels each.
     """
 
     def __init__(self, dim: int, hidden: int) -> None:
@@ -54,8 +56,9 @@ class SwiGlu(nn.Module):
 
 
 class Deimv2Layer(DecoderLayer):
-    """``DecoderLayer`` with other norms and another feed-forward network, which has half of
-    ``ffn_dim`` channels twice.
+    """``DecoderLayer`` with root-mean-square norms and a gated feed-forward network.
+
+    Each half of the gated network has ``ffn_dim / 2`` channels.
     """
 
     norm_type = RmsNorm
@@ -68,11 +71,11 @@ class Deimv2Layer(DecoderLayer):
 
 
 class Deimv2Decoder(DFineDecoder):
-    """As ``DFineDecoder``.
+    """``DFineDecoder`` with DEIMv2's layers.
 
     Args:
-        share_box_head: one box head for all layers; it stands once among the parameters, and under
-            each layer's name in the state.
+        share_box_head: use one box head for all layers. It occurs once among the parameters, and
+            under the name of each layer in the state.
     """
 
     layer_type = Deimv2Layer

@@ -1,10 +1,9 @@
-"""Contrastive denoising: noisy copies of the targets as extra queries whose right answer is known
-(DINO, Zhang et al. 2022).
+"""Contrastive denoising: noisy copies of the targets as extra queries.
 
-A group holds one slightly noisy copy of every target of an image (a positive, to be restored) and
-one strongly noisy copy (a negative, to be rejected). Images with fewer targets than the fullest one
-are padded. Chance is drawn apart (``draw``) from the arithmetic that uses it, so recorded draws can
-be replayed.
+The method is DINO's (Zhang et al. 2022). A group holds two noisy copies of every target of an
+image. The positive has little noise and must be restored. The negative has strong noise and must be
+rejected. Images with fewer targets than the fullest image are padded. ``draw`` draws all random
+numbers separately, so recorded draws can be replayed.
 """
 
 from __future__ import annotations
@@ -20,23 +19,24 @@ from deim_lab.structures import Matches, Targets
 
 logger = logging.getLogger(__name__)
 
-EPS = 1e-5  # of the inverse sigmoid: a coordinate of 0 or 1 becomes ∓11.5
+EPS = 1e-5  # in the inverse sigmoid: a coordinate of 0 or 1 becomes ∓11.5
 _warned_of_cap = False
 
 
 @dataclass(frozen=True)
 class DenoisingQueries:
-    """``N = groups · 2 · n`` queries for each of ``B`` images; a group is ``n`` positives, then
-    ``n`` negatives.
+    """Denoising queries of a batch: ``N = groups · 2 · n`` for each of ``B`` images.
+
+    A group is ``n`` positives, then ``n`` negatives.
 
     Attributes:
         class_ids: ``[B, N]`` int64 (possibly flipped) label; ``num_classes`` marks padding.
         boxes_logit: ``[B, N, 4]`` noisy cxcywh box before the sigmoid; padding is the empty box at
             the origin.
         attention_mask: ``[N + Q, N + Q]`` bool, denoising queries first; True where a query (row)
-            may *not* attend. Matching queries see no denoising query (that would leak the answer),
-            groups don't see each other, denoising queries see matching ones.
-        matches: the positives, ``query`` counted in ``[0, N)``.
+            may *not* attend. Matching queries see no denoising query, which would leak the answer.
+            Groups don't see each other. Denoising queries see matching queries.
+        matches: matches of the positives, with ``query`` in ``[0, N)``.
         groups: number of groups.
     """
 
@@ -52,15 +52,15 @@ class DenoisingQueries:
 
 @dataclass(frozen=True)
 class Draws:
-    """The chance in ``N`` denoising queries of ``B`` images.
+    """Random numbers of ``N`` denoising queries for ``B`` images.
 
     Attributes:
-        flip: ``[B, N]`` uniform in [0, 1); below half the label-noise ratio the label is replaced.
-        labels: ``[B, N]`` int64 in ``[0, num_classes)``, the replacement (it may be the label
-            itself).
+        flip: ``[B, N]`` uniform in [0, 1); a value below half the label-noise ratio replaces the
+            label.
+        labels: ``[B, N]`` int64 in ``[0, num_classes)``, the new label (may equal the old label).
         signs: ``[B, N, 4]`` 0 or 1: an edge moves to lower or higher coordinates.
-        parts: ``[B, N, 4]`` uniform in [0, 1): how far, in half widths and heights; negatives go 1
-            further.
+        parts: ``[B, N, 4]`` uniform in [0, 1): distance of the move, in half widths and heights;
+            negatives add 1.
     """
 
     flip: Tensor
@@ -81,23 +81,23 @@ def make_queries(
     generator: torch.Generator | None = None,
     draws: Draws | None = None,
 ) -> DenoisingQueries | None:
-    """Denoising queries for a batch, on the targets' device; ``None`` if switched off or if no
-    image has a target.
+    """Make denoising queries for a batch, on the device of the targets.
+
+    Returns ``None`` if denoising is off or no image has a target.
 
     Args:
-        targets: of the batch; ``n`` is the count of the fullest image.
+        targets: targets of the batch; ``n`` is the number of targets of the fullest image.
         num_classes: labels are in ``[0, num_classes)``.
-        num_queries: matching queries ``Q`` that follow the denoising ones in the decoder.
-        num_denoising: there are ``max(1, num_denoising // n)`` groups, so up to
-            ``2 · num_denoising`` queries; 0 switches off.
-        max_denoising: hard cap on ``N`` (memory grows with its square): of an image with more than
-            ``max_denoising // 2`` targets only so many first ones are denoised, and a warning is
-            logged once.
-        label_noise_ratio: half of it is the probability that a label is replaced.
-        box_noise_scale: 1 moves a positive's edge by up to half the box's side, a negative's by
-            half to a whole side.
-        generator: source of the draws; torch's global one if ``None``.
-        draws: recorded draws in place of new ones.
+        num_queries: number ``Q`` of matching queries, which follow the denoising queries.
+        num_denoising: makes ``max(1, num_denoising // n)`` groups, so up to ``2 · num_denoising``
+            queries; 0 turns denoising off.
+        max_denoising: limit on ``N``, because memory grows with its square. Only the first
+            ``max_denoising // 2`` targets of an image get queries, with a warning once.
+        label_noise_ratio: half of it is the probability of a replaced label.
+        box_noise_scale: 1 moves an edge of a positive by up to half the side of the box. It moves
+            an edge of a negative by half to a whole side.
+        generator: source of random numbers; ``None``: torch's global generator.
+        draws: recorded draws to use instead of new draws.
     """
     if num_denoising == 0 or len(targets) == 0:
         return None
@@ -106,9 +106,9 @@ def make_queries(
     groups = max(1, min(num_denoising // per_group, max_denoising // (2 * per_group)))
     if fullest > per_group:
         _warn_of_cap(fullest, per_group, max_denoising)
-    kept, rank = _first_of_each_image(targets, per_group)
-    image = targets.image_index[kept]
-    labels, boxes = _padded(targets, kept, rank, per_group, padding=num_classes)
+    chosen, rank = _first_of_each_image(targets, per_group)
+    image = targets.image_index[chosen]
+    labels, boxes = _padded(targets, chosen, rank, per_group, padding=num_classes)
     labels, boxes = labels.repeat(1, 2 * groups), boxes.repeat(1, 2 * groups, 1)
     device, total = labels.device, labels.shape[1]
     slot = torch.arange(total, device=device)
@@ -119,7 +119,7 @@ def make_queries(
     matches = Matches(
         image=image.repeat(groups),
         query=(first_of_group[:, None] + rank).flatten(),
-        target=kept.repeat(groups),
+        target=chosen.repeat(groups),
     )
     flip_probability, negative = label_noise_ratio / 2, slot // per_group % 2 == 1
     return DenoisingQueries(
@@ -132,24 +132,24 @@ def make_queries(
 
 
 def _first_of_each_image(targets: Targets, limit: int) -> tuple[Tensor, Tensor]:
-    """Up to ``limit`` targets of each image: which they are, and the place of each in its image."""
+    """Indices of the first ``limit`` targets of each image, and their places in the image."""
     counts, device = targets.counts, targets.labels.device
     every = torch.arange(len(targets), device=device)
     rank = every - (counts.cumsum(0) - counts)[targets.image_index]
-    kept = every[rank < limit]
-    return kept, rank[kept]
+    chosen = every[rank < limit]
+    return chosen, rank[chosen]
 
 
 def _padded(
-    targets: Targets, kept: Tensor, rank: Tensor, per_group: int, *, padding: int
+    targets: Targets, chosen: Tensor, rank: Tensor, per_group: int, *, padding: int
 ) -> tuple[Tensor, Tensor]:
-    """Labels ``[B, per_group]`` and boxes ``[B, per_group, 4]`` of the kept, the rest padding."""
+    """Labels ``[B, per_group]`` and boxes ``[B, per_group, 4]`` of chosen targets, padded."""
     shape, device = (targets.batch_size, per_group), targets.labels.device
-    image = targets.image_index[kept]
+    image = targets.image_index[chosen]
     labels = torch.full(shape, padding, dtype=torch.int64, device=device)
-    labels[image, rank] = targets.labels[kept]
+    labels[image, rank] = targets.labels[chosen]
     boxes = torch.zeros(*shape, 4, dtype=targets.boxes_cxcywh.dtype, device=device)
-    boxes[image, rank] = targets.boxes_cxcywh[kept]
+    boxes[image, rank] = targets.boxes_cxcywh[chosen]
     return labels, boxes
 
 
@@ -162,8 +162,9 @@ def draw(
     dtype: torch.dtype = torch.float32,
     generator: torch.Generator | None = None,
 ) -> Draws:
-    """All the chance that ``queries`` denoising queries an image need. A generator of another
-    device draws on its own device.
+    """Draw all random numbers for ``queries`` denoising queries per image.
+
+    A generator of another device draws on that device.
     """
     source = device if generator is None else generator.device
     flip = torch.rand(batch_size, queries, generator=generator, device=source, dtype=dtype)
@@ -180,8 +181,9 @@ def _flip_labels(labels: Tensor, draws: Draws, *, padding: int, probability: flo
 
 
 def _shake_boxes(boxes_cxcywh: Tensor, draws: Draws, *, negative: Tensor, scale: float) -> Tensor:
-    """Each edge of ``[B, N, 4]`` boxes moved by its sign · part · half a side · scale, clipped to
-    the image; before the sigmoid.
+    """Move each edge of boxes ``[B, N, 4]`` by sign · part · half a side · scale.
+
+    Returns boxes clipped to the image, before the sigmoid.
     """
     parts = draws.parts + negative[:, None]
     half_sides = boxes_cxcywh[..., 2:].repeat(1, 1, 2) / 2
@@ -189,13 +191,13 @@ def _shake_boxes(boxes_cxcywh: Tensor, draws: Draws, *, negative: Tensor, scale:
         cxcywh_to_xyxy(boxes_cxcywh) + (draws.signs * 2 - 1) * parts * half_sides * scale
     ).clamp(0, 1)
     low, high = shaken.chunk(2, dim=-1)
-    # A box that its noise turned inside out stays where it is, with its size made positive.
+    # If noise turns a box inside out, keep its place and make its size positive.
     noisy = torch.cat([(low + high) / 2, (high - low).abs()], dim=-1)
     return torch.log(noisy.clamp(min=EPS) / (1 - noisy).clamp(min=EPS))
 
 
 def _attention_mask(group: Tensor, num_queries: int) -> Tensor:
-    """``group [N]`` of each denoising query → ``[N + Q, N + Q]``, True = may not attend."""
+    """Attention mask ``[N + Q, N + Q]`` from ``group [N]``; True: may not attend."""
     total = group.shape[0]
     mask = torch.zeros(
         total + num_queries, total + num_queries, dtype=torch.bool, device=group.device
@@ -210,9 +212,8 @@ def _warn_of_cap(fullest: int, per_group: int, max_denoising: int) -> None:
     if not _warned_of_cap:
         _warned_of_cap = True
         logger.warning(
-            "an image has %d targets: only the first %d of an image are denoised "
-            "(model.max_denoising %d); "
-            "said once, it may happen again",
+            "an image has %d targets, but denoising uses only the first %d of an image "
+            "(model.max_denoising %d). This warning is shown once.",
             fullest,
             per_group,
             max_denoising,

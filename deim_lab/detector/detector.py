@@ -1,4 +1,4 @@
-"""The assembly: preset or Config → backbone, encoder and decoder as one module."""
+"""Build a detector from a preset or Config: backbone, encoder and decoder in one module."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from deim_lab.structures import DetectorOutput, Prediction, Targets
 
 
 def build_detector(preset_or_config: str | Config, num_classes: int) -> Detector:
-    """An untrained detector.
+    """Build an untrained detector.
 
     Args:
-        preset_or_config: a name of ``PRESETS`` or a ``Config``, of which ``model`` and the number
-            of query groups (``match.kind``) are used.
+        preset_or_config: a name of ``PRESETS`` or a ``Config``. Only ``model`` and the number of
+            query groups (``match.kind``) are used.
         num_classes: classes are ``[0, num_classes)``.
 
     Raises:
@@ -34,8 +34,8 @@ def build_detector(preset_or_config: str | Config, num_classes: int) -> Detector
     config = preset(preset_or_config) if isinstance(preset_or_config, str) else preset_or_config
     if num_classes < 1:
         raise ConfigError(
-            f"num_classes {num_classes} is below 1: the training annotations need at least one "
-            f"category"
+            f"num_classes {num_classes} is below 1. The training annotations need at least one "
+            f"category."
         )
     model = config.model
     backbone = build_backbone(model)
@@ -102,11 +102,11 @@ def _build_decoder(config: Config, num_classes: int) -> QueryDecoder:
 
 
 class Detector(nn.Module):
-    """Images → boxes and class logits of a fixed number of queries.
+    """A detector: images → boxes and class logits of a fixed number of queries.
 
     Attributes:
-        strides: of the levels, finest first; both sides of an image must be multiples of the
-            coarsest.
+        strides: strides of the levels, finest first. Both sides of an image must be multiples of
+            the coarsest stride.
         deployed: whether this is the deploy form, which can't be trained.
     """
 
@@ -130,9 +130,7 @@ class Detector(nn.Module):
         return self.decoder.num_classes
 
     def is_left_out(self, key: str) -> bool:
-        """Whether a tensor's name in a state is of a backbone stage that this model doesn't
-        build.
-        """
+        """Whether a tensor name in a state belongs to a backbone stage absent from this model."""
         return (
             isinstance(self.backbone, StagedBackbone)
             and key.startswith("backbone.")
@@ -142,30 +140,32 @@ class Detector(nn.Module):
     def forward(
         self, images: Tensor, targets: Targets | None = None
     ) -> Prediction | DetectorOutput:
-        """``images [B, 3, H, W]`` float in [0, 1] → ``Prediction`` in eval mode, ``DetectorOutput``
-        in train mode.
+        """Return a ``Prediction`` in eval mode, a ``DetectorOutput`` in train mode.
 
         Args:
-            targets: only for denoising queries, in train mode; ``None`` makes none.
+            images: ``[B, 3, H, W]`` float in [0, 1].
+            targets: used only for denoising queries in train mode; ``None`` makes none.
 
         Raises:
-            ValueError: images of another kind, a side that is no multiple of the coarsest stride,
-                or too few anchors for the queries.
+            ValueError: images of another type or shape, a side that is not a multiple of the
+                coarsest stride, or too few anchors for the queries.
         """
         self._check(images, targets)
         return self.decoder(self.encoder(self.backbone(images)), targets)
 
     def every_level(self, images: Tensor) -> DetectorOutput:
-        """What training would score, without denoising queries: all levels (in eval mode up to the
-        one that inference uses), and all query groups. Norms stay in the mode they are in.
+        """Return all levels and query groups, as in training but without denoising queries.
+
+        In eval mode, the levels end at the layer of inference. Norms keep their mode.
 
         Raises:
-            ValueError: as ``forward``, and for the deploy form, whose earlier heads are gone.
+            ValueError: as ``forward``. Also for the deploy form, which has no heads of earlier
+                levels.
         """
         if self.deployed:
             raise ValueError(
-                "the deploy form has no heads for the earlier levels: take the model it was made "
-                "from"
+                "The deploy form has no heads for the earlier levels. Use the original model, "
+                "before deploy()."
             )
         self._check(images, None)
         result = self.decoder(self.encoder(self.backbone(images)), every_level=True)
@@ -175,15 +175,16 @@ class Detector(nn.Module):
     def train(self, mode: bool = True) -> Detector:
         if mode and self.deployed:
             raise ValueError(
-                "the deploy form can't be trained: parts that only training needs are gone; train "
-                "the model it was made from"
+                "The deploy form can't be trained, because parts for training are removed. Train "
+                "the original model, before deploy()."
             )
         super().train(mode)
         return self
 
     def deploy(self) -> Detector:
-        """A copy for inference, with equal outputs: norms folded into convolutions, unused heads
-        left out. In eval mode for good.
+        """Return a copy for inference with equal outputs, permanently in eval mode.
+
+        Norms are folded into convolutions. Unused heads are removed.
         """
         model = copy.deepcopy(self).eval()
         model.encoder.fuse()
@@ -194,17 +195,18 @@ class Detector(nn.Module):
     def _check(self, images: Tensor, targets: Targets | None) -> None:
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
             raise ValueError(
-                f"images are {images.dtype} of shape {list(images.shape)}; expected float in [0, "
-                f"1] of shape [B, 3, H, W]"
+                f"images are {images.dtype} of shape {list(images.shape)}. Expected float in [0, "
+                f"1] of shape [B, 3, H, W]."
             )
         height, width = images.shape[-2:]
         coarsest = self.strides[-1]
         if height % coarsest or width % coarsest or not height or not width:
             raise ValueError(
                 f"image size {height} × {width} (height × width): both must be multiples of "
-                f"{coarsest}"
+                f"{coarsest}."
             )
         if targets is not None and targets.batch_size != images.shape[0]:
             raise ValueError(
-                f"targets of {targets.batch_size} images for a batch of {images.shape[0]}"
+                f"targets are of {targets.batch_size} images, but the batch has "
+                f"{images.shape[0]} images."
             )

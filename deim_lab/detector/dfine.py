@@ -1,9 +1,8 @@
-"""The D-FINE decoder: queries refined layer by layer, boxes as edge distributions that every layer
-corrects.
+"""The D-FINE decoder: each layer refines queries and corrects their edge distributions.
 
-D-FINE (Peng et al. 2024): fine-grained distribution refinement (FDR), a gate in place of the
-residual around cross-attention, and a localisation quality estimate (LQE) added to the class
-logits. DEIM keeps all of it and changes the activation to SiLU.
+D-FINE (Peng et al. 2024) has fine-grained distribution refinement (FDR). A gate replaces the
+residual around cross-attention. A localisation quality estimate (LQE) is added to the class logits.
+DEIM keeps all parts and only changes the activation to SiLU.
 """
 
 from __future__ import annotations
@@ -24,15 +23,16 @@ _POSITION_MAX = 10.0
 
 
 class DFineDecoder(QueryDecoder):
-    """``QueryDecoder`` with levels ``encoder``, ``pre`` (a plain regression after the first layer)
-    and each layer.
+    """``QueryDecoder`` with edge distributions.
+
+    Its levels are ``encoder``, ``pre`` (a plain regression after the first layer) and each layer.
 
     Args:
         reg_max, reg_scale, up: shape of the bins, see ``edges``.
     """
 
     layer_type: type[DecoderLayer] = DecoderLayer
-    position_once = False  # queries' positions from the first boxes, for all layers
+    position_once = False  # compute positions of queries once, from the first boxes
     decoder: _Stack
     up: nn.Parameter
     reg_scale: nn.Parameter
@@ -57,9 +57,7 @@ class DFineDecoder(QueryDecoder):
         self.finish([self.pre_bbox_head, *heads])
 
     def drop_unused_heads(self) -> None:
-        """Leave out the score heads, quality estimates and query groups that inference doesn't
-        use.
-        """
+        """Remove the score heads, quality estimates and query groups unused in inference."""
         super().drop_unused_heads()
         for index in range(self.spec.num_layers):
             if index != self.spec.eval_layers - 1:
@@ -95,8 +93,8 @@ class DFineDecoder(QueryDecoder):
                     levels.append("pre")
                     all_logits.append(at_least_float32(self.dec_score_head[0](content)))
                     all_boxes.append(first)
-            # Corrections add up, and their gradient reaches all layers; boxes are always measured
-            # from the first reference.
+            # Corrections add up, and their gradient reaches all layers. Boxes are always relative
+            # to the first reference.
             corners = at_least_float32(self.dec_bbox_head[index](content + previous)) + corners
             boxes = distances_to_boxes(initial, expected_distances(corners, bins), self.reg_scale)
             if every_level or index == self.run - 1:
@@ -118,7 +116,7 @@ class DFineDecoder(QueryDecoder):
 
 
 class _Stack(nn.Module):
-    """The layers and their quality estimates."""
+    """The decoder layers and their quality estimates."""
 
     def __init__(self, layers: Sequence[nn.Module], reg_max: int, act: str) -> None:
         super().__init__()
@@ -127,8 +125,9 @@ class _Stack(nn.Module):
 
 
 class _QualityEstimate(nn.Module):
-    """How peaked the edge distributions ``[B, Q, 4·bins]`` are → ``[B, Q, 1]``, to be added to the
-    class logits.
+    """Estimate localisation quality from how peaked the edge distributions are.
+
+    ``[B, Q, 4·bins]`` → ``[B, Q, 1]``, which is added to the class logits.
     """
 
     def __init__(self, reg_max: int, act: str) -> None:

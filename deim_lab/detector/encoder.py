@@ -1,9 +1,9 @@
-"""The hybrid encoder of RT-DETR and D-FINE: self-attention on the coarsest map, then fusion
-top-down and bottom-up.
+"""The hybrid encoder of RT-DETR and D-FINE: self-attention, then fusion of maps.
 
-RT-DETR's encoder (Zhao et al. 2024, section 4.2), with its own blocks or with D-FINE's fuse blocks
-(GELAN with re-parametrised convolutions) and depth-wise down-sampling. Every fused map has
-``hidden_dim`` channels and the size of the backbone map it stems from.
+Self-attention runs on the coarsest map only. Fusion runs top-down, then bottom-up. This is
+RT-DETR's encoder (Zhao et al. 2024, section 4.2). It has either RT-DETR's blocks or D-FINE's fuse
+blocks (GELAN with re-parametrised convolutions) with depth-wise down-sampling. Every fused map has
+``hidden_dim`` channels and the size of its backbone map.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ TEMPERATURE = 10000.0  # of the position embedding
 
 
 class HybridEncoder(nn.Module):
-    """Backbone maps ``[B, C_i, h_i, w_i]``, finest first, each half the one before → maps
-    ``[B, hidden_dim, h_i, w_i]``.
+    """Fuse backbone maps ``[B, C_i, h_i, w_i]`` to maps ``[B, hidden_dim, h_i, w_i]``.
+
+    Maps are ordered finest first, each half the size of the previous map.
 
     Args:
         in_channels: channels of each map.
-        expansion: width of the fuse blocks' inner convolutions.
-        depth_mult: number of those convolutions, in units of 3.
-        summed: two maps are added before a fuse block, not concatenated, and its CSP layers split
-            one convolution (DEIMv2).
-        rtdetr: RT-DETR's own blocks: one CSP layer to fuse, one strided convolution to shrink,
-            lateral maps activated.
+        expansion: width of the inner convolutions of fuse blocks.
+        depth_mult: number of inner convolutions, in units of 3.
+        summed: add two maps before a fuse block instead of concatenating them. Its CSP layers then
+            split one convolution (DEIMv2).
+        rtdetr: use RT-DETR's blocks: one CSP layer to fuse, one strided convolution to shrink,
+            lateral maps with activation.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class HybridEncoder(nn.Module):
             zip(self.lateral_convs, self.fpn_blocks, strict=True)
         ):
             coarse = len(maps) - 1 - step
-            maps[coarse] = lateral(maps[coarse])  # the way back up uses the lateral map, too
+            maps[coarse] = lateral(maps[coarse])  # bottom-up fusion also uses the lateral map
             enlarged = F.interpolate(maps[coarse], scale_factor=2.0, mode="nearest")
             maps[coarse - 1] = fuse(self._join(enlarged, maps[coarse - 1]))
 
@@ -97,8 +98,9 @@ class HybridEncoder(nn.Module):
         return maps
 
     def fuse(self) -> None:
-        """Fold the norms of the fusion part into their convolutions (deploy form). The input
-        projections stay as they are.
+        """Fold the norms of the fusion part into their convolutions (deploy form).
+
+        The input projections don't change.
         """
         fold_norms(self.lateral_convs, self.fpn_blocks, self.downsample_convs, self.pan_blocks)
 
@@ -107,15 +109,17 @@ class HybridEncoder(nn.Module):
 
 
 def fuse_block_size(hidden_dim: int, expansion: float, depth_mult: float) -> tuple[int, int]:
-    """Channels and number of a fuse block's inner convolutions. Python rounds halves to even here,
-    as the official layouts do.
+    """Channels and number of the inner convolutions of a fuse block.
+
+    Halves are rounded to even, as in the official layouts.
     """
     return round(expansion * hidden_dim // 2), round(3 * depth_mult)
 
 
 def fold_norms(*parts: nn.Module) -> None:
-    """Fold every norm in ``parts`` into its convolution, and re-parametrised convolutions into one
-    each, in place.
+    """Fold every norm in ``parts`` into its convolution, in place.
+
+    Also merges each re-parametrised convolution into one convolution.
     """
     for part in parts:
         blocks = list(part.modules())
@@ -130,12 +134,11 @@ def fold_norms(*parts: nn.Module) -> None:
 def position_embedding(
     width: int, height: int, dim: int, *, device: torch.device | None = None
 ) -> Tensor:
-    """Sines and cosines of a cell's x and y: ``[1, height · width, dim]`` float32, in the official
-    order.
+    """Sines and cosines of the x and y of cells: ``[1, height · width, dim]`` float32.
 
-    Row p of the table belongs to x = p // height, y = p % height, whereas the map it is added to is
-    flattened row by row. On square maps this swaps x and y, on others it scrambles them; trained
-    checkpoints depend on it, so it is kept (docs/architecture.md).
+    The order is the official order: row p of the table belongs to x = p // height, y = p % height.
+    But the map is flattened row by row. On square maps this swaps x and y, on other maps it
+    scrambles them. Trained checkpoints depend on this order (docs/architecture.md).
     """
     quarter = dim // 4
     frequency = 1.0 / TEMPERATURE ** (
@@ -173,8 +176,9 @@ class _TransformerEncoder(nn.Module):
 
 
 class _TransformerLayer(nn.Module):
-    """Self-attention and feed-forward network, norms after each; positions are added to queries and
-    keys only.
+    """Self-attention and feed-forward network, each followed by a norm.
+
+    Positions are added to queries and keys only.
     """
 
     def __init__(self, dim: int, ffn_dim: int, num_heads: int) -> None:
@@ -192,7 +196,7 @@ class _TransformerLayer(nn.Module):
 
 
 class _Downsample(nn.Module):
-    """1×1 convolution, then a depth-wise one of stride 2; no activation."""
+    """1×1 convolution, then a depth-wise 3×3 convolution of stride 2; no activation."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -204,8 +208,10 @@ class _Downsample(nn.Module):
 
 
 class FuseBlock(nn.Module):
-    """Two maps, side by side ``[B, 2·dim, h, w]`` or (``summed``) added ``[B, dim, h, w]`` → one
-    ``[B, dim, h, w]`` ("RepNCSPELAN4").
+    """Fuse two maps into one map ``[B, dim, h, w]`` ("RepNCSPELAN4").
+
+    The input is the concatenated maps ``[B, 2·dim, h, w]`` or, if ``summed``, their sum
+    ``[B, dim, h, w]``.
     """
 
     def __init__(self, dim: int, inner: int, depth: int, *, summed: bool = False) -> None:
@@ -223,10 +229,10 @@ class FuseBlock(nn.Module):
 
 
 class _CspLayer(nn.Module):
-    """Two 1×1 branches to ``inner`` channels (None: ``out_channels``), one of them through
-    ``depth`` re-parametrised convolutions, added.
+    """Sum of two 1×1 branches, one of them with ``depth`` re-parametrised convolutions.
 
-    Where ``inner`` isn't ``out_channels``, a last 1×1 convolution makes it so.
+    Branches have ``inner`` channels (None: ``out_channels``). If ``inner`` differs from
+    ``out_channels``, a final 1×1 convolution changes the channels.
     """
 
     def __init__(
@@ -246,8 +252,9 @@ class _CspLayer(nn.Module):
 
 
 class _SplitCspLayer(nn.Module):
-    """``_CspLayer`` with one convolution for both branches: its second half of channels goes
-    through the re-parametrised convolutions.
+    """``_CspLayer`` with one 1×1 convolution for both branches.
+
+    The second half of its channels passes through the re-parametrised convolutions.
     """
 
     def __init__(self, in_channels: int, out_channels: int, depth: int) -> None:
@@ -261,8 +268,9 @@ class _SplitCspLayer(nn.Module):
 
 
 class _RepConv(nn.Module):
-    """3×3 plus 1×1 convolution, each with norm, then SiLU; ``fuse`` makes one 3×3 of them (RepVGG,
-    Ding et al. 2021).
+    """3×3 plus 1×1 convolution, each with norm, then SiLU (RepVGG, Ding et al. 2021).
+
+    ``fuse`` merges both convolutions into one 3×3 convolution.
     """
 
     def __init__(self, channels: int) -> None:

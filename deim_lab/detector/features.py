@@ -1,8 +1,8 @@
-"""Any model of timm or torchvision that makes feature maps, as a backbone.
+"""Use a timm or torchvision model with feature maps as a backbone.
 
-timm cuts its models itself (``features_only``); torchvision's are cut where each resolution ends,
-which one small picture finds out. Images come in [0, 1] and are normalised as those models were
-trained.
+timm cuts its models itself (``features_only``). A torchvision model is cut where each resolution
+ends; a small test picture finds these places. Images are in [0, 1] and are normalised as in the
+training of the model.
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ from deim_lab.host.optional import require
 
 SOURCES = ("timm", "torchvision")
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_PROBE = 128  # px, side of the picture that finds strides
+_PROBE = 128  # px, side of the test picture that finds strides
 
 
 class FeatureBackbone(nn.Module):
-    """``[B, 3, H, W]`` in [0, 1] → the feature maps of ``stages`` (0-based), finest first, of
-    stride 4·2^stage and ``channels`` channels.
+    """A model of another library: images ``[B, 3, H, W]`` in [0, 1] → feature maps.
+
+    Returns the maps of ``stages`` (0-based), finest first. A map has stride 4·2^stage and
+    ``channels`` channels.
 
     Args:
         name: ``timm:NAME`` or ``torchvision:NAME``.
         stages: consecutive stages to return.
-        pretrained: with the library's own ImageNet weights (downloaded, where they aren't in its
-            cache).
+        pretrained: use the library's ImageNet weights, downloaded if not in its cache.
 
     Raises:
         ConfigError: unknown source or model, a model without maps of these strides, or timm is
@@ -49,25 +50,25 @@ class FeatureBackbone(nn.Module):
             or stages[0] < 0
         ):
             raise ConfigError(
-                f"model.backbone_stages {list(stages)} must follow each other, in increasing order"
+                f"model.backbone_stages {list(stages)} must be consecutive and increasing."
             )
         build = {"timm": _timm, "torchvision": _torchvision}.get(source)
         if build is None or not model:
             raise ConfigError(
-                f"unknown model.backbone {name!r}: expected timm:NAME or "
-                f"torchvision:NAME{nearest(source, SOURCES)}"
+                f"unknown model.backbone {name!r}. Expected timm:NAME or "
+                f"torchvision:NAME{nearest(source, SOURCES)}."
             )
         self.body, self.channels, mean, std = build(model, self.strides, pretrained)
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        found = self.body((images - self.mean) / self.std)
-        return list(found.values()) if isinstance(found, dict) else list(found)
+        maps = self.body((images - self.mean) / self.std)
+        return list(maps.values()) if isinstance(maps, dict) else list(maps)
 
 
 def is_adapted(name: str) -> bool:
-    """Whether ``model.backbone`` names another library's model."""
+    """Whether ``model.backbone`` names a model of another library."""
     return ":" in name
 
 
@@ -77,19 +78,22 @@ _Built = tuple[nn.Module, tuple[int, ...], Sequence[float], Sequence[float]]
 def _timm(name: str, strides: tuple[int, ...], pretrained: bool) -> _Built:
     timm = require("timm", extra="pretrained", purpose=f"model.backbone 'timm:{name}'")
     if not timm.is_model(name):
-        raise ConfigError(f"timm has no model {name!r}{nearest(name, timm.list_models())}")
+        raise ConfigError(f"timm has no model {name!r}{nearest(name, timm.list_models())}.")
     try:
         every = timm.create_model(
             name, features_only=True, pretrained=False
         ).feature_info.reduction()
     except Exception as error:
         raise ConfigError(
-            f"timm:{name} makes no feature maps ({type(error).__name__}: {error})"
+            f"timm:{name} makes no feature maps ({type(error).__name__}: {error}). "
+            f"Choose another model."
         ) from error
     indices = _indices(f"timm:{name}", every, strides)
     body = timm.create_model(name, features_only=True, pretrained=pretrained, out_indices=indices)
-    known = timm.get_pretrained_cfg(name)
-    mean, std = (known.mean, known.std) if known is not None else (_IMAGENET_MEAN, _IMAGENET_STD)
+    settings = timm.get_pretrained_cfg(name)
+    mean, std = (
+        (settings.mean, settings.std) if settings is not None else (_IMAGENET_MEAN, _IMAGENET_STD)
+    )
     return body, tuple(body.feature_info.channels()), mean, std
 
 
@@ -97,9 +101,11 @@ def _torchvision(name: str, strides: tuple[int, ...], pretrained: bool) -> _Buil
     from torchvision import models
     from torchvision.models.feature_extraction import create_feature_extractor
 
-    known = models.list_models(module=models)
-    if name not in known:
-        raise ConfigError(f"torchvision has no classification model {name!r}{nearest(name, known)}")
+    names = models.list_models(module=models)
+    if name not in names:
+        raise ConfigError(
+            f"torchvision has no classification model {name!r}{nearest(name, names)}."
+        )
     model = models.get_model(name, weights="DEFAULT" if pretrained else None)
     ends = _ends(model)
     indices = _indices(f"torchvision:{name}", list(ends), strides)
@@ -111,8 +117,9 @@ def _torchvision(name: str, strides: tuple[int, ...], pretrained: bool) -> _Buil
 
 
 def _ends(model: nn.Module) -> dict[int, tuple[str, int]]:
-    """Of each stride, finest first: the path of the last module with that resolution (one or two
-    levels deep), and its channels.
+    """Stride → path and channels of the last module with that resolution, finest first.
+
+    Considers modules one or two levels deep.
     """
     seen: dict[int, tuple[str, int]] = {}
 
@@ -136,8 +143,8 @@ def _ends(model: nn.Module) -> dict[int, tuple[str, int]]:
             model.eval()(torch.zeros(1, 3, _PROBE, _PROBE))
     except Exception as error:
         raise ConfigError(
-            f"{type(model).__name__} takes no picture of {_PROBE} px: it can't be a backbone "
-            f"({error})"
+            f"{type(model).__name__} can't be a backbone. It failed on a picture of {_PROBE} px "
+            f"({error})."
         ) from error
     finally:
         model.train(training)
@@ -150,7 +157,7 @@ def _indices(name: str, available: Sequence[int], strides: Sequence[int]) -> lis
     missing = [stride for stride in strides if stride not in available]
     if missing:
         raise ConfigError(
-            f"{name} has feature maps of strides {list(available)}; model.backbone_stages asks for "
-            f"{list(strides)}"
+            f"{name} has feature maps of strides {list(available)}, but model.backbone_stages "
+            f"needs {list(strides)}."
         )
     return [list(available).index(stride) for stride in strides]

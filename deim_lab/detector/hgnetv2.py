@@ -1,9 +1,9 @@
-"""HGNetV2, the backbone of D-FINE and DEIM: a stem of stride 4, then stages of densely aggregated
-convolutions.
+"""HGNetV2, the backbone of D-FINE and DEIM.
 
-The architecture is PaddleDetection's PP-HGNetV2 (Cui et al.); the sizes B0 to B5 and DEIMv2's atto,
-femto and pico, which end at stride 16, are those of the official checkpoints, and ``hgnetv2_tiny``
-is this project's own for learning on a CPU.
+It has a stem of stride 4, then stages of densely aggregated convolutions. The architecture is
+PaddleDetection's PP-HGNetV2 (Cui et al.). The sizes B0 to B5 and DEIMv2's atto, femto and pico are
+as in the official checkpoints. The last three end at stride 16. ``hgnetv2_tiny`` is a size of this
+project, for learning on a CPU.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from deim_lab.errors import ConfigError, nearest
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: ``blocks`` blocks of ``layers`` chained layers of ``mid`` channels, their outputs
-    aggregated to ``out`` channels.
+    """A stage of ``blocks`` blocks, each with ``layers`` chained layers of ``mid`` channels.
+
+    A block aggregates the outputs of its layers to ``out`` channels.
     """
 
     mid: int
@@ -37,7 +38,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Variant:
-    """A backbone: channels inside and after the stem, and the stages."""
+    """A size of the backbone: channels inside and after the stem, and the stages."""
 
     stem: tuple[int, int]
     stages: tuple[Stage, ...]
@@ -68,7 +69,7 @@ def _standard(
 _SMALL = (
     Stage(16, 64, 1, 3, downsample=False),
     Stage(32, 256, 1, 3),
-)  # of DEIMv2's three smallest sizes; B0's, too
+)  # stages 0 and 1 of DEIMv2's three smallest sizes and of B0
 
 VARIANTS: dict[str, Variant] = {
     "hgnetv2_b0": _standard((16, 16), 3, (16, 32, 64, 128), (64, 256, 512, 1024), (1, 1, 2, 1)),
@@ -87,18 +88,19 @@ VARIANTS: dict[str, Variant] = {
 
 
 class HGNetV2(StagedBackbone):
-    """``[B, 3, H, W]`` → the feature maps of ``stages`` (0-based), finest first, of stride
-    4·2^stage and ``channels`` channels.
+    """HGNetV2: images ``[B, 3, H, W]`` → feature maps of ``stages`` (0-based), finest first.
+
+    A map has stride 4·2^stage and ``channels`` channels.
 
     Args:
         variant: a name of ``VARIANTS``.
-        stages: stages to return; deeper ones are not built.
-        learnable_affine: a scalar scale and shift after each activation.
-        freeze_norm: batch norms as constants.
-        freeze_stem: the stem takes no gradient.
+        stages: stages to return; deeper stages are not built.
+        learnable_affine: apply a learnt scalar scale and shift after each activation.
+        freeze_norm: keep batch norms constant.
+        freeze_stem: give the stem no gradient.
 
     Raises:
-        ConfigError: unknown variant, or a stage that it has not.
+        ConfigError: unknown variant, or a stage that the variant does not have.
     """
 
     list_name = "stages"
@@ -115,8 +117,8 @@ class HGNetV2(StagedBackbone):
         super().__init__()
         if variant not in VARIANTS:
             raise ConfigError(
-                f"unknown model.backbone {variant!r}{nearest(variant, VARIANTS)}; known: "
-                f"{', '.join(VARIANTS)}"
+                f"unknown model.backbone {variant!r}{nearest(variant, VARIANTS)}. Choose from "
+                f"{', '.join(VARIANTS)}."
             )
         spec = VARIANTS[variant]
         check_stages(variant, stages, len(spec.stages))
@@ -186,7 +188,7 @@ class _Conv(nn.Module):
 
 
 class _LightConv(nn.Module):
-    """1×1 convolution without activation, then a depth-wise one."""
+    """1×1 convolution without activation, then a depth-wise convolution."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, affine: bool) -> None:
         super().__init__()
@@ -198,7 +200,7 @@ class _LightConv(nn.Module):
 
 
 class _Stem(nn.Module):
-    """Stride 4: a convolution, then a convolved and a pooled branch side by side."""
+    """Stem of stride 4: a convolution, then a convolved and a pooled branch in parallel."""
 
     def __init__(self, inner: int, outer: int, affine: bool) -> None:
         super().__init__()
@@ -216,9 +218,7 @@ class _Stem(nn.Module):
 
 
 class _Block(nn.Module):
-    """Layers in a chain; the input and all their outputs are concatenated and squeezed to ``out``
-    channels.
-    """
+    """Chained layers; their outputs and the input are aggregated to ``out`` channels."""
 
     def __init__(self, in_channels: int, stage: Stage, affine: bool, *, residual: bool) -> None:
         super().__init__()
@@ -263,7 +263,8 @@ class _Stage(nn.Module):
 
 
 def _pad_far_edges(x: Tensor) -> Tensor:
-    """One row and column of zeros at the right and the bottom: what "same" means for the stem's 2×2
-    kernels.
+    """Pad one row and one column of zeros at the bottom and the right.
+
+    This is "same" padding for the 2×2 kernels of the stem.
     """
     return F.pad(x, (0, 1, 0, 1))

@@ -1,6 +1,4 @@
-"""What backbones, encoder and decoders share: convolution with norm, constant norm, MLP, inverse
-sigmoid, tables made once a size.
-"""
+"""Layers common to backbones, encoders and decoders, such as convolution with norm."""
 
 from __future__ import annotations
 
@@ -24,36 +22,35 @@ ACTIVATIONS: dict[str, Activation] = {"silu": F.silu, "relu": F.relu, "gelu": F.
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
-    """log(x / (1 - x)) of ``x`` in [0, 1], both parts clipped from below at ``eps``."""
+    """log(x / (1 - x)) of ``x`` in [0, 1]; x and 1 - x are at least ``eps``."""
     x = x.clamp(0, 1)
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
 
 
 class TableCache(dict[Hashable, Any]):
-    """Tables that depend only on sizes and device, made once each; of more than ``LIMIT`` sizes the
-    oldest is dropped.
+    """Cache of tables that depend only on sizes and device.
+
+    Beyond ``LIMIT`` tables, the oldest table is dropped.
     """
 
-    LIMIT = 64  # multi-scale training draws from some 20 sizes
+    LIMIT = 64  # multi-scale training uses about 20 sizes
 
     def get_or_make(self, key: Hashable, make: Callable[[], T]) -> T:
-        if torch.compiler.is_compiling():  # a traced table is no tensor to keep
+        if torch.compiler.is_compiling():  # a traced table can't be cached
             return make()
         if key not in self:
             if len(self) >= self.LIMIT:
                 del self[next(iter(self))]
-            with torch.inference_mode(
-                False
-            ):  # an inference tensor could never take part in training
+            with torch.inference_mode(False):  # an inference tensor can't be used in training
                 self[key] = make()
         return self[key]
 
 
 class ConvNorm(nn.Module):
-    """Convolution without bias, batch norm and an optional activation; "same" padding. The
-    encoder's building block.
+    """Convolution without bias, batch norm and an optional activation; "same" padding.
 
-    ``fuse`` folds the norm into the convolution, for inference.
+    It is the building block of the encoder. ``fuse`` folds the norm into the convolution, for
+    inference.
     """
 
     def __init__(
@@ -78,7 +75,7 @@ class ConvNorm(nn.Module):
         return x if self.act is None else self.act(x)
 
     def fused(self) -> nn.Conv2d:
-        """One convolution with bias that does what convolution and norm do in eval mode."""
+        """One convolution with bias, equal to convolution and norm in eval mode."""
         if self.conv is None or self.norm is None:
             return self.conv_bn_fused
         return fuse_conv_bn_eval(self.conv, self.norm)
@@ -90,8 +87,9 @@ class ConvNorm(nn.Module):
 
 
 class FrozenBatchNorm2d(nn.Module):
-    """Batch norm whose statistics and affine are buffers: constants that are saved, but neither
-    trained nor updated.
+    """Batch norm with constant statistics and affine.
+
+    They are buffers: saved, but neither trained nor updated.
     """
 
     weight: Tensor
@@ -120,7 +118,7 @@ class FrozenBatchNorm2d(nn.Module):
 
 
 def freeze_norms(module: nn.Module) -> None:
-    """Put constant norms, as new, in place of all batch norms inside ``module``."""
+    """Replace all batch norms inside ``module`` by new constant norms."""
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
             setattr(module, name, FrozenBatchNorm2d(child.num_features, child.eps))
@@ -129,9 +127,7 @@ def freeze_norms(module: nn.Module) -> None:
 
 
 def check_stages(backbone: str, stages: Sequence[int], available: int) -> None:
-    """Raise ``ConfigError`` unless ``stages`` are consecutive ones of a backbone that has the
-    stages 0 to ``available`` - 1.
-    """
+    """Raise ``ConfigError`` unless ``stages`` are consecutive, from 0 to ``available`` - 1."""
     if (
         not stages
         or sorted(set(stages)) != list(stages)
@@ -139,22 +135,23 @@ def check_stages(backbone: str, stages: Sequence[int], available: int) -> None:
     ):
         raise ConfigError(
             f"model.backbone_stages {list(stages)}: {backbone} has the stages 0 to "
-            f"{available - 1}, to be named in increasing order"
+            f"{available - 1}. Name them in increasing order."
         )
     if any(b - a != 1 for a, b in pairwise(stages)):
         raise ConfigError(
-            f"model.backbone_stages {list(stages)} must follow each other: the encoder doubles "
-            f"sizes from level to level"
+            f"model.backbone_stages {list(stages)} must be consecutive. The encoder doubles "
+            f"sizes from level to level."
         )
 
 
 class StagedBackbone(nn.Module):
-    """A backbone that is built up to the deepest stage it returns. A state of the whole backbone
-    fits all the same: its tensors of deeper stages are left out.
+    """A backbone that is built only up to the deepest returned stage.
+
+    A state of the complete backbone can be loaded: tensors of deeper stages are left out.
 
     Attributes:
-        list_name: of the list of stages, or of finer parts.
-        whole: length that this list would have with all stages.
+        list_name: name of the list of stages, or of finer parts.
+        whole: length of this list in the complete backbone.
     """
 
     list_name: str
@@ -165,10 +162,10 @@ class StagedBackbone(nn.Module):
         self.register_load_state_dict_pre_hook(_leave_out_deeper)
 
     def is_deeper(self, key: str) -> bool:
-        """Whether a tensor of a whole backbone of this kind lies beyond what is built."""
-        found = re.match(rf"{self.list_name}\.(\d+)\.", key)
+        """Whether a tensor of the complete backbone belongs to a stage that is not built."""
+        match = re.match(rf"{self.list_name}\.(\d+)\.", key)
         built = len(list(self.get_submodule(self.list_name).children()))
-        return found is not None and built <= int(found[1]) < self.whole
+        return match is not None and built <= int(match[1]) < self.whole
 
 
 def _leave_out_deeper(backbone: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
@@ -179,7 +176,7 @@ def _leave_out_deeper(backbone: nn.Module, state: dict[str, Any], prefix: str, *
 
 
 class Mlp(nn.Module):
-    """``depth`` linear layers, an activation between each two: ``[..., in] → [..., out]``."""
+    """``depth`` linear layers with activations between: ``[..., in] → [..., out]``."""
 
     def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, depth: int, act: str) -> None:
         super().__init__()
@@ -188,7 +185,7 @@ class Mlp(nn.Module):
         self.act = ACTIVATIONS[act]
 
     def zero_last_layer(self) -> None:
-        """Make the output 0 whatever the input, until trained."""
+        """Make the untrained output 0 for any input."""
         for parameter in self.layers[-1].parameters():
             nn.init.zeros_(parameter)
 

@@ -1,10 +1,9 @@
-"""EfficientNet-Lite0, a backbone for a CPU: inverted residuals with ReLU6 and no
-squeeze-and-excitation, built from torchvision's blocks.
+"""EfficientNet-Lite0, a backbone for a CPU, built from torchvision's blocks.
 
-EfficientNet (Tan & Le 2019, table 1) in its Lite form: ReLU6 for Swish, no squeeze-and-excitation,
-stem and first and last block as they are in B0. Its ImageNet weights come in a small package
-(``pretrained``), so no hub is needed. Convolutions of stride 2 pad as TensorFlow does, at the far
-edges only: those weights were trained so.
+EfficientNet (Tan & Le 2019, table 1) in its Lite form has ReLU6 instead of Swish and no
+squeeze-and-excitation. The stem, the first block and the last block are as in B0. A small package
+holds the ImageNet weights (``pretrained``), so no hub is needed. Convolutions of stride 2 pad only
+the far edges, as TensorFlow does, because the weights were trained with this padding.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ from torchvision.ops import Conv2dNormActivation
 from deim_lab.detector.layers import StagedBackbone, check_stages, freeze_norms
 
 NORM_EPS, NORM_MOMENTUM = 1e-3, 0.01
-MEAN, SCALE = 127.0, 128.0  # of the input: (x − 127) / 128 with x in [0, 255]
+MEAN, SCALE = 127.0, 128.0  # the input becomes (x − 127) / 128 with x in [0, 255]
 _STEM = 32
 
 
 @dataclass(frozen=True)
 class _Group:
-    """``blocks`` inverted residuals, the first with ``stride``."""
+    """A group of ``blocks`` inverted residuals; the first has ``stride``."""
 
     expansion: int
     kernel: int
@@ -42,20 +41,21 @@ _GROUPS = (
     _Group(6, 5, 2, 192, 4),
     _Group(6, 3, 1, 320, 1),
 )
-_ENDS = (1, 2, 4, 6)  # the group that ends each stage, i.e. the last of strides 4, 8, 16, 32
+_ENDS = (1, 2, 4, 6)  # last group of each stage, of the strides 4, 8, 16, 32
 
 
 class Lite0(StagedBackbone):
-    """``[B, 3, H, W]`` in [0, 1] → the feature maps of ``stages`` (0-based), finest first, of
-    stride 4·2^stage and ``channels`` channels.
+    """EfficientNet-Lite0: images ``[B, 3, H, W]`` in [0, 1] → feature maps, finest first.
+
+    Returns the maps of ``stages`` (0-based). A map has stride 4·2^stage and ``channels`` channels.
 
     Args:
-        stages: stages to return; deeper ones are not built.
-        freeze_norm: batch norms as constants.
-        freeze_stem: the stem takes no gradient.
+        stages: stages to return; deeper stages are not built.
+        freeze_norm: keep batch norms constant.
+        freeze_stem: give the stem no gradient.
 
     Raises:
-        ConfigError: a stage that it has not.
+        ConfigError: a stage that the backbone does not have.
     """
 
     list_name = "groups"
@@ -91,8 +91,9 @@ class Lite0(StagedBackbone):
 
 
 def from_wheel(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of the package's file under our names. Its classifier (``_conv_head``, ``_bn1``,
-    ``_fc``) is left out.
+    """Rename the tensors of the package's file to the names of this module.
+
+    Leaves out the classifier (``_conv_head``, ``_bn1``, ``_fc``).
     """
     result = {}
     for key, value in state.items():
@@ -113,21 +114,22 @@ def from_wheel(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for key, value in state.items():
         if not key.startswith("_blocks."):
             continue
-        _, number, name, rest = key.split(".")
+        _, number, name, parameter = key.split(".")
         index, block = places[int(number)]
         module, is_conv = modules[name]
-        result[f"groups.{index}.{block}.{module}{_part(f'.{rest}', is_conv)}"] = value
+        result[f"groups.{index}.{block}.{module}{_part(f'.{parameter}', is_conv)}"] = value
     return result
 
 
 def _part(name: str, is_conv: bool) -> str:
-    """``.weight`` of a convolution and of its norm inside torchvision's block."""
+    """Name of a parameter of a convolution or its norm inside torchvision's block."""
     return f".0{name}" if is_conv else f".1{name}"
 
 
 class _InvertedResidual(nn.Module):
-    """Widen, filter each channel, narrow; the input is added where neither shape nor stride changes
-    (MobileNetV2, Sandler et al. 2018).
+    """Inverted residual (MobileNetV2, Sandler et al. 2018): widen, filter, narrow.
+
+    Channels are filtered separately. The input is added if neither shape nor stride changes.
     """
 
     def __init__(self, in_channels: int, group: _Group, stride: int) -> None:
@@ -155,8 +157,9 @@ def _group(in_channels: int, group: _Group) -> nn.Sequential:
 def _convolution(
     in_channels: int, out_channels: int, kernel: int, stride: int, groups: int = 1
 ) -> nn.Sequential:
-    """Padding (for even sizes and stride 2 one pixel more at the right and bottom than at the left
-    and top), then the block.
+    """Padding, then convolution, norm and activation.
+
+    For even sizes and stride 2, right and bottom get one pixel more than left and top.
     """
     total = kernel - stride
     pad = nn.ZeroPad2d((total // 2, total - total // 2, total // 2, total - total // 2))

@@ -1,9 +1,8 @@
-"""The encoder of DEIMv2's three smallest sizes: two levels made of one backbone map, fused without
-any attention.
+"""The encoder of DEIMv2's three smallest sizes: two levels from one backbone map.
 
-The second level is the first at half the size. As a stand-in for the self-attention of ``encoder``,
-its mean over the image is added everywhere. Then the two are fused top-down and bottom-up by the
-blocks of ``encoder``, adding maps where that concatenates them.
+The second level is the first level at half the size. It has no self-attention. Instead, its mean
+over the image is added to every cell. Then the blocks of ``encoder`` fuse the two levels top-down
+and bottom-up. They add maps instead of concatenating them.
 """
 
 from __future__ import annotations
@@ -19,11 +18,12 @@ from deim_lab.errors import ConfigError
 
 
 class LiteEncoder(nn.Module):
-    """One backbone map ``[B, C, h, w]``, ``h`` and ``w`` even → ``[B, hidden_dim, h, w]`` and
-    ``[B, hidden_dim, h/2, w/2]``.
+    """Encode one backbone map ``[B, C, h, w]``, with even ``h`` and ``w``, to two levels.
+
+    The levels are ``[B, hidden_dim, h, w]`` and ``[B, hidden_dim, h/2, w/2]``.
 
     Args:
-        in_channels: channels of the one map.
+        in_channels: channels of the backbone map.
         expansion, depth_mult: width and depth of the fuse blocks, as in ``encoder.HybridEncoder``.
 
     Raises:
@@ -36,9 +36,8 @@ class LiteEncoder(nn.Module):
         super().__init__()
         if len(in_channels) != 1:
             raise ConfigError(
-                f"model.encoder 'lite' makes its two levels of one backbone map, and "
-                f"model.backbone_stages names "
-                f"{len(in_channels)} of them; the encoder of several maps is 'hybrid'"
+                f"model.encoder 'lite' needs exactly one backbone map, but model.backbone_stages "
+                f"names {len(in_channels)}. For several maps, set model.encoder to 'hybrid'."
             )
         self.input_proj = nn.ModuleList([ConvNorm(in_channels[0], hidden_dim, 1)])
         self.down_sample1 = _Halve(hidden_dim)
@@ -55,14 +54,15 @@ class LiteEncoder(nn.Module):
         return [fine, self.pan_block(coarse + self.down_sample2(fine))]
 
     def fuse(self) -> None:
-        """Fold the norms of the fusion part into their convolutions (deploy form). Projection and
-        down-sampling stay as they are.
+        """Fold the norms of the fusion part into their convolutions (deploy form).
+
+        Projection and down-sampling don't change.
         """
         fold_norms(self.bi_fusion, self.fpn_block, self.pan_block)
 
 
 class _Halve(nn.Sequential):
-    """3×3 average of stride 2 (zeros beyond the border count), 1×1 convolution, norm, SiLU."""
+    """3×3 mean of stride 2 (with zero padding), 1×1 convolution, norm, SiLU."""
 
     def __init__(self, dim: int) -> None:
         super().__init__(
@@ -74,7 +74,7 @@ class _Halve(nn.Sequential):
 
 
 class _GlobalFusion(nn.Module):
-    """Each cell plus the mean of all cells, mixed by a 1×1 convolution ("GAP fusion")."""
+    """Add the mean of all cells to each cell, then a 1×1 convolution ("GAP fusion")."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()

@@ -1,6 +1,4 @@
-"""Anchors on the feature maps, the choice of the best of them as the decoder's first queries, and
-groups of such queries.
-"""
+"""Make anchors, select the best anchors as queries, and group queries."""
 
 from __future__ import annotations
 
@@ -13,9 +11,9 @@ from torch import Tensor, nn
 
 from deim_lab.structures import at_least_float32
 
-# side of an anchor on the finest level, relative to the image; doubles from level to level
+# side of an anchor on the finest level, as a share of the image; doubles at each coarser level
 ANCHOR_SIZE = 0.05
-MARGIN = 0.01  # an anchor with a coordinate nearer than this to 0 or 1 is not used
+MARGIN = 0.01  # anchors with a coordinate closer than this to 0 or 1 are not valid
 
 
 @dataclass(frozen=True)
@@ -25,8 +23,8 @@ class Selection:
     Attributes:
         index: ``[B, Q]`` int64 anchors, counted level by level and row by row.
         features: ``[B, Q, dim]``.
-        logits: ``[B, Q, C]`` their class logits.
-        boxes_logit: ``[B, Q, 4]`` their refined boxes before the sigmoid, float32 at least.
+        logits: ``[B, Q, C]`` class logits of the anchors.
+        boxes_logit: ``[B, Q, 4]`` refined boxes before the sigmoid, at least float32.
     """
 
     index: Int64[Tensor, "B Q"]
@@ -38,8 +36,10 @@ class Selection:
 def make_anchors(
     shapes: Sequence[tuple[int, int]], *, device: torch.device | None = None
 ) -> tuple[Tensor, Tensor]:
-    """One square anchor a cell: boxes before the sigmoid ``[1, A, 4]`` float32 (+inf where not
-    valid) and valid ``[1, A, 1]`` bool.
+    """Make one square anchor per cell.
+
+    Returns boxes before the sigmoid ``[1, A, 4]`` float32 (+inf if not valid), and valid
+    ``[1, A, 1]`` bool.
 
     Args:
         shapes: height and width of each level, finest first.
@@ -75,16 +75,17 @@ def select_queries(
     score: nn.Module,
     box: nn.Module,
 ) -> Selection:
-    """The ``num_queries`` cells of ``memory [B, A, dim]`` with the highest class logit, their boxes
-    refined from their anchors.
+    """Select the ``num_queries`` cells of ``memory [B, A, dim]`` with the highest class logit.
+
+    Their boxes are refined from their anchors.
 
     Raises:
-        ValueError: there are fewer anchors than queries.
+        ValueError: fewer anchors than queries.
     """
     if memory.shape[1] < num_queries:
         raise ValueError(
-            f"{memory.shape[1]} anchors can't give {num_queries} queries: use larger images or a "
-            f"smaller model.num_queries"
+            f"{memory.shape[1]} anchors can't give {num_queries} queries. Use larger images or a "
+            f"smaller model.num_queries."
         )
     projected = project(memory * valid.to(memory.dtype))
     logits = score(projected)
@@ -101,15 +102,14 @@ def repeat_in_groups(
     boxes_logit: Float[Tensor, "B Q 4"],
     embedding: Float[Tensor, "further dim"],
 ) -> tuple[Float[Tensor, "B all_queries dim"], Float[Tensor, "B all_queries 4"]]:
-    """Query groups (Group DETR, Chen et al. 2023): the same queries once more for each row of
-    ``embedding [k − 1, dim]``.
+    """Repeat the queries in ``k`` groups (Group DETR, Chen et al. 2023).
 
-    Every group starts from the same selected anchors, a further one with its own learnt vector
-    added to their content; the first has none, so it is the whole set of queries that inference
-    has. So each group learns in the very situation of inference, the count of anchors doesn't limit
-    ``k`` (a small image has few), and the price in weights is ``(k − 1) · dim``. Dealing the
-    ``k · Q`` best anchors out instead would leave the later groups with background, or thin out the
-    first against what inference gives it.
+    Every group starts from the same selected anchors. The first group is unchanged and equals the
+    queries of inference. Each further group adds a learnt vector, one row of
+    ``embedding [k − 1, dim]``, to its content. So each group learns in the situation of inference.
+    The number of anchors, small in a small image, doesn't limit ``k``. The extra weights are
+    ``(k − 1) · dim``. Sharing out the ``k · Q`` best anchors instead would give background to the
+    later groups, or worse anchors than in inference to the first group.
 
     ``[B, Q, dim]``, ``[B, Q, 4]`` → ``[B, k·Q, dim]``, ``[B, k·Q, 4]``, group by group.
     """
@@ -125,15 +125,17 @@ def attend_in_groups(
     mask: Bool[Tensor, "first first"] | None,
     num_queries: int,
 ) -> Float[Tensor, "B queries dim"]:
-    """Self-attention inside each group of ``num_queries`` queries: the groups are folded into the
-    batch, so time and memory grow with their number, not with its square.
+    """Self-attention inside each group of ``num_queries`` queries.
+
+    Groups are folded into the batch. So time and memory grow with the number of groups, not with
+    its square.
 
     Args:
-        placed: ``[B, N + k·Q, dim]`` queries and keys, ``N`` denoising ones first.
-        content: the values, of the same shape.
+        placed: ``[B, N + k·Q, dim]`` queries and keys; the ``N`` denoising queries come first.
+        content: values of the same shape.
         mask: ``[N + Q, N + Q]`` of the denoising queries and the first group, True where a query
-            (row) may not attend; None where ``N = 0``. Denoising queries see the first group alone,
-            as they would without groups.
+            (row) may not attend; None if ``N = 0``. Denoising queries see only the first group, as
+            without groups.
     """
     first = num_queries if mask is None else len(mask)
     if content.shape[1] == first:
@@ -156,5 +158,5 @@ def attend_in_groups(
 
 
 def _take(x: Tensor, index: Tensor) -> Tensor:
-    """Rows ``index [B, Q]`` of ``x [B, A, n]``."""
+    """Take the rows ``index [B, Q]`` of ``x [B, A, n]``."""
     return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))

@@ -1,9 +1,9 @@
-"""ResNet-vd, the backbone of RT-DETR: a stem of three 3×3 convolutions, and shortcuts that pool
-before they project.
+"""ResNet-vd, the backbone of RT-DETR.
 
-He et al. 2016 with variant D of "Bag of Tricks for Image Classification" (He et al. 2019, section
-4.2): no information is dropped by a strided 1×1 convolution. Module names are those of the official
-checkpoints ("PResNet").
+It is ResNet (He et al. 2016) with variant D of "Bag of Tricks for Image Classification" (He et al.
+2019, section 4.2). The stem has three 3×3 convolutions. Shortcuts pool before they project, so no
+strided 1×1 convolution drops information. Module names are as in the official checkpoints
+("PResNet").
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ WIDTHS = (64, 128, 256, 512)  # inner channels of the stages
 
 @dataclass(frozen=True)
 class Variant:
-    """A depth: residual blocks of each stage, and whether they are bottlenecks (which put out 4
-    times their inner channels).
+    """A depth: residual blocks of each stage, and whether they are bottlenecks.
+
+    A bottleneck has 4 times as many output channels as inner channels.
     """
 
     blocks: tuple[int, int, int, int]
@@ -39,17 +40,18 @@ VARIANTS: dict[str, Variant] = {
 
 
 class ResNetVd(StagedBackbone):
-    """``[B, 3, H, W]`` → the feature maps of ``stages`` (0-based), finest first, of stride
-    4·2^stage and ``channels`` channels.
+    """ResNet-vd: images ``[B, 3, H, W]`` → feature maps of ``stages`` (0-based), finest first.
+
+    A map has stride 4·2^stage and ``channels`` channels.
 
     Args:
         variant: a name of ``VARIANTS``.
-        stages: stages to return; deeper ones are not built.
-        freeze_norm: batch norms as constants.
-        freeze_stem: the stem takes no gradient.
+        stages: stages to return; deeper stages are not built.
+        freeze_norm: keep batch norms constant.
+        freeze_stem: give the stem no gradient.
 
     Raises:
-        ConfigError: unknown variant, or a stage that it has not.
+        ConfigError: unknown variant, or a stage that the variant does not have.
     """
 
     list_name = "res_layers"
@@ -65,8 +67,8 @@ class ResNetVd(StagedBackbone):
         super().__init__()
         if variant not in VARIANTS:
             raise ConfigError(
-                f"unknown model.backbone {variant!r}{nearest(variant, VARIANTS)}; known: "
-                f"{', '.join(VARIANTS)}"
+                f"unknown model.backbone {variant!r}{nearest(variant, VARIANTS)}. Choose from "
+                f"{', '.join(VARIANTS)}."
             )
         spec = VARIANTS[variant]
         check_stages(variant, stages, len(WIDTHS))
@@ -105,8 +107,10 @@ class ResNetVd(StagedBackbone):
 
 
 class _Stage(nn.Module):
-    """Residual blocks; the first changes the channels and (``downsample``) halves the resolution,
-    so only it has a shortcut with weights.
+    """A stage of residual blocks.
+
+    The first block changes the channels and, with ``downsample``, halves the resolution. So only
+    the first block has a shortcut with weights.
     """
 
     def __init__(
@@ -131,7 +135,7 @@ class _Stage(nn.Module):
 
 
 class _BasicBlock(nn.Module):
-    """Two 3×3 convolutions beside the shortcut."""
+    """Two 3×3 convolutions plus a shortcut."""
 
     def __init__(self, in_channels: int, width: int, stride: int, *, project: bool) -> None:
         super().__init__()
@@ -144,7 +148,7 @@ class _BasicBlock(nn.Module):
 
 
 class _Bottleneck(nn.Module):
-    """1×1, 3×3 (which takes the stride) and 1×1 convolution beside the shortcut."""
+    """1×1, 3×3 (strided) and 1×1 convolution plus a shortcut."""
 
     def __init__(self, in_channels: int, width: int, stride: int, *, project: bool) -> None:
         super().__init__()
@@ -158,7 +162,7 @@ class _Bottleneck(nn.Module):
 
 
 def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
-    """A 1×1 convolution; where the resolution halves, 2×2 means are taken first."""
+    """A 1×1 convolution, after 2×2 means if the resolution halves."""
     if stride == 1:
         return ConvNorm(in_channels, out_channels, 1)
     result = nn.Sequential()

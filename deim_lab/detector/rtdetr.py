@@ -1,9 +1,10 @@
-"""The RT-DETRv2 decoder: queries refined layer by layer, each layer correcting the box before it.
+"""The RT-DETRv2 decoder: each layer refines the queries and corrects their boxes.
 
-RT-DETRv2 (Lv et al. 2024) is RT-DETR (Zhao et al. 2024) with another number of sampling points for
-each level. Boxes are refined as in Deformable DETR; in training with DINO's "look forward twice"
-(Zhang et al. 2022, section 3.4): a layer's box is measured from the previous layer's box with its
-gradient, while what the layer itself reads is detached, so that a box head learns from two layers.
+RT-DETRv2 (Lv et al. 2024) is RT-DETR (Zhao et al. 2024) with a separate number of sampling points
+for each level. Boxes are refined as in Deformable DETR. Training adds DINO's "look forward twice"
+(Zhang et al. 2022, section 3.4). The box of a layer is a correction of the previous layer's box,
+with the gradient of that box. The reference box that a layer reads is detached. So a box head
+learns from two layers.
 """
 
 from __future__ import annotations
@@ -55,13 +56,13 @@ class RTDetrDecoder(QueryDecoder):
                 all_logits.append(at_least_float32(self.dec_score_head[index](content)))
                 all_boxes.append(
                     (correction + inverse_sigmoid(boxes)).sigmoid()
-                )  # looks forward twice
+                )  # look forward twice
             boxes = (correction + inverse_sigmoid(reference)).sigmoid()
         return Refined(tuple(levels), torch.stack(all_logits), torch.stack(all_boxes))
 
 
 class _Stack(nn.Module):
-    """The layers, under the name that official checkpoints give them."""
+    """The decoder layers, named as in the official checkpoints."""
 
     def __init__(self, spec: DecoderSpec) -> None:
         super().__init__()

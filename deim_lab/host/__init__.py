@@ -1,1 +1,1 @@
-"""The machine a run is on: files, optional packages, GPUs."""
+"""The machine of a run: files, optional packages, GPUs."""

@@ -1,4 +1,4 @@
-"""Files of this machine: written whole, read as JSON, found under a free or a similar name."""
+"""Write files atomically, read JSON, find free or similar file names."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Json = Any
 def writing_whole(path: Path, *, suffix: str = ".tmp") -> Iterator[Path]:
     """Give a temporary path next to ``path``, and rename it to ``path`` when the block ends.
 
-    A reader finds the old file or the new one, never a part. A block that raises leaves the old
-    file as it was, and no temporary file.
+    A reader sees the old file or the new file, never a part. If the block raises, the old file is
+    unchanged and the temporary file is removed.
 
     Args:
-        suffix: end of the temporary name, for writers that choose the format by it.
+        suffix: end of the temporary name, for writers that choose the format by the name.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{suffix}")
     try:
@@ -35,7 +35,7 @@ def writing_whole(path: Path, *, suffix: str = ".tmp") -> Iterator[Path]:
 
 
 def write_whole(path: Path, text: str) -> Path:
-    """Write UTF-8 text whole. The content is on the disk before the file has its name."""
+    """Write UTF-8 text atomically. The content is on disk before the file gets its name."""
     with writing_whole(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
@@ -44,9 +44,9 @@ def write_whole(path: Path, text: str) -> Path:
 
 
 def write_json(path: Path, value: Json, *, compact: bool = False) -> Path:
-    """Write ``value`` as ``json_text``, whole.
+    """Write ``value`` atomically as ``json_text``.
 
-    An object has one key a line, and a list stands on one line. ``compact`` leaves out all spaces.
+    An object has one key per line, a list is one line. ``compact`` leaves out all spaces.
     """
     if compact:
         text = json_text(value, separators=(",", ":"))
@@ -56,37 +56,37 @@ def write_json(path: Path, value: Json, *, compact: bool = False) -> Path:
 
 
 def json_text(value: Json, **form: Any) -> str:
-    """``value`` as strict JSON; ``form`` as ``json.dumps`` takes it.
+    """``value`` as strict JSON text; ``form`` is passed to ``json.dumps``.
 
     Tensors and arrays become lists, paths become text, and numbers that are not finite become null.
     """
     try:
         return json.dumps(value, allow_nan=False, **form)
-    except (TypeError, ValueError):  # a value that is not JSON: worth a slower walk
+    except (TypeError, ValueError):  # a value that is not JSON: convert it, which is slower
         return json.dumps(_plain(value), allow_nan=False, **form)
 
 
 def read_json(path: Path, *, error: type[ValueError] = DataError) -> Json:
-    """Read the JSON value in a file. Raises ``error`` naming the file, and the line of a fault."""
+    """Read a JSON file. Raises ``error``, which names the file and the line of a fault."""
     try:
         raw = path.read_bytes()
     except FileNotFoundError as cause:
-        raise error(f"{path} does not exist{nearest_beside(path)}") from cause
+        raise error(f"{path} does not exist{nearest_beside(path)}.") from cause
     except OSError as cause:
-        raise error(f"{path} can't be read: {cause.strerror or cause}") from cause
+        raise error(f"{path} can't be read: {cause.strerror or cause}.") from cause
     return parse_json(raw, str(path), error=error)
 
 
 def read_object(path: Path, *, error: type[ValueError] = DataError) -> dict[str, Json]:
-    """As ``read_json``, of a file that holds a JSON object. Raises ``error`` for another value."""
+    """Read a file that holds a JSON object. Raises ``error`` as ``read_json``."""
     content = read_json(path, error=error)
     if not isinstance(content, dict):
-        raise error(f"{path} holds a {type(content).__name__}. Expected a JSON object")
+        raise error(f"{path} holds a {type(content).__name__}. Expected a JSON object.")
     return content
 
 
 def parse_json(raw: bytes, name: str, *, error: type[ValueError] = DataError) -> Json:
-    """The value of JSON bytes; ``name`` says in errors where they come from."""
+    """Parse JSON bytes; ``name`` names their origin in errors."""
     try:
         return json.loads(raw.decode("utf-8-sig"))
     except UnicodeDecodeError as cause:
@@ -94,17 +94,17 @@ def parse_json(raw: bytes, name: str, *, error: type[ValueError] = DataError) ->
     except json.JSONDecodeError as cause:
         fault = f"line {cause.lineno}, column {cause.colno}: {cause.msg}"
     except RecursionError:
-        fault = "its values are nested too deeply"
+        fault = "values are nested too deeply"
     except ValueError as cause:  # a whole number with too many digits
         fault = str(cause)
     raise error(
         f"{name} is no readable JSON: {fault} ({len(raw)} bytes in all). Expected one complete "
-        "JSON value. Is the file cut short? Restore it, or write it again"
+        "JSON value. If the file is cut short, restore it or write it again."
     )
 
 
 def free_path(path: Path, *, taken: Callable[[Path], bool] = Path.exists) -> Path:
-    """``path``, or the first of ``name-2``, ``name-3``, … that is not taken."""
+    """``path``, or the first free name of ``name-2``, ``name-3`` and so on."""
     number, free = 1, path
     while taken(free):
         number += 1
@@ -113,7 +113,7 @@ def free_path(path: Path, *, taken: Callable[[Path], bool] = Path.exists) -> Pat
 
 
 def make_free_folder(path: Path) -> Path:
-    """Make the folder ``path``, or the first of ``name-2``, ``name-3``, … that does not exist.
+    """Make the folder ``path``, or the first free of ``name-2``, ``name-3`` and so on.
 
     Two processes that request one name at the same time get two folders.
     """
@@ -129,7 +129,7 @@ def make_free_folder(path: Path) -> Path:
 
 
 def beside(path: Path, pattern: str = "*") -> list[Path]:
-    """The entries of the folder that holds ``path``; none where there is no such folder."""
+    """The entries of the folder that holds ``path``; empty if the folder does not exist."""
     try:
         return list(path.parent.glob(pattern))
     except OSError:
@@ -142,7 +142,7 @@ def nearest_beside(path: Path, pattern: str = "*") -> str:
 
 
 def _plain(value: Json) -> Json:
-    """``value`` as JSON: tensors and arrays as lists, paths as text, what is not finite as null."""
+    """Convert a value to JSON: arrays to lists, paths to text, non-finite numbers to null."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):

@@ -1,4 +1,4 @@
-"""The GPUs of this process, without asking torch: a process that asks it holds memory on each."""
+"""List the GPUs of this process without torch, which would take memory on each GPU."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from deim_lab.errors import ConfigError
 
 ASK_SECONDS = 20
-NONE = "NoDevFiles"  # what Slurm sets for a job without a GPU
+NONE = "NoDevFiles"  # value that Slurm sets for a job without a GPU
 
 
 def parse(listed: str | Sequence[str]) -> tuple[str, ...]:
-    """The ids of a list such as ``0,1`` or ``["0", "1"]``; none for ``none`` or an empty sequence.
+    """Parse GPU ids such as ``0,1`` or ``["0", "1"]``; ``none`` and ``[]`` give no ids.
 
     Raises:
-        ConfigError: an id is empty, stands twice or names no GPU. A run that gets such an id
-            would train on the CPU.
+        ConfigError: an id is empty, repeated or names no GPU. A run with such an id would train
+            on the CPU.
     """
     if listed == "none":
         return ()
@@ -29,39 +29,40 @@ def parse(listed: str | Sequence[str]) -> tuple[str, ...]:
         value = listed if isinstance(listed, str) else entries
         raise ConfigError(
             f"gpus {value!r}: {fault}. Expected the id of each GPU once, such as `0,1`. "
-            "Give such a list, or leave it out to use every visible GPU"
+            "Give such a list, or leave it out to use every visible GPU."
         )
     return ids
 
 
 def _fault(ids: Sequence[str]) -> str | None:
-    """What is wrong with a list of ids, or None."""
+    """The fault of a list of ids, or None."""
     for position, gpu in enumerate(ids):
         if not gpu:
             return f"entry {position + 1} of {len(ids)} is empty"
         if gpu in ("-1", "none", NONE):
             return f"{gpu!r} names no GPU"
         if gpu in ids[:position]:
-            return f"{gpu!r} stands twice"
+            return f"{gpu!r} is listed twice"
     return None
 
 
 def given() -> tuple[str, ...] | None:
-    """The ids in ``CUDA_VISIBLE_DEVICES``, each once; None where it is not set.
+    """The distinct ids in ``CUDA_VISIBLE_DEVICES``; None if the variable is not set.
 
-    A -1 hides all that follow it.
+    A -1 hides all ids after it.
     """
-    said = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if said is None:
+    variable = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if variable is None:
         return None
-    listed = list(dict.fromkeys(item.strip() for item in said.split(",")))
+    listed = list(dict.fromkeys(item.strip() for item in variable.split(",")))
     end = listed.index("-1") if "-1" in listed else len(listed)
     return tuple(item for item in listed[:end] if item and item != NONE)
 
 
 def visible() -> tuple[str, ...]:
-    """Ids as ``CUDA_VISIBLE_DEVICES`` takes them: its own where it is set, else those that
-    ``nvidia-smi`` lists; empty without a GPU.
+    """Ids of the visible GPUs, for ``CUDA_VISIBLE_DEVICES``; empty without a GPU.
+
+    They come from ``CUDA_VISIBLE_DEVICES`` if it is set, else from ``nvidia-smi``.
     """
     if (listed := given()) is not None:
         return listed

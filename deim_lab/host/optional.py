@@ -1,4 +1,4 @@
-"""Packages that an extra brings: imported where they are used, with one error where they lack."""
+"""Import optional packages; a missing package gives an error that names its extra."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ def require(module: str, extra: str, purpose: str = "This") -> Any:
     """Import an optional module.
 
     Args:
-        extra: the extra of this package that installs it.
-        purpose: what needs it; the error begins with these words.
+        extra: the extra of this package that installs the module.
+        purpose: what needs the module; the error begins with these words.
 
     Raises:
-        MissingExtraError: the module can't be imported; says how to install it.
+        MissingExtraError: the module can't be imported. The message says how to install it.
     """
     try:
         return importlib.import_module(module)
@@ -31,7 +31,7 @@ def is_installed(module: str) -> bool:
 
 
 def missing(module: str, *, extra: str, purpose: str) -> MissingExtraError:
-    """The error of ``require``, to raise where only ``is_installed`` was asked."""
+    """The error of ``require``, to raise after a check with ``is_installed``."""
     package = module.partition(".")[0]
     return MissingExtraError(
         f"{purpose} needs the package {package}, which is not installed here. "

@@ -1,7 +1,7 @@
-"""Notebooks and ready grids: those of the repository, or the copies inside an installed package.
+"""Locate notebooks and ready grids, in the repository or an installed package.
 
-The repository's top-level folders are the only source. ``setup.py`` copies them into the package
-when a wheel is built.
+The top-level folders of the repository are the only source. ``setup.py`` copies them into the
+package when it builds a wheel.
 """
 
 from __future__ import annotations
@@ -24,38 +24,40 @@ def folder(kind: Kind) -> Path:
 
 
 def files(kind: Kind) -> dict[str, Path]:
-    """The ready files of a kind by their names without ending."""
+    """The ready files of a kind, by name without suffix."""
     return {path.stem: path for path in sorted(folder(kind).glob(f"*{SUFFIX[kind]}"))}
 
 
 def locate(kind: Kind, name_or_path: str | Path) -> Path:
-    """The ready file of a bare name such as ``components``; anything else is a path already.
+    """The path of a ready file from its bare name, such as ``components``.
+
+    Any other value is already a path and is returned unchanged.
 
     Raises:
-        ConfigError: no ready file has this name (names the nearest one), or the path does not
-            exist and a ready file has its name.
+        ConfigError: no ready file has this name (with the nearest name), or the path does not exist
+            but a ready file has its name.
     """
     path, ready, one = Path(name_or_path), files(kind), kind.removesuffix("s")
     if path.suffix or str(path) != path.name:
         if path.suffix == SUFFIX[kind] and path.stem in ready and not path.exists():
             raise ConfigError(
                 f"{one} file {str(path)!r} does not exist. For the ready {one}, give the name "
-                f"alone: {path.stem}"
+                f"alone: {path.stem}."
             )
         return path
     if path.name not in ready:
         listed = ", ".join(ready) or "none"
         raise ConfigError(
-            f"there is no ready {one} {path.name!r}{nearest(path.name, ready)}; ready: {listed}. "
-            f"A path needs its ending, such as {path.name}{SUFFIX[kind]}"
+            f"there is no ready {one} {path.name!r}{nearest(path.name, ready)}. The ready {kind} "
+            f"are {listed}. A path needs its suffix, such as {path.name}{SUFFIX[kind]}."
         )
     return ready[path.name]
 
 
 def copy_out(kind: Kind, target: Path) -> dict[Path, bool]:
-    """Copy the ready files of a kind into ``target``; returns whether each copy was written.
+    """Copy the ready files of a kind into ``target``; return whether each was written.
 
-    A file that exists is never overwritten. It counts as written where it is equal already.
+    An existing file is never overwritten. It counts as written if it is already equal.
     """
     target.mkdir(parents=True, exist_ok=True)
     written = {}

@@ -131,8 +131,7 @@ def compute(
 ) -> LossTable:
     """Compute all losses of one batch, in float32 despite autocast (float64 stays).
 
-    A batch without targets gives the same matching terms with finite values. Every matching output
-    stays in the graph.
+    A batch without targets gives the same terms, all finite. Matching outputs stay in the graph.
 
     Args:
         output: output of the detector in training mode.
@@ -140,10 +139,9 @@ def compute(
         matches: matches of every level (``matching.assign``).
         loss: terms and weights.
         match: the config that made ``matches``. Its kind selects the divisors of the sums.
-        num_targets: normaliser of this rank, replacing ``len(targets)``. With gradient
-            accumulation it is the mean over the batches of a step. Numbers of pairs (union, SimOTA)
-            and the shares of DDF always come from one batch. Their totals for the step are known
-            only after its last forward pass.
+        num_targets: normaliser of this rank instead of ``len(targets)``: with accumulation, the
+            mean over the batches of a step. Numbers of pairs (union, SimOTA) and the shares of DDF
+            come from one batch; their totals are known only after the last forward of a step.
     """
     device = output.matching.logits.device
     with torch.autocast(device.type, enabled=False):
@@ -158,9 +156,8 @@ def compute(
             pairs_of_union=pairs.in_last if loss.go_union else None,
             device=device,
         )
-        scorer = _Scorer(
-            targets, loss, _bins(output), output.reg_scale, _ddf_shares(decoder, pairs)
-        )
+        shares = _ddf_shares(decoder, pairs)
+        scorer = _Scorer(targets, loss, _bins(output), output.reg_scale, shares)
         weighted, level_iou = scorer.score(decoder, level_pairs, pairs, divisors)
         names = _level_names(weighted, decoder)
         dn_terms, dn_names = scorer.score_denoising(output, divisors, device)
