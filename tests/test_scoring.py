@@ -135,7 +135,7 @@ def without(key: str) -> dict[str, Json]:
             r"row 1 has no 'score' \(did you mean 'scores'\?\); it has 'image_id'",
         ),
         ([without("bbox")], "row 0 has no 'bbox'"),
-        ([ROW, 3], "row 1 is '3', expected an object"),
+        ([ROW, 3], "row 1 is '3', no object"),
         (
             [{**ROW, "image_id": 99}],
             "1 of 1 rows are of images that .*gt.json doesn't list, the first row 0 with image_id "
