@@ -81,14 +81,11 @@ class Run:
             what: description of the difference in the name; None: made from ``overrides``.
             device: the resolved device of the run (``cuda:0``).
             fingerprint: fingerprint of the run's computation; None: that of the config.
-            weights: the weights to start from (``path``, ``sha256``, and ``part`` if only the
-                backbone has weights); None: from scratch.
+            weights: start weights (``path``, ``sha256``, ``part`` of a backbone); None: none.
         """
         for key in ("name", "fingerprint"):
             if key not in data:
-                raise ConfigError(
-                    f"data {dict(data)!r} of a run lacks {key!r}. Expected name and fingerprint"
-                )
+                raise ConfigError(f"data {dict(data)!r} of a run lacks {key!r}")
         overrides, fingerprint = dict(overrides or {}), fingerprint or configs.fingerprint(config)
         # "_" separates the parts of the name
         differs = _slug(what or _differs(overrides)).replace("_", "-") or "base"
