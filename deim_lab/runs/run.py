@@ -81,8 +81,7 @@ class Run:
             what: description of the difference in the name; None: made from ``overrides``.
             device: the resolved device of the run (``cuda:0``).
             fingerprint: fingerprint of the run's computation; None: that of the config.
-            weights: the weights to start from (``path``, ``sha256``, and ``part`` if only the
-                backbone has weights); None: from scratch.
+            weights: start weights (``path``, ``sha256``, ``part`` of a backbone); None: none.
         """
         _check_data(data)
         overrides, fingerprint = dict(overrides or {}), fingerprint or configs.fingerprint(config)

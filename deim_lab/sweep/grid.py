@@ -120,8 +120,7 @@ def read(
     Args:
         source: the name of a ready grid, a YAML or JSON file, or its content.
         preset, data, seeds, name: replace the grid's own.
-        overrides: on top of the grid's ``base``. A key that an arm or axis sets is refused,
-            because the override would have no effect on that arm.
+        overrides: on top of the grid's ``base``. A key that an arm or axis sets is refused.
         parameters: further parameters of the notebook, on top of the grid's own.
 
     Raises:
@@ -142,8 +141,7 @@ def read(
         setting = next((arm for arm, changes in arms.items() if key in changes), None)
         if setting is not None:
             raise ConfigError(
-                f"{label}: override of {key} has no effect on arm {setting!r}, "
-                f"because the arm sets {key} itself"
+                f"{label}: override of {key} has no effect on arm {setting!r}, which sets it itself"
             )
     grid = Grid(
         name=_name(name, path),

@@ -77,10 +77,9 @@ def load_official(
 ) -> LoadReport:
     """Copy an official checkpoint (or any of that layout) into ``model``.
 
-    ``reg_scale`` may be int or float, and anchors may have any size. The backbone's batch norms may
-    be trained or frozen in the file and in the model. The layout doesn't show activation functions:
-    official weights of ``dfine_n`` (ReLU) also fit ``deim_dfine_n`` (SiLU), which then computes
-    something else. This project's files record their activation, and the report notes a difference.
+    ``reg_scale`` may be int or float, anchors of any size, batch norms of the backbone trained or
+    frozen in file and model. The layout doesn't show activations: weights of ``dfine_n`` (ReLU) fit
+    ``deim_dfine_n`` (SiLU), with other results. The report notes a difference to a project file.
 
     Args:
         source: a bare state dict, ``{"model": …}`` or ``{"ema": {"module": …}}`` (preferred); the
