@@ -379,6 +379,24 @@ def test_weights_scale_their_terms_and_temperature_matters() -> None:
     assert other["ddf/layer_0"] != pytest.approx(plain["ddf/layer_0"], rel=1e-3)
 
 
+@pytest.mark.parametrize(("kind", "share"), [("vfl", 1.0), ("mal", 0.0)])
+def test_a_quality_below_0_counts_as_0_unless_the_term_is_signed(kind: Any, share: float) -> None:
+    """With ``giou_weighting="giou"`` the quality of a pair that does not overlap is below 0."""
+    output, targets = random_batch([1], queries=1, edges=False)
+    with torch.no_grad():
+        output.matching.boxes_cxcywh[...] = torch.tensor([0.2, 0.2, 0.2, 0.2])
+        targets.boxes_cxcywh[...] = torch.tensor([0.7, 0.7, 0.2, 0.2])
+    # Union 0.08, hull 0.7 · 0.7.
+    quality = share * -(0.49 - 0.08) / 0.49
+    table = score(output, targets, LossConfig(classification=kind, giou_weighting="giou"))
+    logits = output.matching.logits[-1, 0, 0].detach()
+    target = torch.zeros_like(logits)
+    target[targets.labels[0]] = 1.0
+    function = {"vfl": terms.vfl, "mal": terms.mal}[kind]
+    expected = float(function(logits, target, quality * target).sum())
+    assert table.as_dict()["class/layer_1"] == pytest.approx(expected, rel=float32_tolerance(10))
+
+
 def test_no_gradient_reaches_the_teacher_through_ddf() -> None:
     output, targets = random_batch([3, 2])
     only_ddf = LossConfig(weight_class=0, weight_l1=0, weight_giou=0, weight_fgl=0)
