@@ -16,7 +16,7 @@ from torch import Tensor
 from deim_lab.config import LossConfig, MatchConfig
 from deim_lab.losses import criterion, terms
 from deim_lab.losses.criterion import LossTable
-from deim_lab.matching import assign, hungarian
+from deim_lab.matching import assign, assignment, hungarian
 from deim_lab.structures import DecoderOutput, DetectorOutput, Matches, Targets
 from numeric import EDGES, ONE_EDGE, float32_tolerance
 
@@ -302,6 +302,7 @@ def test_any_batch_has_the_same_terms_all_finite_and_all_outputs_in_the_graph(
 def test_a_detector_without_edges_has_no_edge_terms() -> None:
     table = score(*random_batch([2], edges=False))
     assert set(table.terms) == {"class", "l1", "giou"}
+    assert table.positives_per_image == 2.0
 
 
 def test_one_decoder_layer_has_nobody_to_distil_from() -> None:
@@ -413,6 +414,23 @@ def test_non_finite_logits_reach_the_total() -> None:
     with torch.no_grad():
         output.matching.logits[-1, 0, 0, 0] = float("nan")
     assert not score(output, targets).total.isfinite()
+
+
+def test_means_over_ranks_are_at_least_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two ranks; the other one has 0, 1 and 2."""
+
+    def all_reduce(values: Tensor) -> None:
+        values += torch.tensor([0.0, 1.0, 2.0])
+
+    device = torch.device("cpu")
+    assert assignment._mean_over_ranks([0, 0.5, 6], device) == [1.0, 1.0, 6.0]
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    found = torch.stack(
+        [torch.as_tensor(v) for v in assignment._mean_over_ranks([0, 2, 6], device)]
+    )
+    assert found.tolist() == [1.0, 1.5, 4.0]
 
 
 def test_normalisers_are_means_over_ranks(tmp_path: Path) -> None:
