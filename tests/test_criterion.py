@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -305,6 +306,29 @@ def test_a_detector_without_edges_has_no_edge_terms() -> None:
     assert table.positives_per_image == 2.0
 
 
+@pytest.mark.parametrize("absent", ["up", "reg_scale", "reference_cxcywh"])
+def test_edges_need_all_that_their_bins_are_made_of(absent: str) -> None:
+    output, targets = random_batch([2])
+    if absent == "reference_cxcywh":
+        output = replace(output, matching=replace(output.matching, reference_cxcywh=None))
+    else:
+        output = replace(output, **{absent: None})
+    with pytest.raises(ValueError, match="needs up, reg_scale and reference_cxcywh"):
+        score(output, targets)
+
+
+def test_shares_of_distillation_are_those_of_the_layers_that_learn() -> None:
+    """Of three layers the first two, with 3 and 4 pairs: 3.5 of 2 images · 10 queries."""
+    decoder = DecoderOutput(
+        ("encoder", "pre", "layer_0", "layer_1", "layer_2"),
+        torch.zeros(5, 2, 10, 7),
+        torch.zeros(5, 2, 10, 4),
+    )
+    index = torch.zeros(15, dtype=torch.int64)
+    pairs = criterion._Pairs(index, index, index, index, (1, 2, 3, 4, 5), decoder.num_layers)
+    assert criterion._ddf_shares(decoder, pairs) == (math.sqrt(3.5), math.sqrt(16.5))
+
+
 def test_one_decoder_layer_has_nobody_to_distil_from() -> None:
     output, targets = random_batch([2, 1], layers=1)
     table = score(output, targets)
@@ -330,22 +354,24 @@ def test_half_precision_outputs_and_autocast_give_single_precision_losses(
         monkeypatch.setattr(room, name, watched(getattr(room, name)))
     output, targets = random_batch([3, 2])
     assert output.matching.corners is not None
-    rounded = replace(
-        output,
-        matching=replace(
-            output.matching,
-            logits=output.matching.logits.to(dtype).float(),
-            corners=output.matching.corners.to(dtype).float(),
-        ),
+    assert output.matching.reference_cxcywh is not None
+    lower = replace(
+        output.matching,
+        logits=output.matching.logits.to(dtype),
+        boxes_cxcywh=output.matching.boxes_cxcywh.to(dtype),
+        corners=output.matching.corners.to(dtype),
+        reference_cxcywh=output.matching.reference_cxcywh.to(dtype),
     )
-    half = replace(
-        output,
-        matching=replace(
-            output.matching,
-            logits=output.matching.logits.to(dtype),
-            corners=output.matching.corners.to(dtype),
-        ),
+    assert lower.corners is not None
+    assert lower.reference_cxcywh is not None
+    raised = replace(
+        lower,
+        logits=lower.logits.float(),
+        boxes_cxcywh=lower.boxes_cxcywh.float(),
+        corners=lower.corners.float(),
+        reference_cxcywh=lower.reference_cxcywh.float(),
     )
+    half, rounded = replace(output, matching=lower), replace(output, matching=raised)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = score(half, targets)
     assert inside.total.dtype == torch.float32
