@@ -78,6 +78,20 @@ def test_boxes_of_no_area_have_no_overlap_and_finite_gradients() -> None:
         assert torch.autograd.grad((iou + giou).sum(), point)[0].isfinite().all()
 
 
+def test_a_box_turned_inside_out_has_no_area() -> None:
+    turned = torch.tensor([1.0, 1.0, 0.0, 0.0])
+    assert boxes.area(turned).item() == 0.0
+    assert boxes.paired_giou(turned, turned).item() == 0.0
+
+
+def test_leading_axes_are_kept() -> None:
+    flat = random_xyxy(6)
+    for function in (boxes.xyxy_to_cxcywh, boxes.cxcywh_to_xyxy, boxes.area):
+        found = function(flat.reshape(2, 3, 4))
+        assert torch.equal(found.reshape(6, *found.shape[2:]), function(flat))
+        assert torch.equal(function(flat[0]), function(flat)[0])
+
+
 @pytest.mark.parametrize(("n", "m"), [(0, 3), (3, 0), (0, 0)])
 def test_no_boxes(n: int, m: int) -> None:
     assert boxes.pairwise_iou(torch.zeros(n, 4), torch.zeros(m, 4)).shape == (n, m)

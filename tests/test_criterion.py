@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor
 from deim_lab.config import LossConfig, MatchConfig
 from deim_lab.losses import criterion, terms
 from deim_lab.losses.criterion import LossTable
-from deim_lab.matching import assign, hungarian
+from deim_lab.matching import assign, assignment, hungarian
 from deim_lab.structures import DecoderOutput, DetectorOutput, Matches, Targets
 from numeric import EDGES, ONE_EDGE, float32_tolerance
 
@@ -302,6 +303,30 @@ def test_any_batch_has_the_same_terms_all_finite_and_all_outputs_in_the_graph(
 def test_a_detector_without_edges_has_no_edge_terms() -> None:
     table = score(*random_batch([2], edges=False))
     assert set(table.terms) == {"class", "l1", "giou"}
+    assert table.positives_per_image == 2.0
+
+
+@pytest.mark.parametrize("absent", ["up", "reg_scale", "reference_cxcywh"])
+def test_edges_need_all_that_their_bins_are_made_of(absent: str) -> None:
+    output, targets = random_batch([2])
+    if absent == "reference_cxcywh":
+        output = replace(output, matching=replace(output.matching, reference_cxcywh=None))
+    else:
+        output = replace(output, **{absent: None})
+    with pytest.raises(ValueError, match="needs up, reg_scale and reference_cxcywh"):
+        score(output, targets)
+
+
+def test_shares_of_distillation_are_those_of_the_layers_that_learn() -> None:
+    """Of three layers the first two, with 3 and 4 pairs: 3.5 of 2 images · 10 queries."""
+    decoder = DecoderOutput(
+        ("encoder", "pre", "layer_0", "layer_1", "layer_2"),
+        torch.zeros(5, 2, 10, 7),
+        torch.zeros(5, 2, 10, 4),
+    )
+    index = torch.zeros(15, dtype=torch.int64)
+    pairs = criterion._Pairs(index, index, index, index, (1, 2, 3, 4, 5), decoder.num_layers)
+    assert criterion._ddf_shares(decoder, pairs) == (math.sqrt(3.5), math.sqrt(16.5))
 
 
 def test_one_decoder_layer_has_nobody_to_distil_from() -> None:
@@ -329,22 +354,24 @@ def test_half_precision_outputs_and_autocast_give_single_precision_losses(
         monkeypatch.setattr(room, name, watched(getattr(room, name)))
     output, targets = random_batch([3, 2])
     assert output.matching.corners is not None
-    rounded = replace(
-        output,
-        matching=replace(
-            output.matching,
-            logits=output.matching.logits.to(dtype).float(),
-            corners=output.matching.corners.to(dtype).float(),
-        ),
+    assert output.matching.reference_cxcywh is not None
+    lower = replace(
+        output.matching,
+        logits=output.matching.logits.to(dtype),
+        boxes_cxcywh=output.matching.boxes_cxcywh.to(dtype),
+        corners=output.matching.corners.to(dtype),
+        reference_cxcywh=output.matching.reference_cxcywh.to(dtype),
     )
-    half = replace(
-        output,
-        matching=replace(
-            output.matching,
-            logits=output.matching.logits.to(dtype),
-            corners=output.matching.corners.to(dtype),
-        ),
+    assert lower.corners is not None
+    assert lower.reference_cxcywh is not None
+    raised = replace(
+        lower,
+        logits=lower.logits.float(),
+        boxes_cxcywh=lower.boxes_cxcywh.float(),
+        corners=lower.corners.float(),
+        reference_cxcywh=lower.reference_cxcywh.float(),
     )
+    half, rounded = replace(output, matching=lower), replace(output, matching=raised)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = score(half, targets)
     assert inside.total.dtype == torch.float32
@@ -379,6 +406,24 @@ def test_weights_scale_their_terms_and_temperature_matters() -> None:
     assert other["ddf/layer_0"] != pytest.approx(plain["ddf/layer_0"], rel=1e-3)
 
 
+@pytest.mark.parametrize(("kind", "share"), [("vfl", 1.0), ("mal", 0.0)])
+def test_a_quality_below_0_counts_as_0_unless_the_term_is_signed(kind: Any, share: float) -> None:
+    """With ``giou_weighting="giou"`` the quality of a pair that does not overlap is below 0."""
+    output, targets = random_batch([1], queries=1, edges=False)
+    with torch.no_grad():
+        output.matching.boxes_cxcywh[...] = torch.tensor([0.2, 0.2, 0.2, 0.2])
+        targets.boxes_cxcywh[...] = torch.tensor([0.7, 0.7, 0.2, 0.2])
+    # Union 0.08, hull 0.7 · 0.7.
+    quality = share * -(0.49 - 0.08) / 0.49
+    table = score(output, targets, LossConfig(classification=kind, giou_weighting="giou"))
+    logits = output.matching.logits[-1, 0, 0].detach()
+    target = torch.zeros_like(logits)
+    target[targets.labels[0]] = 1.0
+    function = {"vfl": terms.vfl, "mal": terms.mal}[kind]
+    expected = float(function(logits, target, quality * target).sum())
+    assert table.as_dict()["class/layer_1"] == pytest.approx(expected, rel=float32_tolerance(10))
+
+
 def test_no_gradient_reaches_the_teacher_through_ddf() -> None:
     output, targets = random_batch([3, 2])
     only_ddf = LossConfig(weight_class=0, weight_l1=0, weight_giou=0, weight_fgl=0)
@@ -395,6 +440,23 @@ def test_non_finite_logits_reach_the_total() -> None:
     with torch.no_grad():
         output.matching.logits[-1, 0, 0, 0] = float("nan")
     assert not score(output, targets).total.isfinite()
+
+
+def test_means_over_ranks_are_at_least_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two ranks; the other one has 0, 1 and 2."""
+
+    def all_reduce(values: Tensor) -> None:
+        values += torch.tensor([0.0, 1.0, 2.0])
+
+    device = torch.device("cpu")
+    assert assignment._mean_over_ranks([0, 0.5, 6], device) == [1.0, 1.0, 6.0]
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    found = torch.stack(
+        [torch.as_tensor(v) for v in assignment._mean_over_ranks([0, 2, 6], device)]
+    )
+    assert found.tolist() == [1.0, 1.5, 4.0]
 
 
 def test_normalisers_are_means_over_ranks(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ argument rests on.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,34 @@ def test_ddf_parity(dtype: torch.dtype, tolerance: float) -> None:
 def test_ddf_of_equals_is_zero() -> None:
     corners = torch.randn(5, 4, 33)
     assert float(losses.ddf(corners, corners).abs().max()) == 0.0
+
+
+def test_ddf_is_its_formula_at_temperature_five() -> None:
+    student, teacher = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 3.0])
+    p, q = (torch.softmax(logits / 5, dim=-1).tolist() for logits in (teacher, student))
+    expected = 25 * sum(a * math.log(a / b) for a, b in zip(p, q))
+    assert losses.ddf(student, teacher).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("matched", "expected"),
+    [
+        ([True, False, False], (1.0 * 3 + 4.0 * 1) / 4),
+        ([True, True, False], (2.0 * 3 + 5.0 * 1) / 4),
+        ([False, False, False], (0.0 * 3 + 3.0 * 1) / 4),
+        ([True, True, True], (3.0 * 3 + 0.0 * 1) / 4),
+    ],
+)
+def test_the_decoupled_mean_by_hand(matched: list[bool], expected: float) -> None:
+    """Of 1, 3 and 5: a part of one entry is divided by 1, and a part of none counts as 0."""
+    found = losses.decoupled_mean(
+        torch.tensor([1.0, 3.0, 5.0]),
+        torch.tensor(matched),
+        matched_share=3.0,
+        unmatched_share=1.0,
+        dims=(0,),
+    )
+    assert found.item() == pytest.approx(expected)
 
 
 def curve(loss: Callable[..., Tensor], iou: float, **options: Any) -> tuple[Tensor, Tensor, Tensor]:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import math
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
 
-from deim_lab.matching import hungarian, union
-from deim_lab.structures import Matches, Targets
+from deim_lab.config import MatchConfig
+from deim_lab.matching import assign, hungarian, union
+from deim_lab.structures import DecoderOutput, Matches, Targets
 from numeric import float32_tolerance
 
 pytestmark = pytest.mark.numeric
@@ -108,6 +111,35 @@ def test_parts_add_up_with_their_weights() -> None:
     total = hungarian.costs(logits, boxes, targets, cost_class=1.5, cost_l1=0.25, cost_giou=4.0)
     torch.testing.assert_close(total, 1.5 * by_class + 0.25 * by_l1 + 4.0 * by_giou)
     assert by_class.shape == (5, 9)
+
+
+@pytest.mark.parametrize(
+    ("knob", "value"),
+    [("cost_class", 50.0), ("cost_l1", 0.0), ("cost_giou", 50.0), ("alpha", 0.9), ("gamma", 6.0)],
+)
+def test_each_knob_reaches_the_assignment(knob: str, value: float) -> None:
+    """From the config to the cost; with its default this assignment is another one."""
+    logits, boxes, targets = random_inputs([9, 8], queries=40, seed=3)
+    found = hungarian.match(logits, boxes, targets, **{knob: value})
+    cost = hungarian.costs(logits, boxes, targets, **{knob: value}).numpy()
+    expected = [linear_sum_assignment(cost[rows])[1] for rows in (slice(0, 9), slice(9, None))]
+    by_target = found.query[found.target.argsort()].tolist()
+    assert by_target == np.concatenate(expected).tolist()
+    plain = hungarian.match(logits, boxes, targets)
+    assert not torch.equal(found.query, plain.query) or not torch.equal(found.target, plain.target)
+    levels = DecoderOutput(("layer_0",), logits[None], boxes[None])
+    by_config = assign(levels, targets, MatchConfig(**{knob: value}))
+    assert torch.equal(by_config.query, found.query)
+    assert torch.equal(by_config.target, found.target)
+
+
+def test_certain_scores_cost_finitely() -> None:
+    """At a score of exactly 0 or 1 the logarithms end at log 1e-8."""
+    logits, boxes, targets = random_inputs([1], queries=2, classes=1)
+    logits[0, :, 0] = torch.tensor([200.0, -200.0])
+    by_class, _, _ = hungarian.cost_parts(logits, boxes, targets)
+    most = -math.log(1e-8)
+    assert by_class[0].tolist() == pytest.approx([-0.75 * most, 0.25 * most], rel=1e-3)
 
 
 def test_more_targets_than_queries_matches_every_query_once() -> None:

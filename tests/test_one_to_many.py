@@ -90,6 +90,32 @@ def test_two_targets_side_by_side_by_hand() -> None:
     assert pairs(simota.simota(logits, boxes, targets, candidates=1)) == [(0, 0), (3, 1)]
 
 
+def test_a_centre_on_the_edge_is_neither_inside_nor_near() -> None:
+    """A target of side 0.25 at 0.5: its edge is at 0.625, and 2.5 cells are 0.0625."""
+    targets = Targets.from_lists([row_of_boxes(0.5, size=0.25)], [torch.tensor([0])])
+    boxes = row_of_boxes(0.5625, 0.625, size=0.25)[None]
+    cost, iou = simota.costs(torch.zeros(1, 2, 2), boxes, targets, iou_weight=0.0)
+    flat = 2 * math.log(2)
+    assert cost[0].tolist() == pytest.approx([flat + 1e4, flat + 2e4], rel=1e-6)
+    assert float(iou[0, 0]) > 0
+    assert float(iou[0, 1]) == 0.0
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [{"simota_candidates": 2}, {"simota_radius": 0.5}, {"simota_iou_weight": 0.0}],
+    ids=lambda knobs: next(iter(knobs)),
+)
+def test_each_knob_reaches_the_assignment(knobs: dict[str, Any]) -> None:
+    """From the config to the cost; with its default this assignment is another one."""
+    logits, boxes, targets = random_case([6, 9], seed=1)
+    output = output_of(logits, boxes, layers=0)
+    found = assign(output, targets, replace(SIMOTA, **knobs))
+    named = {name.removeprefix("simota_"): value for name, value in knobs.items()}
+    assert pairs(found) == pairs(simota.simota(logits, boxes, targets, **named))
+    assert pairs(found) != pairs(assign(output, targets, SIMOTA))
+
+
 @pytest.mark.parametrize(("favour", "winner"), [(0.0, 1), (2.0, 0)])
 def test_a_contested_query_goes_to_the_cheaper_target(favour: float, winner: int) -> None:
     """A at 0.45 and B at 0.5 both claim q1 (0.48): IoU 0.17 / 0.23 with A, 0.18 / 0.22 with B.
