@@ -312,7 +312,8 @@ def test_edges_need_all_that_their_bins_are_made_of(absent: str) -> None:
     if absent == "reference_cxcywh":
         output = replace(output, matching=replace(output.matching, reference_cxcywh=None))
     else:
-        output = replace(output, **{absent: None})
+        nothing: dict[str, Any] = {absent: None}
+        output = replace(output, **nothing)
     with pytest.raises(ValueError, match="needs up, reg_scale and reference_cxcywh"):
         score(output, targets)
 

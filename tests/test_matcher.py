@@ -8,6 +8,7 @@ import logging
 import math
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -120,15 +121,16 @@ def test_parts_add_up_with_their_weights() -> None:
 def test_each_knob_reaches_the_assignment(knob: str, value: float) -> None:
     """From the config to the cost; with its default this assignment is another one."""
     logits, boxes, targets = random_inputs([9, 8], queries=40, seed=3)
-    found = hungarian.match(logits, boxes, targets, **{knob: value})
-    cost = hungarian.costs(logits, boxes, targets, **{knob: value}).numpy()
+    changed: dict[str, Any] = {knob: value}
+    found = hungarian.match(logits, boxes, targets, **changed)
+    cost = hungarian.costs(logits, boxes, targets, **changed).numpy()
     expected = [linear_sum_assignment(cost[rows])[1] for rows in (slice(0, 9), slice(9, None))]
     by_target = found.query[found.target.argsort()].tolist()
     assert by_target == np.concatenate(expected).tolist()
     plain = hungarian.match(logits, boxes, targets)
     assert not torch.equal(found.query, plain.query) or not torch.equal(found.target, plain.target)
     levels = DecoderOutput(("layer_0",), logits[None], boxes[None])
-    by_config = assign(levels, targets, MatchConfig(**{knob: value}))
+    by_config = assign(levels, targets, MatchConfig(**changed))
     assert torch.equal(by_config.query, found.query)
     assert torch.equal(by_config.target, found.target)
 
