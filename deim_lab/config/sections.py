@@ -190,7 +190,7 @@ class MatchConfig:
     # e of the late one-to-one cost −p·IoU^e (DEIMv2: 4; see schedule.late_match_share); None: the
     # cost never changes
     iou_power: float | None = None
-    # a target's queries are the sum of so many of its best IoUs; also their largest number
+    # number of best IoUs whose sum is a target's number of queries; also its maximum
     simota_candidates: int = 10
     # half side of the centre prior's square, in cells of 1/40 of the image (stride 16 at 640 px)
     simota_radius: float = 2.5

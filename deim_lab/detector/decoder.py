@@ -188,7 +188,7 @@ class QueryDecoder(nn.Module):
 
         Args:
             every_level: return all levels and all groups, as in training. In eval mode, levels end
-                at the layer of inference. None: as in train mode, False in eval mode.
+                at the layer of inference. None: True in train mode, False in eval mode.
         """
         every_level = self.training if every_level is None else every_level
         memory, shapes = self.flatten(features)
