@@ -1,5 +1,4 @@
-"""DEIM Lab: detector, matching, losses and Dense O2O of DEIM, made to be read, measured and
-extended.
+"""Detector, matching, losses and Dense O2O of DEIM, to read, measure and extend.
 
 The names below are loaded on first use, so that ``import deim_lab`` (and ``deim-lab --help``) stays
 quick.

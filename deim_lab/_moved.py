@@ -158,7 +158,7 @@ def _warn(old: str, new: Sequence[str]) -> None:
 
 
 def _is_between(frame: types.FrameType) -> bool:
-    """Whether a frame belongs to the import machinery, this module or ``deim_lab.__getattr__``."""
+    """Whether a frame is of the import machinery, this module or ``deim_lab.__getattr__``."""
     module = str(frame.f_globals.get("__name__"))
     return module in (__name__, "deim_lab") or module.partition(".")[0] in _IMPORT_MACHINERY
 

@@ -32,6 +32,7 @@ FIGURES_MAY_IMPORT = {
     "figures",
 }
 MOST_LINES_OF_A_FILE = 450
+LONGEST_FIRST_LINE = 88  # characters
 MOST_LINES_OF_A_FUNCTION = 60
 
 
@@ -171,3 +172,14 @@ def test_notebooks_are_stored_without_outputs_and_thin() -> None:
                 assert len(source.splitlines()) <= 15, (
                     f"{path.name} has a cell of {len(source.splitlines())} lines"
                 )
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_first_lines_of_docstrings_are_whole_and_short(path: Path) -> None:
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        text = ast.get_docstring(node) if isinstance(node, kinds) else None
+        if text:
+            first = text.splitlines()[0]
+            assert len(first) <= LONGEST_FIRST_LINE, first
+            assert first[-1] in '.?:)`"', f"{first!r} goes on in the next line"
