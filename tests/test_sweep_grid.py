@@ -111,8 +111,8 @@ def test_yaml_keys_are_text_and_json_reads_the_same() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("a: 1\nb: 2\na: 3", "line 3: key 'a' stands twice"),
-        ("arms:\n  x: {loss.gamma: 1, loss.gamma: 2}", "line 2: key 'loss.gamma' stands twice"),
+        ("a: 1\nb: 2\na: 3", "line 3: key 'a' appears twice"),
+        ("arms:\n  x: {loss.gamma: 1, loss.gamma: 2}", "line 2: key 'loss.gamma' appears twice"),
         ("- 1", "Expected a mapping"),
         ("", "Expected a mapping"),
         ("a: [1", "no readable YAML"),
@@ -136,7 +136,7 @@ def test_a_file_that_is_not_there_or_of_another_kind(tmp_path: Path) -> None:
         grid.read(tmp_path / "component.yaml")
     with pytest.raises(ConfigError, match="neither YAML nor JSON"):
         grid.read(tmp_path / "components.txt")
-    with pytest.raises(ConfigError, match="stands twice"):
+    with pytest.raises(ConfigError, match="appears twice"):
         gridfile.parse('{"a": 1, "a": 2}', "g.json", as_json=True)
     with pytest.raises(ConfigError, match="not finite"):
         gridfile.parse('{"a": NaN}', "g.json", as_json=True)
@@ -198,7 +198,7 @@ def test_paths_are_made_absolute_once(monkeypatch: pytest.MonkeyPatch, tmp_path:
     [
         ({"arm": {}}, "unknown key 'arm' (did you mean 'arms'?)"),
         ({"arms": None}, "no arms and no axes"),
-        ({"arms": {"a": 3}}, "arm 'a': 3 is no mapping"),
+        ({"arms": {"a": 3}}, "arm 'a': 3 is not a mapping"),
         (
             {"arms": {"a": {"loss.gama": 2}}},
             "arm 'a': 'loss.gama' names no config field (did you mean 'loss.gamma'?)",
@@ -239,12 +239,12 @@ def test_paths_are_made_absolute_once(monkeypatch: pytest.MonkeyPatch, tmp_path:
             },
             "arm 'b': model.backbone_weights='timm' and weights='own.pt' both fill the backbone",
         ),
-        ({"baseline": "basline"}, "baseline 'basline' is no arm (did you mean 'baseline'?)"),
+        ({"baseline": "basline"}, "baseline 'basline' is not an arm (did you mean 'baseline'?)"),
         ({"seeds": []}, "seeds is empty"),
-        ({"seeds": [0, 0]}, "seed 0 stands twice"),
-        ({"seeds": [-1]}, "seed -1 is no whole number"),
-        ({"seeds": [True]}, "seed True is no whole number"),
-        ({"seeds": ["1"]}, "seed '1' is no whole number"),
+        ({"seeds": [0, 0]}, "seed 0 appears twice"),
+        ({"seeds": [-1]}, "seed -1 is not a whole number"),
+        ({"seeds": [True]}, "seed True is not a whole number"),
+        ({"seeds": ["1"]}, "seed '1' is not a whole number"),
         ({"seeds": 3}, "expected a list"),
         ({"preset": "smok"}, "did you mean 'smoke'?"),
         ({"preset": None}, "no preset"),
@@ -255,7 +255,7 @@ def test_paths_are_made_absolute_once(monkeypatch: pytest.MonkeyPatch, tmp_path:
         ({"parameters": {"device": "gpu"}}, "device 'gpu' is unknown"),
         ({"about": float("nan")}, "not finite"),
         ({"data": {1: 2}}, "key 1 is int"),
-        ({"data": object()}, "is no JSON value"),
+        ({"data": object()}, "is not a JSON value"),
     ],
 )
 def test_a_wrong_grid_is_refused(change: dict[str, Json], said: str) -> None:
@@ -269,7 +269,7 @@ def test_an_override_without_effect_and_a_name_that_is_none() -> None:
         ConfigError, match=r"override of loss\.gamma has no effect on arm 'sharper'"
     ):
         grid.read(a_grid(), overrides={"loss.gamma": 1.0})
-    with pytest.raises(ConfigError, match="is no folder name"):
+    with pytest.raises(ConfigError, match="is not a folder name"):
         grid.read(a_grid(), name="../x")
 
 
@@ -277,7 +277,7 @@ def test_an_override_without_effect_and_a_name_that_is_none() -> None:
     ("source", "said"),
     [
         (None, "has no cells tagged 'parameters'"),
-        ("preset = (", "is no Python"),
+        ("preset = (", "is not valid Python"),
         (
             OWN.replace("overrides = {}\n", "overide = {}\n"),
             "has no 'overrides', which a sweep sets (did you mean 'overide'?)",

@@ -471,7 +471,7 @@ def test_auto_does_not_take_the_cpu_where_a_gpu_was_given(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert compute.resolve("cpu", "auto").device.type == "cpu"
     with (
-        pytest.raises(ConfigError, match=f"CUDA_VISIBLE_DEVICES={visible} gives")
+        pytest.raises(ConfigError, match=f"CUDA_VISIBLE_DEVICES={visible} assigns")
         if refused
         else contextlib.nullcontext()
     ):

@@ -227,9 +227,9 @@ class Run:
             try:
                 event = json.loads(line)
             except ValueError as error:
-                raise DataError(f"{path}: line {number} is no JSON: {error}") from error
+                raise DataError(f"{path}: line {number} is not JSON: {error}") from error
             if not isinstance(event, dict) or "kind" not in event:
-                raise DataError(f"{path}: line {number} is no event: {line[:80]!r}")
+                raise DataError(f"{path}: line {number} is not an event: {line[:80]!r}")
             yield event
 
     def metrics(self, kinds: Collection[str] | None = None) -> pd.DataFrame:

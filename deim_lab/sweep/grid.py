@@ -165,7 +165,7 @@ def _baseline(name: str | None, arms: Mapping[str, Json], label: str) -> str:
     chosen = name or next(iter(arms))
     if chosen not in arms:
         raise ConfigError(
-            f"{label}: baseline {chosen!r} is no arm{nearest(chosen, arms)}. The arms are: "
+            f"{label}: baseline {chosen!r} is not an arm{nearest(chosen, arms)}. The arms are: "
             f"{', '.join(arms)}"
         )
     return chosen
@@ -241,7 +241,7 @@ def _arms(values: Mapping[str, Json], label: str) -> dict[str, dict[str, Json]]:
     for arm, overrides in (values.get("arms") or {}).items():
         if overrides is not None and not isinstance(overrides, dict):
             raise ConfigError(
-                f"{label}, arm {arm!r}: {overrides!r} is no mapping of dotted keys to values"
+                f"{label}, arm {arm!r}: {overrides!r} is not a mapping of dotted keys to values"
             )
         if not arm.strip():
             raise ConfigError(f"{label}: an arm has no name")
@@ -284,7 +284,7 @@ def _multiply(
             if name in product:
                 raise ConfigError(
                     f"{label}: arms {name!r} and {name!r} resolve to the same config: a value "
-                    f"stands twice on an axis"
+                    f"appears twice on an axis"
                 )
             product[name] = {**changes, **dict(zip(axes, values, strict=True))}
     return product
@@ -300,9 +300,9 @@ def _seeds(seeds: Json, label: str) -> tuple[int, ...]:
         raise ConfigError(f"{label}: seeds is empty")
     for seed in chosen:
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise ConfigError(f"{label}: seed {seed!r} is no whole number from 0")
+            raise ConfigError(f"{label}: seed {seed!r} is not a whole number from 0")
         if chosen.count(seed) > 1:
-            raise ConfigError(f"{label}: seed {seed} stands twice")
+            raise ConfigError(f"{label}: seed {seed} appears twice")
     return tuple(chosen)
 
 
@@ -337,7 +337,7 @@ def _parameters(values: Mapping[str, Json], label: str) -> dict[str, Json]:
 def _name(name: str | None, path: str | None) -> str:
     chosen = name or (Path(path).stem if path else "grid")
     if chosen in (".", "..") or any(sign in chosen for sign in "/\\\0"):
-        raise ConfigError(f"sweep name {chosen!r} is no folder name")
+        raise ConfigError(f"sweep name {chosen!r} is not a folder name")
     return chosen
 
 

@@ -100,14 +100,14 @@ def _plain(value: Json, label: str, inside: tuple[int, ...]) -> Json:
         return value
     if isinstance(value, Path):
         return str(value)
-    raise ConfigError(f"{label}: {value!r} ({type(value).__name__}) is no JSON value")
+    raise ConfigError(f"{label}: {value!r} ({type(value).__name__}) is not a JSON value")
 
 
 def _unique(pairs: list[tuple[str, Json]], label: str) -> dict[str, Json]:
     keys = [key for key, _ in pairs]
     for key in keys:
         if keys.count(key) > 1:
-            raise ConfigError(f"{label}: key {key!r} stands twice in one mapping")
+            raise ConfigError(f"{label}: key {key!r} appears twice in one mapping")
     return dict(pairs)
 
 
@@ -124,7 +124,7 @@ class _Loader(yaml.SafeLoader):
                 raise ConfigError(f"line {line}: a key must be text")
             if key_node.value in mapping:
                 raise ConfigError(
-                    f"line {line}: key {key_node.value!r} stands twice in one mapping"
+                    f"line {line}: key {key_node.value!r} appears twice in one mapping"
                 )
             mapping[key_node.value] = self.construct_object(value_node, deep=deep)
         return mapping

@@ -172,7 +172,9 @@ def read(folder: Path) -> dict[str, Json]:
         return {}
     content = files.read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("runs"), list):
-        raise DataError(f"{path} is no index of a sweep: expected an object with a list 'runs'")
+        raise DataError(
+            f"{path} is not the index of a sweep: expected an object with a list 'runs'"
+        )
     return content
 
 

@@ -56,7 +56,7 @@ def read(notebook: str | Path) -> dict[str, Json]:
         statements = ast.parse(source).body
     except SyntaxError as error:
         raise ConfigError(
-            f"notebook {str(path)!r}: its parameters cell is no Python: {error}"
+            f"notebook {str(path)!r}: its parameters cell is not valid Python: {error}"
         ) from error
     return {
         target.id: _literal(value)
