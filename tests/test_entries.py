@@ -247,6 +247,10 @@ def test_the_late_cost_is_seen_only_late() -> None:
             {"query": torch.tensor([9, 0, 0, 0])},
             r"Matches\.query is outside \[0, 4\)\. Its values are 0 to 9",
         ),
+        (
+            {"query": torch.tensor([4, 0, 0, 0])},
+            r"Matches\.query is outside \[0, 4\)\. Its values are 0 to 4",
+        ),
         ({"target": torch.tensor([-1, 1, 0, 1])}, r"Matches\.target is outside"),
         ({"level": torch.tensor([1, 1, 0, 0])}, "must be ordered"),
         ({"image": torch.tensor([0, 0, 0, 1])}, "A query has at most one target"),
@@ -260,6 +264,20 @@ def test_matches_that_cannot_be(change: dict[str, Any], message: str) -> None:
     matching.KINDS["wrong"] = matching.Kind(wrong)
     with pytest.raises(ConfigError, match=message):
         matching.assign(output(), two_targets(), MatchConfig(kind="wrong"))
+
+
+def test_a_matching_may_leave_all_unmatched() -> None:
+    def nobody(logits: Tensor, boxes: Tensor, targets: Targets, match: MatchConfig) -> Matches:
+        return Matches(*torch.zeros(4, 0, dtype=torch.int64))
+
+    matching.KINDS["nobody"] = matching.Kind(nobody)
+    assert len(matching.assign(output(), two_targets(), MatchConfig(kind="nobody"))) == 0
+
+
+def test_a_matching_that_returns_no_matches_is_refused() -> None:
+    matching.KINDS["list"] = matching.Kind(lambda logits, boxes, targets, match: [])
+    with pytest.raises(ConfigError, match="returned list without a level axis"):
+        matching.assign(output(), two_targets(), MatchConfig(kind="list"))
 
 
 def scene() -> Scene:

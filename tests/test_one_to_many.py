@@ -234,6 +234,16 @@ def test_predictions_that_are_not_finite_are_counted_and_come_last(
     assert 3 not in found.query.tolist()
 
 
+def test_a_prediction_that_is_not_finite_adds_nothing_to_the_number_of_claims() -> None:
+    """IoU 1 with q1 and 0.18 / 0.22 with q2 and q3: 2.64, so the target claims 2 of them."""
+    targets = Targets.from_lists([row_of_boxes(0.5)], [torch.tensor([0])])
+    boxes = row_of_boxes(0.5, 0.5, 0.48, 0.52)[None]
+    boxes[0, 0, 3] = float("nan")
+    found = simota.simota(torch.zeros(1, 4, 2), boxes, targets)
+    assert len(found) == 2
+    assert found.query.tolist()[0] == 1
+
+
 # --- the losses on top
 # --------------------------------------------------------------------------------------------------
 
