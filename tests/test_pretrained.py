@@ -161,7 +161,7 @@ def test_another_backbone_is_refused(change: Any, says: str, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("backbone", "source", "says"),
     [
-        ("hgnetv2_b0", "wheel", "for model.backbone 'lite0', not 'hgnetv2_b0'"),
+        ("hgnetv2_b0", "wheel", "for model.backbone 'lite0', not for 'hgnetv2_b0'"),
         (
             "hgnetv2_b0",
             "absent.pth",
