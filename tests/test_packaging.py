@@ -135,7 +135,10 @@ def test_a_ready_grid_is_found_by_name_from_any_folder() -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("componets", r"no ready grid 'componets' \(did you mean 'components'\?\); ready: compo"),
+        (
+            "componets",
+            r"no ready grid 'componets' \(did you mean 'components'\?\)\. The ready grids are",
+        ),
         ("grids/gamma.yaml", r"'grids/gamma\.yaml' does not exist.* give the name alone: gamma"),
         ("gamme.yaml", r"'gamme\.yaml' does not exist$"),
         ("sub/gamma", "neither YAML nor JSON"),
@@ -166,7 +169,7 @@ def test_copying_notebooks_out_never_overwrites(
     (elsewhere / "mine" / "04_matching.ipynb").unlink()
     assert cli.main(["notebooks", "mine"]) == 1
     told = capsys.readouterr()
-    assert "mine/03_train.ipynb exists with other content and was left as it is" in told.err
+    assert "mine/03_train.ipynb exists with other content and was left unchanged" in told.err
     assert len(told.err.splitlines()) == 1
     assert edited.read_text(encoding="utf-8") == "my own work"
     assert (elsewhere / "mine" / "04_matching.ipynb").is_file()
