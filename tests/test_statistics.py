@@ -80,4 +80,6 @@ def test_without_an_interval_the_mean_stands_alone() -> None:
     assert (apart.mean, apart.test, apart.seeds, apart.unpaired) == (0.375, "none", 1, (0, 1, 2))
     shared = difference({0: 0.75, 1: 0.5, 2: 0.5}, {0: 0.5, 3: 0.25})
     assert (shared.test, shared.seeds, shared.unpaired) == ("Welch", 2, (1, 2, 3))
-    assert spread([0.25, 0.75]) == (0.5, pytest.approx(math.sqrt(0.125)))
+    mean, sd = spread([0.25, 0.75])
+    assert mean == 0.5
+    assert sd == pytest.approx(math.sqrt(0.125))

@@ -103,7 +103,7 @@ def _simota(logits: Tensor, boxes_cxcywh: Tensor, targets: Targets, match: Match
 KINDS.attach({"hungarian": _one_to_one, "groups": _one_to_one, "simota": _simota})
 
 
-def _check(matches: Matches, logits: Tensor, targets: Targets, kind: str) -> None:
+def _check(matches: object, logits: Tensor, targets: Targets, kind: str) -> None:
     """Raise ``ConfigError`` unless an added kind of matching returned valid matches."""
     if not isinstance(matches, Matches) or matches.level is None:
         raise ConfigError(
