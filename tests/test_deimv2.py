@@ -312,17 +312,17 @@ def test_lite_encoder_makes_two_levels_of_one_map() -> None:
     fine, coarse = encoder([torch.randn(2, 24, 4, 6)])
     assert fine.shape == (2, 16, 4, 6)
     assert coarse.shape == (2, 16, 2, 3)
-    with pytest.raises(ConfigError, match="names 2 of them"):
+    with pytest.raises(ConfigError, match=r"names 2\. For several maps"):
         LiteEncoder((24, 48), hidden_dim=16, expansion=0.5, depth_mult=0.5)
 
 
 def test_lite_levels_need_one_entry_each() -> None:
     assert preset("deimv2_hgnetv2_atto").model.strides == (16, 32)
     with pytest.raises(
-        ConfigError, match=r"decoder_points \[4\].*makes 2 with model\.encoder 'lite'"
+        ConfigError, match=r"decoder_points \[4\].*with model\.encoder 'lite' makes 2"
     ):
         small(model__decoder_points=[4])
-    with pytest.raises(ConfigError, match="names 2 of them"):
+    with pytest.raises(ConfigError, match=r"names 2\. For several maps"):
         build_detector(small(model__backbone_stages=[1, 2], model__decoder_points=[4, 2, 2]), 3)
 
 
