@@ -96,7 +96,7 @@ def test_a_box_that_is_none_is_named(box: list[float], named: str) -> None:
     boxes[2] = torch.tensor(box)
     with pytest.raises(TargetsError, match=named) as error:
         replace(targets((11, 12, 13)), boxes_cxcywh=boxes).check(5)
-    assert "of image 13 is no box" in str(error.value)
+    assert "of image 13 is not a valid box" in str(error.value)
 
 
 @pytest.mark.parametrize(("classes", "labels"), [(4, [0, 4, 2]), (5, [0, -1, 2])])
