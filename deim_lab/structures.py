@@ -190,7 +190,7 @@ class Batch:
     @property
     def mosaic_share(self) -> float:
         """Share of the images that are Mosaics."""
-        return sum(self.mosaics) / len(self.mosaics)
+        return self.shares(["mosaic"])["mosaic"]
 
     @property
     def mixed(self) -> bool:

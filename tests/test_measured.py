@@ -82,8 +82,8 @@ def test_on_coco_measured_stands_beside_reported() -> None:
         == "AP on COCO val2017: 54.1 measured, 54.7 reported for DEIM-D-FINE-L (DEIM README): -0.6"
     )
     assert (
-        "5000 images squashed to 640 × 640, the 300 best of queries × classes per image, EMA"
-        in lines[1]
+        "5000 images squashed to 640 × 640, the 300 best of queries × classes per image, "
+        "EMA weights" in lines[1]
     )
     assert lines[1].endswith("pycocotools")
     assert lines[2].startswith("reported by: COCO val2017")

@@ -25,7 +25,7 @@ from deim_lab.errors import ConfigError, nearest
 Json = Any
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
-_PHASES = ("warm_up", "dense", "plain", "clean")  # by ``schedule.Phase``'s values
+_PHASES = tuple(palette.PHASES)  # the values of ``schedule.Phase``
 _COLOUR = re.compile(r"#[0-9A-Fa-f]{6}")
 
 
@@ -206,7 +206,8 @@ class Entries(MutableMapping[str, E], Generic[E]):
         self.what, self.table = what, table
         self._built_in = dict(built_in)
         self._added: dict[str, E] = {}
-        self._recalled: dict[str, Source] = {}  # name → source that a stored run recorded
+        # name → source, as it was read first or as a stored run recorded it
+        self._sources: dict[str, Source] = {}
 
     def attach(self, functions: Mapping[str, Callable[..., Any]]) -> None:
         """Set the functions of built-in entries.
@@ -241,7 +242,7 @@ class Entries(MutableMapping[str, E], Generic[E]):
         if entry.colour is not None and not _COLOUR.fullmatch(entry.colour):
             raise ConfigError(f"{self.table}[{name!r}]: colour {entry.colour!r} is not #RRGGBB.")
         self._added[name] = entry
-        self._recalled.pop(name, None)
+        self._sources.pop(name, None)
         palette.add(name, entry.colour)
 
     def recall(self, name: str, values: Mapping[str, Json], source: Source) -> None:
@@ -256,17 +257,19 @@ class Entries(MutableMapping[str, E], Generic[E]):
             if key in field_names  # a later version may record more
         }
         self[name] = kind(None, **fields)
-        self._recalled[name] = source
+        self._sources[name] = source
 
     def source(self, name: str) -> Source:
         """The source of an added entry, or the source that a stored run recorded."""
-        return self._recalled[name] if name in self._recalled else source_of(self[name])
+        if name not in self._sources:
+            self._sources[name] = source_of(self[name])
+        return self._sources[name]
 
     def __delitem__(self, name: str) -> None:
         if name in self._built_in:
             raise ConfigError(f"{self.table}: {name!r} is built in and cannot be removed.")
         del self._added[name]
-        self._recalled.pop(name, None)
+        self._sources.pop(name, None)
         palette.remove(name)
 
     def __iter__(self) -> Iterator[str]:

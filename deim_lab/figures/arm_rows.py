@@ -12,15 +12,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from deim_lab import palette
+from deim_lab.config.entries import VALIDATION
 from deim_lab.figures import marks, style
 
-TITLES = {"best_f1": "best F1"}
+TITLES = {"best_f1": VALIDATION.label("best_f1")}
 _ROW = 0.34  # inches: height of an arm's row
 
 
 def title(metric: str) -> str:
     """Name of a metric as printed."""
-    return TITLES.get(metric, metric)
+    return VALIDATION.label(metric)
 
 
 def in_conclusions(standing: str) -> bool:

@@ -19,7 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from deim_lab import palette
-from deim_lab.config.entries import CLASSIFICATION
+from deim_lab.config.entries import CLASSIFICATION, OPERATIONS
 from deim_lab.host import files
 
 SINGLE = 3.4  # inches: one column of a two-column paper
@@ -188,12 +188,11 @@ def save(
 
 def label(name: str) -> str:
     """Name of a method as printed."""
-    if name in CLASSIFICATION:
-        return CLASSIFICATION.label(name)
+    for table in (CLASSIFICATION, OPERATIONS):
+        if name in table:
+            return table.label(name)
     return {
         "plain": "plain",
-        "mosaic": "Mosaic",
-        "mixup": "MixUp",
         "both": "Mosaic + MixUp",
         "dense": "Dense O2O",
     }.get(name, name)

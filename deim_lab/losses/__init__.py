@@ -5,9 +5,8 @@
 
 from __future__ import annotations
 
+from deim_lab.config.entries import CLASSIFICATION, Term
 from deim_lab.losses.terms import (
-    CLASSIFICATION,
-    Term,
     ddf,
     decoupled_mean,
     fgl,

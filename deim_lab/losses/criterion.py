@@ -22,6 +22,7 @@ from torch import Tensor
 
 from deim_lab.boxes import cxcywh_to_xyxy, paired_iou_and_giou
 from deim_lab.config import LossConfig, MatchConfig
+from deim_lab.config.entries import CLASSIFICATION
 from deim_lab.detector.edges import bin_distances, boxes_to_bins
 from deim_lab.errors import ConfigError
 from deim_lab.losses import terms
@@ -272,7 +273,7 @@ class _Scorer:
         target, iou = torch.zeros_like(decoder.logits), torch.zeros_like(decoder.logits)
         target[place] = 1.0
         iou[place] = quality
-        function = terms.CLASSIFICATION.callable(self.loss.classification)
+        function = CLASSIFICATION.callable(self.loss.classification)
         values = function(decoder.logits, target, iou, **self.loss.options)
         if getattr(values, "shape", None) != target.shape:
             raise ConfigError(

@@ -18,20 +18,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits as _bce, log_softmax, logsigmoid
 
 from deim_lab.boxes import paired_giou
-from deim_lab.config.entries import CLASSIFICATION, Term
-
-__all__ = [
-    "CLASSIFICATION",
-    "Term",
-    "ddf",
-    "decoupled_mean",
-    "fgl",
-    "focal",
-    "giou",
-    "l1",
-    "mal",
-    "vfl",
-]
+from deim_lab.config.entries import CLASSIFICATION
 
 _FOCAL, _VFL, _MAL = (CLASSIFICATION[name] for name in ("focal", "vfl", "mal"))
 

@@ -7,11 +7,10 @@ from typing import Any
 
 import pandas as pd
 
+from deim_lab.config.entries import VALIDATION
 from deim_lab.study.ablation.standings import SCORES
 
 Json = Any
-
-_TITLES = {"best_f1": "best F1"}
 
 
 def readable(frame: pd.DataFrame, metric: str = "AP") -> pd.DataFrame:
@@ -23,7 +22,7 @@ def readable(frame: pd.DataFrame, metric: str = "AP") -> pd.DataFrame:
             f", {row[name]} {name}" for name in ("failed", "unfinished") if row[name]
         )
         scores = {
-            _TITLES.get(score, score): _mean(row[score], row[f"{score}_sd"])
+            VALIDATION.label(score): _mean(row[score], row[f"{score}_sd"])
             for score in dict.fromkeys((*SCORES, metric))
         }
         gap = "" if math.isnan(row["difference"]) else signed(row["difference"])
@@ -32,7 +31,7 @@ def readable(frame: pd.DataFrame, metric: str = "AP") -> pd.DataFrame:
         rows.append(
             {"arm": row["arm"], "seeds": runs}
             | scores
-            | {f"Δ {_TITLES.get(metric, metric)} (95 %)": gap, "in words": _in_words(row)}
+            | {f"Δ {VALIDATION.label(metric)} (95 %)": gap, "in words": _in_words(row)}
         )
     return pd.DataFrame(rows)
 
