@@ -401,3 +401,21 @@ def test_a_recalled_entry_has_no_code() -> None:
         plugins.ready(chosen)
     losses.CLASSIFICATION["mine"] = losses.Term(with_gamma)  # defined again
     plugins.ready(chosen)
+
+
+def test_the_source_is_that_of_the_first_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    path = tmp_path / "edited_ideas.py"
+    text = (
+        "from deim_lab import losses\n"
+        "def mine(logits, target, iou):\n    return logits\n"
+        "losses.CLASSIFICATION['mine'] = losses.Term(mine)\n"
+    )
+    path.write_text(text, encoding="utf-8")
+    chosen = preset("smoke", {"train.plugins": str(path), "loss.classification": "mine"})
+    before = plugins.record(chosen)
+    path.write_text(text + "# an edit while the run goes on\n", encoding="utf-8")
+    assert plugins.record(chosen) == before
+    sys.modules.pop("edited_ideas")
