@@ -33,10 +33,10 @@ test-fast: $(READY)  ## the tests without those marked slow
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not cluster"
 
 test-processors: $(READY)  ## the numeric tests at every vector width that this processor has
-	$(BIN)/python tests/processors.py
+	$(BIN)/python tests/support/processors.py
 
 mutants: $(READY)  ## mutation testing at low priority, resumable; MUTANTS="losses/terms.py --sample 20" for less
-	nice -n 15 $(BIN)/python tests/mutants.py $(MUTANTS)
+	nice -n 15 $(BIN)/python tests/support/mutants.py $(MUTANTS)
 
 lint: $(READY)  ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -3,9 +3,9 @@
     python benchmarks/query_groups.py [--queries 300] [--denoising 200] [--batch 4] [--dim 256]
     [--repeats 15] [--device auto] [--threads 1]
 
-Both compute the same (``tests/test_groups.py`` compares them). They take turns call by call, so a
-busy machine slows both alike. The table has the median milliseconds of forward and backward, and
-their ratio.
+Both compute the same (``tests/detector/test_queries.py`` compares them). They take turns call by
+call, so a busy machine slows both alike. The table has the median milliseconds of forward and
+backward, and their ratio.
 """
 
 from __future__ import annotations

@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 import house
+from places import ROOT
 
-ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "deim_lab"
 FILES = house.files()
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 ORDER = {room: place for place, room in enumerate(house.ROOMS)}
 FIGURES_MAY_IMPORT = {
     "errors",
@@ -42,7 +43,9 @@ def test_imports_go_down_only(path: Path) -> None:
     room = house.room_of(module)
     if room == "deim_lab":
         return
-    assert room in ORDER, f"{room} has no place: give it one in tests/house.py and architecture.md"
+    assert room in ORDER, (
+        f"{room} has no place: give it one in tests/support/house.py and architecture.md"
+    )
     for other in house.graph()[module]:
         below = house.room_of(other)
         assert below == room or ORDER[below] < ORDER[room], (
@@ -116,9 +119,7 @@ def test_importing_the_package_and_its_help_stay_light() -> None:
     assert answer.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize(
-    "path", [*FILES, *sorted((ROOT / "tests").glob("*.py"))], ids=lambda p: str(p.relative_to(ROOT))
-)
+@pytest.mark.parametrize("path", [*FILES, *TESTS], ids=lambda path: str(path.relative_to(ROOT)))
 def test_text_files_have_an_encoding(path: Path) -> None:
     """Without one it is the machine's own, and a name with an accent is read otherwise
     elsewhere.

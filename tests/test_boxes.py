@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from deim_lab import boxes
+from places import REFERENCE
 
 pytestmark = pytest.mark.numeric
 
-ARRAYS = np.load(Path(__file__).parent / "reference" / "unit_ops.npz")
+ARRAYS = np.load(REFERENCE / "unit_ops.npz")
 
 
 def random_xyxy(count: int, seed: int = 0) -> Tensor:

@@ -26,8 +26,9 @@ from deim_lab.figures import losses as loss_figures
 from deim_lab.runs import Run
 from deim_lab.study import ablation
 from deim_lab.training import checkpoint
+from places import ROOT
 
-PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
+PAGE = ROOT / "docs" / "extending.md"
 FAST = {
     "train.epochs": 2,
     "data.input_size": 64,

@@ -15,8 +15,9 @@ from deim_lab.config.presets import PLAIN_RECIPE, PRESETS, preset
 from deim_lab.schedule import Schedule
 from deim_lab.sweep import grid
 from deim_lab.sweep.grid import Grid
+from places import ROOT
 
-FOLDER = Path(__file__).parents[1] / "grids"
+FOLDER = ROOT / "grids"
 NAMES = ("components", "density", "gamma", "half_epochs", "one_to_many", "schedule")
 FILES = [f"{name}{size}" for name in NAMES for size in ("", "_gpu")]
 IMAGES = 300  # of the embedded set; the sets that the GPU size is meant for are as large

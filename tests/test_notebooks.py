@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 
 from deim_lab.sweep import kernel
+from places import ROOT
 
-ROOT = Path(__file__).parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 COMMON = ("preset", "overrides", "data", "seed", "device", "runs_dir")
 NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))

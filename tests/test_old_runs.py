@@ -19,8 +19,9 @@ from deim_lab.study import ablation
 from deim_lab.training import checkpoint
 from deim_lab.training.optimizer import build_optimizer, regroup
 from deim_lab.weights.own import LoadedDetector, load_detector
+from places import REFERENCE
 
-REFERENCE = Path(__file__).parent / "reference" / "runs_e8048b7"
+FOLDER = REFERENCE / "runs_e8048b7"
 DEIM, PLAIN = "5f44d574", "8606e762"  # fingerprints that e8048b7 gave
 STEPS, CUT_STEPS = 24, 7  # in all, and in the last checkpoint of the run that was cut
 SEED = 1
@@ -29,7 +30,7 @@ SEED = 1
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
     """A copy of the folder, with the empty folders that git left out."""
-    folder = shutil.copytree(REFERENCE, tmp_path / "old")
+    folder = shutil.copytree(FOLDER, tmp_path / "old")
     for record in folder.glob("*/*/run.json"):
         for name in runs.SUBFOLDERS:
             (record.parent / name).mkdir(exist_ok=True)

@@ -17,8 +17,8 @@ import pytest
 from deim_lab import cli, sweep
 from deim_lab.errors import ConfigError
 from deim_lab.host import shipped
+from places import ROOT
 
-ROOT = Path(__file__).parents[1]
 SOURCES = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "NOTICE")
 FOLDERS = ("deim_lab", "notebooks", "grids")
 OLDEST_SETUPTOOLS = 77  # as pyproject.toml requires

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from itertools import groupby, pairwise
-from pathlib import Path
 
 import pytest
 
@@ -14,10 +13,9 @@ from deim_lab.config import override
 from deim_lab.config.presets import PRESETS, preset
 from deim_lab.errors import ConfigError
 from deim_lab.schedule import Phase, Schedule
+from places import REFERENCE
 
-REFERENCE = json.loads(
-    (Path(__file__).parent / "reference" / "schedules.json").read_text(encoding="utf-8")
-)
+CASES = json.loads((REFERENCE / "schedules.json").read_text(encoding="utf-8"))
 OFFICIAL = {
     "deim_l": "deim_dfine_l",
     "deim_m": "deim_dfine_m",
@@ -29,7 +27,7 @@ OFFICIAL = {
 }
 
 
-@pytest.mark.parametrize("case", REFERENCE["flat_cosine"], ids=lambda case: case["tag"])
+@pytest.mark.parametrize("case", CASES["flat_cosine"], ids=lambda case: case["tag"])
 def test_learning_rate_is_the_official_flat_cosine(case: dict) -> None:
     built = Schedule(
         epochs=case["total_epochs"],
@@ -61,22 +59,22 @@ def test_learning_rate_is_the_official_flat_cosine(case: dict) -> None:
     ],
 )
 def test_preset_follows_the_official_learning_rate(tag: str, name: str) -> None:
-    case = next(item for item in REFERENCE["flat_cosine"] if item["tag"] == tag)
+    case = next(item for item in CASES["flat_cosine"] if item["tag"] == tag)
     built = schedule.build(preset(name), case["iter_per_epoch"])
     for step, expected in zip(case["iters"], case["lr"], strict=True):
         assert case["base_lr"] * built.lr_factor(step) == pytest.approx(expected, rel=1e-9), step
     assert built.notices == ()
 
 
-@pytest.mark.parametrize("key", REFERENCE["scales"])
+@pytest.mark.parametrize("key", CASES["scales"])
 def test_multiscale_sizes_are_the_official_ones(key: str) -> None:
     base, repeat = (int(item.split("=")[1]) for item in key.split(","))
-    assert list(schedule.multiscale_sizes(base, repeat)) == REFERENCE["scales"][key]
+    assert list(schedule.multiscale_sizes(base, repeat)) == CASES["scales"][key]
 
 
 @pytest.mark.parametrize(("tag", "name"), OFFICIAL.items())
 def test_phases_change_at_the_official_epochs(tag: str, name: str) -> None:
-    case = REFERENCE["augment"][tag]
+    case = CASES["augment"][tag]
     built = schedule.build(preset(name), 1000)
     assert built.epochs == case["epochs"]
     runs = [(next(epochs), phase) for phase, epochs in groupby(range(built.epochs), built.phase)]
