@@ -18,7 +18,11 @@ from places import ROOT
 
 PACKAGE = ROOT / "deim_lab"
 FILES = house.files()
-TESTS = sorted((ROOT / "tests").rglob("*.py"))
+TESTS = sorted(
+    path
+    for path in (ROOT / "tests").rglob("*.py")
+    if "reference" not in path.relative_to(ROOT).parts
+)
 ORDER = {room: place for place, room in enumerate(house.ROOMS)}
 FIGURES_MAY_IMPORT = {
     "errors",
