@@ -3,9 +3,11 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(COVERAGE)  # COVERAGE=--cov counts the branches reached
+PARALLEL := -n auto --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab test test-fast test-processors mutants lint format types check bench lock clean
+.PHONY: help setup demo lab test test-slow test-browser test-cluster test-processors mutants lint format types check bench lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,12 +27,17 @@ demo: $(READY)  ## train plain D-FINE and DEIM on the embedded set (CPU), compar
 lab: $(READY)  ## JupyterLab on the loopback, at notebook 01
 	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 notebooks/01_dense_o2o.ipynb
 
-test: $(READY)  ## every test (the slow ones too); COVERAGE=--cov counts the branches that they reach
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(COVERAGE) -m "not cluster"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster
+test: $(READY)  ## unit tests, parity, each notebook once, one pass in a browser
+	$(PYTEST) $(PARALLEL) -m "not slow and not cluster"
 
-test-fast: $(READY)  ## the tests without those marked slow
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not cluster"
+test-slow: $(READY)  ## the tests of more than ten seconds each, without browser
+	$(PYTEST) $(PARALLEL) -m "slow and not browser and not cluster"
+
+test-browser: $(READY)  ## every test that drives a browser
+	$(PYTEST) -m "browser and not cluster"
+
+test-cluster: $(READY)  ## sweeps under Ray and Slurm, alone: Ray gives up on a busy machine
+	$(PYTEST) -m cluster
 
 test-processors: $(READY)  ## the numeric tests at every vector width that this processor has
 	$(BIN)/python tests/support/processors.py
@@ -48,7 +55,7 @@ format: $(READY)  ## format the code (notebooks are left as they are)
 types: $(READY)  ## mypy: package, benchmarks, tests
 	$(BIN)/python -m mypy
 
-check: lint types test  ## lint, types, tests: what CI runs
+check: lint types test test-slow test-browser test-cluster test-processors  ## all that CI runs
 
 bench: $(READY)  ## speed, as ratios measured side by side
 	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
