@@ -64,7 +64,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     Also compares the last part of a dotted name: ``schedule.epoches`` is close to ``train.epochs``.
     Ignores file suffixes.
     """
-    dotted = not str(name).endswith((".yaml", ".yml", ".json", ".ipynb"))
+    dotted = not str(name).endswith((".yaml", ".yml", ".json", ".ipynb", ".py"))
 
     def likeness(candidate: str) -> float:
         full_name = difflib.SequenceMatcher(None, str(name), candidate).ratio()

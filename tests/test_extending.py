@@ -150,7 +150,7 @@ def test_figures_draw_an_added_loss(folder: Path) -> None:
     _, gradient = loss_figures.loss_and_gradient("qfl", score, 0.5)
     logit = torch.tensor(score).logit().double().requires_grad_()
     iou = torch.tensor(0.5, dtype=torch.float64)
-    losses.CLASSIFICATION.callable("qfl")(logit, iou, iou, gamma=2.0).backward()  # type: ignore[no-untyped-call]
+    losses.CLASSIFICATION.callable("qfl")(logit, iou, iou, gamma=2.0).backward()
     assert float(gradient) == pytest.approx(float(logit.grad or 0), abs=1e-6)
 
 

@@ -95,7 +95,7 @@ def affine(scene: Scene, *, angle_deg: float, shift_xy: tuple[int, int], scale: 
     around their rotated corners, clamped to the canvas. A box outside the canvas has no area.
     """
     motion = {"angle": angle_deg, "translate": list(shift_xy), "scale": scale, "shear": [0.0, 0.0]}
-    boxes = tv_tensors.BoundingBoxes(scene.boxes_xyxy, format="XYXY", canvas_size=scene.size_hw)  # type: ignore[call-overload]
+    boxes = tv_tensors.BoundingBoxes(scene.boxes_xyxy, format="XYXY", canvas_size=scene.size_hw)
     boxes_xyxy = (
         F.affine(boxes, **motion).as_subclass(torch.Tensor) if len(boxes) else scene.boxes_xyxy
     )

@@ -114,7 +114,7 @@ class FrozenBatchNorm2d(nn.Module):
             self.bias,
             training=False,
             eps=self.eps,
-        )  # type: ignore[arg-type]
+        )
 
 
 def freeze_norms(module: nn.Module) -> None:

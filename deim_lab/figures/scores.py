@@ -48,7 +48,7 @@ def comparison(table: pd.DataFrame, curves: Mapping[str, F1], *, data: str) -> F
             loc="outside lower left",
             ncols=3,
             fontsize=6.5,
-        )  # type: ignore[call-arg]
+        )
         style.attach(fig, "scores", table)
         style.attach(fig, "F1", f1)
         return fig

@@ -227,7 +227,7 @@ def _both(
         lambda _module, _inputs, logits: selection.append(logits)
     )
     with torch.no_grad():
-        of_model = best(model(probes), sizes_wh, top_k=top_k)  # type: ignore[arg-type]
+        of_model = best(model(probes), sizes_wh, top_k=top_k)
     watch.remove()
     try:
         outputs = exported.run(probes, sizes_wh)

@@ -36,7 +36,7 @@ def find(
 
 def by_identity(runs: Iterable[Run]) -> dict[tuple[str, int, str], Run]:
     """``(fingerprint, seed, data fingerprint)`` → the run that ``find`` would return."""
-    return {tuple(run.identity.values()): run for run in sorted(runs, key=_precedence)}  # type: ignore[misc]
+    return {tuple(run.identity.values()): run for run in sorted(runs, key=_precedence)}
 
 
 def all_runs(runs_dir: str | Path, *, status: str | Collection[str] | None = None) -> list[Run]:

@@ -178,7 +178,7 @@ def describe(plan: Plan, *, workers: int) -> list[str]:
         f"{len(plan.of(state))} {state}"
         for state in ("new", "cut", "failed", "done")
         if plan.of(state)
-    ]  # type: ignore[arg-type]
+    ]
     costs = [item.cost for item in plan.runs if item.state != "done"]
     return [*lines, "", f"{', '.join(counts)}; {cost.summary(costs, workers=workers)}"]
 

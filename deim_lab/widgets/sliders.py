@@ -317,7 +317,7 @@ def _flat(event: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-class Panel(ipywidgets.VBox):  # type: ignore[misc]
+class Panel(ipywidgets.VBox):
     """Sliders, one picture and one line of numbers.
 
     Attributes:
