@@ -36,6 +36,14 @@ SWITCHES = [
 ]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what a test caches out of the user's folder, also in processes that a test starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DEIM_LAB_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @contextlib.contextmanager
 def _own_kernel(home: Path) -> Iterator[None]:
     subprocess.run(

@@ -15,22 +15,26 @@ def add(verbs: Any, shared: options.Shared) -> None:
         "doctor",
         parents=[shared.common, shared.data, shared.settings, shared.runs],
         help="report problems of a data set before you train on it",
+        description="Check a data set before a run. The exit status is 1 if it has a fault that "
+        "training would refuse.",
         allow_abbrev=False,
     )
     parser.add_argument("--preset", default="deim_dfine_n", metavar="NAME")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="do not decode the pictures: damaged and similar ones stay unknown",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> int:
+    """Print the report; the exit status is 1 if there is a fault."""
     chosen = preset(args.preset, configs.parse_assignments(args.assignments))
-    from deim_lab.data import coco, doctor
+    from deim_lab.data import checkup, coco
+    from deim_lab.host.files import json_text
 
-    train_set, val_set = coco.open_source(coco.resolve(options.data(args)))
-    report = doctor.examine(
-        train_set,
-        num_queries=chosen.model.num_queries,
-        input_size=chosen.data.input_size,
-        augment=chosen.augment,
-        val=val_set,
-    )
-    options.out(str(report))
+    found = checkup.check(coco.resolve(options.data(args)), chosen, quick=args.quick)
+    options.out(json_text(found.as_json(), indent=1) if args.json else str(found))
+    return 1 if found.faults else 0

@@ -39,6 +39,12 @@ def add(verbs: Any, shared: options.Shared) -> None:
         "--weights", dest="named", metavar="RUN_OR_WEIGHTS", help="RUN_OR_WEIGHTS as an option"
     )
     parser.add_argument(
+        "--split",
+        choices=("val", "test"),
+        default="val",
+        help="half of the data set to score (default: val)",
+    )
+    parser.add_argument(
         "--limit", type=options.positive, metavar="N", help="use only the first N images"
     )
     parser.add_argument(
@@ -190,4 +196,11 @@ def _val_half(args: argparse.Namespace, loaded: LoadedDetector) -> CocoDataset:
                 f"another data set"
             )
     source = coco.resolve(options.data(args))
-    return coco.CocoDataset.load(*source.val, categories=categories, name=source.name)
+    half = source.test if args.split == "test" else source.val
+    if half is None and args.split == "val" and loaded.config.data.val_share is not None:
+        return coco.open_source(source, loaded.config.data)[1]
+    if half is None:
+        raise DataError(f"data set {source.name!r} has no half {args.split!r}: {source}")
+    return coco.CocoDataset.load(
+        *half, categories=categories, name=source.name, settings=loaded.config.data
+    )

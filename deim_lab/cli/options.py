@@ -161,12 +161,12 @@ def load(args: argparse.Namespace) -> LoadedDetector:
             raise WeightsError(f"{error}{hint}") from error
         loaded = replace(loaded, config=override_trained(loaded.config, overrides, args.weights))
     else:
-        from deim_lab.data import annotations
+        from deim_lab.data import parse
         from deim_lab.weights.coco80 import COCO80
 
         categories = [{"id": category_id, "name": name} for category_id, name in COCO80]
         if args.categories is not None:
-            categories = annotations.read(args.categories).categories.as_list()
+            categories = parse.read(args.categories).categories.as_list()
         model = deim_lab.build_detector(official, num_classes=len(categories))
         report = own.load_official(
             model,

@@ -7,6 +7,7 @@ the tables of losses, matchings and so on. ``plugins`` loads the modules that ad
 
 from __future__ import annotations
 
+from deim_lab.config.data import DataConfig
 from deim_lab.config.presets import PLAIN_RECIPE, PRESETS, preset
 from deim_lab.config.schema import (
     NOT_IDENTITY,
@@ -23,7 +24,6 @@ from deim_lab.config.schema import (
 )
 from deim_lab.config.sections import (
     AugmentConfig,
-    DataConfig,
     EmaConfig,
     EvalConfig,
     LossConfig,

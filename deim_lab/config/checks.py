@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from deim_lab.config.sections import AugmentConfig, DataConfig, LossConfig, ModelConfig
+from deim_lab.config.data import DataConfig
+from deim_lab.config.sections import AugmentConfig, LossConfig, ModelConfig
 from deim_lab.errors import ConfigError
 
 # Knobs of edge distributions. RT-DETRv2 has none.

@@ -18,9 +18,9 @@ from functools import cache
 from typing import Any
 
 from deim_lab.config import checks, plugins
+from deim_lab.config.data import DataConfig
 from deim_lab.config.sections import (
     AugmentConfig,
-    DataConfig,
     EmaConfig,
     EvalConfig,
     LossConfig,

@@ -308,31 +308,6 @@ class AugmentConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Batch and loader settings. The data set itself is not part of the config (``--data``)."""
-
-    batch_size: int = 32  # images per step and process
-    eval_batch_size: int | None = None  # None: twice batch_size
-    # height, width; multiples of 32 (one number means a square)
-    input_size: tuple[int, int] = (640, 640)
-    workers: int = 4  # loader processes; 0 loads in the training process
-    cache: bool = False  # keep decoded images in memory
-
-    def _check(self) -> None:
-        at_least("data.batch_size", self.batch_size, 1)
-        if self.eval_batch_size is not None:
-            at_least("data.eval_batch_size", self.eval_batch_size, 1)
-        at_least("data.workers", self.workers, 0)
-        for side in self.input_size:
-            if side < 32 or side % 32:
-                lower = max(32, side // 32 * 32)
-                raise ConfigError(
-                    f"data.input_size {list(self.input_size)}: {side} is not a multiple of 32. "
-                    f"Use {lower} or {lower + 32}."
-                )
-
-
-@dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
     """The numbers from which ``schedule.py`` derives all phases of training."""
 

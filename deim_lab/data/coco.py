@@ -8,19 +8,26 @@ half, ``open_source`` opens both halves.
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from deim_lab.data import images
-from deim_lab.data.annotations import Annotations, Categories, read
+from deim_lab.config.data import DataConfig
+from deim_lab.data import box_formats, images, look, parse, split, whole
+from deim_lab.data.annotations import Annotations, Categories
+from deim_lab.data.faults import Faults
+from deim_lab.data.find import find_pictures
+from deim_lab.data.formats.content import Labels
 from deim_lab.data.layouts import EMBEDDED, DataSource, name_of, resolve
-from deim_lab.data.pictures import clip_boxes, find_pictures, fit_sizes
-from deim_lab.errors import DataError
+from deim_lab.data.pictures import clip_boxes, fit_sizes
+from deim_lab.errors import DataError, first_few
 from deim_lab.structures import Scene
 
 __all__ = [
@@ -46,9 +53,8 @@ class CocoDataset:
 
     Attributes:
         name: name of the data set.
-        annotations_path: the json, for the evaluator.
+        annotations: what was read; the evaluator's ground truth.
         categories: class index ↔ category id, of the training file.
-        image_ids: ``N`` ids.
         notices: warnings about repaired or dropped items. Each has a name, a count and the first
             ids. They are already logged.
         fingerprint: hex sha256 of the json's bytes and of each picture's name and size in bytes.
@@ -66,17 +72,14 @@ class CocoDataset:
         paths: Sequence[Path],
         sizes_wh: np.ndarray,
         follow_exif: np.ndarray,
-        boxes_xyxy: Tensor,
-        labels: Tensor,
-        image_index: Tensor,
+        boxes: _Boxes,
         fingerprint: str,
         notices: Sequence[str],
         cache: bool,
     ) -> None:
         self.name = name
-        self.annotations_path = annotations.path
+        self.annotations = annotations
         self.categories = categories
-        self.image_ids: list[int] = annotations.image_ids.tolist()
         self.paths = list(paths)
         self.sizes_wh = torch.from_numpy(sizes_wh)
         self.crowd_counts = torch.from_numpy(
@@ -85,65 +88,130 @@ class CocoDataset:
         self.fingerprint = fingerprint
         self.notices = list(notices)
         self._follow_exif = follow_exif
-        self._boxes_xyxy, self._labels = boxes_xyxy, labels
-        self._counts = torch.bincount(image_index, minlength=len(paths))
+        self._boxes = boxes
+        image_index = annotations.image_index
+        order = np.flatnonzero(boxes.keep)[np.argsort(image_index[boxes.keep], kind="stable")]
+        self._boxes_xyxy = torch.from_numpy(boxes.clipped_xyxy[order])
+        self._labels = torch.from_numpy(boxes.labels[order])
+        self._counts = torch.bincount(torch.from_numpy(image_index[order]), minlength=len(paths))
         self._offsets: list[int] = [0, *self._counts.cumsum(0).tolist()]
         self._cache: dict[int, Tensor] | None = {} if cache else None
+
+    @property
+    def annotations_path(self) -> Path:
+        """The json, or the file or folder of another format."""
+        return self.annotations.path
+
+    @property
+    def image_ids(self) -> list[int]:
+        """``N`` ids."""
+        ids: list[int] = self.annotations.image_ids.tolist()
+        return ids
 
     @classmethod
     def load(
         cls,
         images_dir: str | Path,
-        annotations_json: str | Path,
+        annotations_json: str | Path | Labels,
         *,
         categories: Categories | None = None,
         cache: bool = False,
         name: str | None = None,
+        settings: DataConfig | None = None,
+        faults: Faults | None = None,
     ) -> CocoDataset:
         """Read and check a data set without decoding its pictures.
 
         Args:
             images_dir: folder of the images; each ``file_name`` of the json is relative to it.
-            annotations_json: COCO ``instances`` file.
+            annotations_json: COCO ``instances`` file, or labels in another format.
             categories: classes of the training file, to read another half. ``None`` reads a
                 training file and takes its classes. It must have at least one usable box.
             cache: keep decoded pictures in memory (uint8, 3·H·W bytes per image, in each loader
                 process).
             name: name in logs and runs; ``None``: the folder that holds the ``annotations`` folder.
+            settings: ``data.boxes`` and ``data.cache``; None: the defaults. ``cache=True`` counts
+                in any case.
+            faults: collects all faults. The images without a fault are then the data set. None:
+                raise all faults as one error.
 
         Raises:
-            DataError: names file, id, value and remedy. Some faults give only a counted notice.
-                Boxes outside the image or without area are dropped. Boxes that extend beyond the
-                image are clipped. Images without boxes stay as negatives.
+            DataError: names every fault that can be known, each with file, id, value and remedy,
+                the worst first. Some faults give only a counted notice. Boxes outside the image or
+                without area are dropped. Boxes that extend beyond the image are clipped. Images
+                without boxes stay as negatives.
         """
-        annotations = read(annotations_json)
-        labels = annotations.labels(categories or annotations.categories)
-        paths, sizes_bytes = find_pictures(Path(images_dir), annotations)
-        sizes_wh, follow_exif, notices = fit_sizes(annotations, paths)
+        settings = settings or DataConfig()
+        collected = Faults() if faults is None else faults
+        annotations, folder = _read(annotations_json, Path(images_dir), collected)
+        pictures = find_pictures(folder, annotations, collected)
+        present = np.asarray(
+            [index for index, path in enumerate(pictures.paths) if path is not None], dtype=np.int64
+        )
+        annotations = annotations.take(present)
+        paths = [path for path in pictures.paths if path is not None]
+        sizes = fit_sizes(annotations, paths, collected)
+        sizes_wh, bad = sizes.served_wh, sizes.unreadable
+        if settings.on_bad_image == "error":
+            _add_damaged(bad, collected)
+        readable = np.setdiff1d(np.arange(len(paths)), np.asarray(list(bad), dtype=np.int64))
+        boxes_of = annotations.take(readable)
+        if settings.boxes == "auto":
+            box_formats.judge(boxes_of, sizes_wh[readable], collected)
+        else:
+            annotations = box_formats.converted(annotations, sizes_wh, settings.boxes)
+        labels, known = _labels(annotations, categories or annotations.categories, collected)
         boxes_xyxy, keep, dropped = clip_boxes(annotations, sizes_wh)
-        notices += dropped
-        if categories is None and not keep.any():
-            raise DataError(
-                f"{annotations.path}: none of the {len(annotations.ids)} annotations of "
-                f"{len(paths)} images is a usable box. Training needs at least one. Check that "
-                f"this is the right file."
-            )
-        order = np.flatnonzero(keep)[np.argsort(annotations.image_index[keep], kind="stable")]
+        notices = [*annotations.notices, *pictures.notices, *sizes.notices, *dropped]
+        if categories is None and not keep.any() and not collected:
+            collected.add("nothing-to-train", _nothing_to_train(annotations, len(paths)))
+        if faults is None:
+            collected.stop()
         for notice in notices:
             log.warning("%s: %s", annotations.path, notice)
-        return cls(
+        dataset = cls(
             name=name or name_of(annotations.path),
             annotations=annotations,
             categories=categories or annotations.categories,
             paths=paths,
             sizes_wh=sizes_wh,
-            follow_exif=follow_exif,
-            boxes_xyxy=torch.from_numpy(boxes_xyxy[order]),
-            labels=torch.from_numpy(labels[order]),
-            image_index=torch.from_numpy(annotations.image_index[order]),
-            fingerprint=_fingerprint(annotations, sizes_bytes),
+            follow_exif=sizes.follow_exif,
+            boxes=_Boxes(boxes_xyxy, labels, keep & known),
+            fingerprint=_fingerprint(
+                annotations, [pictures.sizes_bytes[index] for index in present]
+            ),
             notices=notices,
-            cache=cache,
+            cache=cache or settings.cache,
+        )
+        return dataset.without(bad) if bad else dataset
+
+    def without(self, damaged: Mapping[int, str]) -> CocoDataset:
+        """The set without these images, with a notice that counts and names them."""
+        sound = np.setdiff1d(np.arange(len(self)), np.asarray(list(damaged), dtype=np.int64))
+        names = first_few((self.annotations.file_names[position] for position in damaged), 5)
+        notice = (
+            f"image-damaged: {len(damaged)} of {len(self)} images can't be decoded and are left "
+            f"out (data.on_bad_image=skip): {names}"
+        )
+        log.warning("%s: %s", self.annotations_path, notice)
+        return self.take(sound, notices=[notice])
+
+    def take(self, images: np.ndarray, *, notices: Sequence[str] = ()) -> CocoDataset:
+        """Only the images at these positions, in this order; with another fingerprint."""
+        rows = np.isin(self.annotations.image_index, images)
+        annotations = self.annotations.take(images)
+        ids = ",".join(map(str, annotations.image_ids.tolist()))
+        return CocoDataset(
+            name=self.name,
+            annotations=annotations,
+            categories=self.categories,
+            paths=[self.paths[index] for index in images],
+            sizes_wh=self.sizes_wh.numpy()[images],
+            follow_exif=self._follow_exif[images],
+            boxes=_Boxes(*(array[rows] for array in self._boxes)),
+            fingerprint=hashlib.sha256(f"{self.fingerprint} {ids}".encode()).hexdigest(),
+            notices=[*self.notices, *notices],
+            cache=self._cache is not None,
         )
 
     def __len__(self) -> int:
@@ -207,12 +275,96 @@ class CocoDataset:
         return image
 
 
-def open_source(source: DataSource, *, cache: bool = False) -> tuple[CocoDataset, CocoDataset]:
-    """Open ``(train, val)`` of a source; val is read with the categories of train."""
-    train = CocoDataset.load(*source.train, cache=cache, name=source.name)
-    return train, CocoDataset.load(
-        *source.val, categories=train.categories, cache=cache, name=source.name
+def open_source(
+    source: DataSource,
+    settings: DataConfig | None = None,
+    *,
+    cache: bool = False,
+    faults: Faults | None = None,
+    decode: bool = True,
+) -> tuple[CocoDataset, CocoDataset]:
+    """Open ``(train, val)`` of a source; val is read with the categories of train.
+
+    Args:
+        settings: how to read (``data.boxes``), what to do with damaged pictures
+            (``data.on_bad_image``), and which share to validate on if the source has no validation
+            half (``data.val_share``). None: the defaults.
+        cache: keep decoded pictures in memory, whatever ``settings`` say.
+        faults: collects the faults of both halves. None: raise all of them as one error.
+        decode: decode all pictures once for every new data set, to find damaged files.
+
+    Raises:
+        DataError: names every fault that can be known, the worst first.
+    """
+    settings = settings or DataConfig()
+    collected = Faults() if faults is None else faults
+    train = CocoDataset.load(
+        *source.train, cache=cache, name=source.name, settings=settings, faults=collected
     )
+    if source.val is None:
+        train, val = _divided(train, settings)
+    else:
+        val = CocoDataset.load(
+            *source.val,
+            categories=train.categories,
+            cache=cache,
+            name=source.name,
+            settings=settings,
+            faults=collected,
+        )
+    if decode and source.name != EMBEDDED:
+        train = _decodable(train, settings, collected)
+        val = _decodable(val, settings, collected)
+    if not val.counts.any() and not collected:
+        collected.add(
+            "nothing-to-score",
+            f"{val.annotations_path}: the validation half has {len(val)} images and no usable box, "
+            f"so nothing can be scored. Add its labels, or leave it out and give "
+            f"--set data.val_share=0.2.",
+        )
+    if faults is None:
+        collected.stop()
+    return train, val
+
+
+def _divided(train: CocoDataset, settings: DataConfig) -> tuple[CocoDataset, CocoDataset]:
+    """Take the validation half out of the training images."""
+    if settings.val_share is None:
+        raise DataError(
+            f"data set {train.name!r} has no validation half. To take a fifth of the "
+            f"{len(train)} training images for it, add --set data.val_share=0.2."
+        )
+    _, labels, image_index = train.all_targets()
+    chosen = split.validation_images(
+        labels.numpy(),
+        image_index.numpy(),
+        list(train.annotations.file_names),
+        settings.val_share,
+        seed=settings.val_seed,
+        together=look.groups_alike(train.paths, train.fingerprint),
+    )
+    others = np.setdiff1d(np.arange(len(train)), chosen)
+    notice = (
+        f"val-share: {len(chosen)} of {len(train)} training images are the validation half "
+        f"(data.val_share={settings.val_share:g}, data.val_seed={settings.val_seed})"
+    )
+    log.warning("%s: %s", train.annotations_path, notice)
+    return train.take(others, notices=[notice]), train.take(chosen)
+
+
+def _decodable(dataset: CocoDataset, settings: DataConfig, faults: Faults) -> CocoDataset:
+    """Decode all pictures. Damaged ones are a fault, or are left out."""
+    bad = whole.damaged(dataset.paths, fingerprint=dataset.fingerprint)
+    if bad and settings.on_bad_image == "skip":
+        return dataset.without(bad)
+    _add_damaged(bad, faults)
+    return dataset
+
+
+def _add_damaged(bad: Mapping[int, str], faults: Faults) -> None:
+    remedy = "To leave such pictures out, add --set data.on_bad_image=skip."
+    for reason in bad.values():
+        faults.add("picture", f"{reason} {remedy}")
 
 
 def joint_fingerprint(train: CocoDataset, val: CocoDataset) -> str:
@@ -225,3 +377,51 @@ def _fingerprint(annotations: Annotations, sizes_bytes: Sequence[int]) -> str:
     for file_name, size in zip(annotations.file_names, sizes_bytes, strict=True):
         digest.update(f"\n{file_name}\t{size}".encode())
     return digest.hexdigest()
+
+
+class _Boxes(NamedTuple):
+    """Boxes of all annotations ``[A]``: clipped, with class indices; ``keep`` marks the targets."""
+
+    clipped_xyxy: np.ndarray
+    labels: np.ndarray
+    keep: np.ndarray
+
+
+def _read(
+    labels: str | Path | Labels, images_dir: Path, faults: Faults
+) -> tuple[Annotations, Path]:
+    """Annotations of a COCO file or another format, and the folder of their images."""
+    if isinstance(labels, (str, Path)):
+        return parse.read(labels, faults), images_dir
+    content = labels.read()
+    text = json.dumps(content.coco, sort_keys=True)
+    annotations = parse.parse_coco(
+        content.coco,
+        name=str(labels.path),
+        sha256=hashlib.sha256(text.encode()).hexdigest(),
+        faults=faults,
+    )
+    notices = (*content.notices, *annotations.notices)
+    return replace(annotations, notices=notices), content.images_dir
+
+
+def _labels(
+    annotations: Annotations, categories: Categories, faults: Faults
+) -> tuple[np.ndarray, np.ndarray]:
+    """Class index of each annotation ``[A]``, and whether its category is a known one ``[A]``."""
+    try:
+        labels = annotations.labels(categories)
+        return labels, np.ones(len(labels), dtype=bool)
+    except DataError as error:
+        faults.add("category", str(error))
+    known = np.isin(annotations.category_ids, categories.ids)
+    labels = np.zeros(len(known), dtype=np.int64)
+    labels[known] = [categories.index(int(key)) for key in annotations.category_ids[known]]
+    return labels, known
+
+
+def _nothing_to_train(annotations: Annotations, images_: int) -> str:
+    return (
+        f"{annotations.path}: none of the {len(annotations.ids)} annotations of {images_} images "
+        f"is a usable box. Training needs at least one. Check that this is the right file."
+    )

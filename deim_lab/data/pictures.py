@@ -1,4 +1,4 @@
-"""Compare annotations with picture files: locations, orientation, boxes inside the image.
+"""Compare annotations with picture files: orientation, size, boxes inside the image.
 
 Only the headers of the files are read.
 
@@ -11,80 +11,58 @@ stated, as in annotation tools. Prediction on files without a json always follow
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from deim_lab.data.annotations import Annotations
-from deim_lab.errors import DataError, nearest
-from deim_lab.host import files
+from deim_lab.data.faults import Faults
+from deim_lab.errors import DataError
 
 _EXIF_ORIENTATION = 0x0112
 _TURNED = (5, 6, 7, 8)  # orientations that swap width and height
 
 
-def find_pictures(images_dir: Path, annotations: Annotations) -> tuple[list[Path], list[int]]:
-    """Path and size in bytes of each listed picture.
+class Sizes(NamedTuple):
+    """What the headers of ``N`` pictures say.
 
-    Lists each folder once, instead of one system call per image.
+    Attributes:
+        served_wh: ``[N, 2]`` size of each image as it is served; 0 without a readable header.
+        follow_exif: ``[N]`` whether to turn it by its EXIF orientation.
+        notices: differences to the json, each with a name and a count.
+        unreadable: position → why the header can't be read.
     """
-    if not images_dir.is_dir():
-        beside = [item.name for item in files.beside(images_dir) if item.is_dir()]
-        raise DataError(
-            f"{images_dir}: no such folder of images (for "
-            f"{annotations.path}){nearest(images_dir.name, beside)}."
-        )
-    listings: dict[Path, dict[str, int]] = {}
-    paths, sizes_bytes, absent = [], [], []
-    for position, file_name in enumerate(annotations.file_names):
-        path = images_dir / file_name
-        if path.parent not in listings:
-            listings[path.parent] = _listing(path.parent)
-        size = listings[path.parent].get(path.name)
-        paths.append(path)
-        sizes_bytes.append(size or 0)
-        if size is None:
-            absent.append(position)
-    if absent:
-        first = paths[absent[0]]
-        hint = nearest(first.name, list(listings[first.parent])[:2000])
-        raise DataError(
-            f"{annotations.path} lists image {annotations.image_ids[absent[0]]} "
-            f"({annotations.file_names[absent[0]]!r}), "
-            f"which is not in {images_dir}{hint}. {len(absent)} of {len(paths)} images are absent. "
-            "Check the folder, or remove the images from the json."
-        )
-    return paths, sizes_bytes
+
+    served_wh: np.ndarray
+    follow_exif: np.ndarray
+    notices: list[str]
+    unreadable: dict[int, str]
 
 
-def _listing(folder: Path) -> dict[str, int]:
-    if not folder.is_dir():
-        return {}
-    with os.scandir(folder) as entries:
-        return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+def fit_sizes(annotations: Annotations, paths: Sequence[Path], faults: Faults) -> Sizes:
+    """Read the headers of the pictures, and compare them with the stated sizes.
 
-
-def fit_sizes(
-    annotations: Annotations, paths: Sequence[Path]
-) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Served size ``[N, 2]`` of each image, whether to follow its EXIF ``[N]``, and notices.
-
-    Reads the headers. A stated size that fits no orientation is an error if the image has boxes,
-    because they would be wrong. Without boxes it is a notice.
+    A stated size that fits no orientation is a fault if the image has boxes, because they would be
+    wrong. Without boxes it is a notice.
     """
     sizes_wh = np.zeros((len(paths), 2), dtype=np.int64)
     follow_exif = np.ones(len(paths), dtype=bool)
     has_boxes = np.bincount(annotations.image_index, minlength=len(paths)) > 0
     unstated, different, turned = [], [], []
+    unreadable: dict[int, str] = {}
     for position, path in enumerate(paths):
         image_id, stated = (
             int(annotations.image_ids[position]),
             tuple(annotations.sizes_wh[position].tolist()),
         )
-        stored, orientation = _header(path, image_id, stated)
+        try:
+            stored, orientation = _header(path, image_id, stated)
+        except DataError as error:
+            unreadable[position] = str(error)
+            continue
         upright = (stored[1], stored[0]) if orientation in _TURNED else stored
         follow_exif[position] = orientation != 1 and (stated == upright or stated != stored)
         served = upright if follow_exif[position] else stored
@@ -98,12 +76,14 @@ def fit_sizes(
                 has_boxes[position]
                 and max(abs(a - b) for a, b in zip(stated, served, strict=True)) > 1
             ):
-                raise DataError(
+                faults.add(
+                    "size",
                     f"{annotations.path}: image {image_id} ({annotations.file_names[position]}) is "
                     f"stated as "
                     f"{stated[0]}×{stated[1]}, but its file is {served[0]}×{served[1]}, so its "
-                    f"boxes can't fit. Scale the boxes with the image or restore the file."
+                    f"boxes can't fit. Scale the boxes with the image or restore the file.",
                 )
+                continue
             different.append(image_id)
     notices = [
         _notice(
@@ -121,7 +101,7 @@ def fit_sizes(
             "exif-turned", turned, "images are turned by their EXIF orientation to fit their boxes"
         ),
     ]
-    return sizes_wh, follow_exif, [notice for notice in notices if notice]
+    return Sizes(sizes_wh, follow_exif, [notice for notice in notices if notice], unreadable)
 
 
 def _header(path: Path, image_id: int, stated: tuple[int, ...]) -> tuple[tuple[int, int], int]:

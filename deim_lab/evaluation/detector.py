@@ -20,9 +20,8 @@ from deim_lab.evaluation.backends import Json, resolve_backend
 from deim_lab.evaluation.scores import (
     Scores,
     read_detections,
-    read_json,
-    read_truth,
     score_checked,
+    truth_of,
 )
 from deim_lab.evaluation.thresholds import F1Curve, f1_curve
 
@@ -91,7 +90,7 @@ def evaluate(
             rows += to_coco(detections, batch.image_ids, dataset.categories.as_list())
             image_ids += batch.image_ids
     inference_seconds = time.perf_counter() - started
-    truth = read_truth(_with_categories(read_json(dataset.annotations_path), dataset), image_ids)
+    truth = truth_of(dataset.annotations, image_ids, dataset.categories)
     checked = read_detections(rows, truth)
     backend = resolve_backend(config.eval.backend)
     scores = score_checked(truth, checked, backend)
@@ -137,18 +136,3 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in before:
             module.training = training
-
-
-def _with_categories(truth: dict[str, Json], dataset: CocoDataset) -> dict[str, Json]:
-    """Add the detector's classes that this half of the data set doesn't list.
-
-    Such classes have no boxes.
-    """
-    listed = {item["id"] for item in truth["categories"]}
-    return {
-        **truth,
-        "categories": [
-            *truth["categories"],
-            *(item for item in dataset.categories.as_list() if item["id"] not in listed),
-        ],
-    }

@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from deim_lab.config.entries import COCO_METRICS
-from deim_lab.data.annotations import parse_coco
+from deim_lab.data.annotations import Annotations, Categories
+from deim_lab.data.parse import parse_coco
 from deim_lab.errors import DataError
 from deim_lab.evaluation.backends import Json, accumulated, resolve_backend
 from deim_lab.host import files
@@ -163,27 +164,45 @@ def _mean_defined(values: np.ndarray) -> float:
 
 
 def read_truth(source: Source, image_ids: Iterable[int] | None) -> dict[str, Json]:
-    """Read images, categories and annotations, completed for the two backends.
+    """Read images, categories and annotations, completed for the two backends (``truth_of``).
 
-    Annotation ids start at 1, because pycocotools treats a match with id 0 as no match. ``iscrowd``
-    and ``area`` are filled in. Annotations of images or categories that the file doesn't list are
-    left out.
+    Annotations of images or categories that the file doesn't list are left out.
     """
     name = _name(source, "ground truth")
-    truth = parse_coco(read_json(source), name=name, strict=False)
-    available = set(truth.image_ids.tolist())
+    annotations = parse_coco(read_json(source), name=name, strict=False)
+    return truth_of(annotations, image_ids, annotations.categories)
+
+
+def truth_of(
+    annotations: Annotations, image_ids: Iterable[int] | None, categories: Categories
+) -> dict[str, Json]:
+    """Ground truth as a COCO dictionary for the two backends.
+
+    Annotation ids start at 1, because pycocotools treats a match with id 0 as no match. ``iscrowd``
+    and ``area`` are filled in.
+
+    Args:
+        annotations: of all images.
+        image_ids: the images to score; None: all.
+        categories: the detector's classes. Classes without boxes are scored as undefined.
+
+    Raises:
+        DataError: an image that the annotations don't have.
+    """
+    available = set(annotations.image_ids.tolist())
     chosen = available if image_ids is None else set(image_ids)
     if chosen - available:
         raise DataError(
-            f"{name} has no image {sorted(chosen - available)[0]}, but image_ids contains it"
+            f"{annotations.path} has no image {sorted(chosen - available)[0]}, but image_ids "
+            f"contains it"
         )
     scored: list[dict[str, Json]] = []
     for image_id, category_id, box, area, crowd in zip(
-        truth.image_ids[truth.image_index].tolist(),
-        truth.category_ids.tolist(),
-        truth.boxes_xywh.tolist(),
-        truth.areas.tolist(),
-        truth.crowd.tolist(),
+        annotations.image_ids[annotations.image_index].tolist(),
+        annotations.category_ids.tolist(),
+        annotations.boxes_xywh.tolist(),
+        annotations.areas.tolist(),
+        annotations.crowd.tolist(),
         strict=True,
     ):
         if image_id in chosen:
@@ -197,12 +216,16 @@ def read_truth(source: Source, image_ids: Iterable[int] | None) -> dict[str, Jso
                     "iscrowd": int(crowd),
                 }
             )
+    listed = annotations.categories.as_list()
+    listed += [
+        item for item in categories.as_list() if item["id"] not in annotations.categories.ids
+    ]
     return {
         "images": [
             {"id": image_id, "width": 0, "height": 0, "file_name": ""}
             for image_id in sorted(chosen)
         ],
-        "categories": truth.categories.as_list(),
+        "categories": listed,
         "annotations": scored,
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
 import secrets
@@ -14,6 +15,8 @@ from typing import Any
 from deim_lab.errors import DataError, nearest
 
 Json = Any
+
+_log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -126,6 +129,30 @@ def make_free_folder(path: Path) -> Path:
         except FileExistsError:
             number += 1
             folder = path.with_name(f"{path.name}-{number}")
+
+
+def cache_folder() -> Path | None:
+    """The user's folder for what can be computed again; None on a machine without a home.
+
+    ``DEIM_LAB_CACHE``, else ``deim-lab`` in ``XDG_CACHE_HOME`` or ``~/.cache``.
+    """
+    own = os.environ.get("DEIM_LAB_CACHE")
+    if own:
+        return Path(own).expanduser()
+    try:
+        general = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:
+        return None
+    return Path(general) / "deim-lab"
+
+
+def write_to_cache(path: Path, value: Json) -> None:
+    """Write JSON into the cache folder. A folder that can't be written is no error."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, value, compact=True)
+    except OSError as error:
+        _log.debug("%s can't be written: %s", path, error)
 
 
 def beside(path: Path, pattern: str = "*") -> list[Path]:

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from deim_lab import evaluation
-from deim_lab.data.annotations import check_lists
+from deim_lab.data.parse import check_lists
 from deim_lab.errors import ConfigError, DataError, nearest
 from deim_lab.evaluation import METRICS, F1Curve
 from deim_lab.host.files import read_json

@@ -114,7 +114,7 @@ def make(
     root = Path(runs_dir).absolute()
     runs_on_disk = runs.all_runs(root) if root.is_dir() else []
     by_identity = runs.by_identity(runs_on_disk)
-    data_fingerprint = _data_fingerprint(grid.data)
+    data_fingerprint = _data_fingerprint(grid)
     specs = _specs(grid, root, data_fingerprint)
     history, kind = cost.history(runs_on_disk), _device_kind(grid)
     planned = []
@@ -238,11 +238,24 @@ def _fingerprint(grid: Grid, arm: str) -> str:
     return configs.fingerprint(config, *start_of(config, weights))
 
 
-def _data_fingerprint(data: Json) -> str:
-    """The fingerprint of both halves of a data set, as training computes it."""
+def _data_fingerprint(grid: Grid) -> str:
+    """The fingerprint of both halves of a data set, as training computes it.
+
+    Raises ``ConfigError`` for arms that read the data in different ways.
+    """
     from deim_lab.data import coco
 
-    return coco.joint_fingerprint(*coco.open_source(coco.resolve(data)))
+    settings = {arm: grid.config(arm).data for arm in grid.arms}
+    first, *others = settings
+    for arm in others:
+        for key in ("boxes", "on_bad_image", "val_share", "val_seed"):
+            here, there = getattr(settings[first], key), getattr(settings[arm], key)
+            if here != there:
+                raise ConfigError(
+                    f"data.{key} is {here!r} in arm {first!r} and {there!r} in arm {arm!r}. All "
+                    f"arms must read the data in the same way."
+                )
+    return coco.joint_fingerprint(*coco.open_source(coco.resolve(grid.data), settings[first]))
 
 
 def _state(spec: RunSpec, run: Run | None, row: Json) -> State:

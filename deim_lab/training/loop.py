@@ -83,7 +83,8 @@ def train(
     start = read_start(config, weights)
     compute = resolve_compute(device or config.train.device, config.train.precision)
     source = coco.resolve(data)
-    train_set, val_set = coco.open_source(source, cache=config.data.cache)
+    train_set, val_set = coco.open_source(source, config.data)
+    _log.info("data: %s", source)
     run, finished = _open_run(
         config, seed, compute, train_set, val_set, start, Path(runs_dir), resume
     )
@@ -297,6 +298,8 @@ def _prepare(
         scaler=torch.amp.GradScaler(compute.device.type, enabled=compute.precision == "fp16"),
         emit=on_event if on_event is not None and compute.is_main else lambda event: None,
     )
+    if config.data.val_share is not None and compute.is_main:
+        record.division(state)
     resuming.restore(state)
     return state
 

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from deim_lab.evaluation import Evaluation
+from deim_lab.host import files
 from deim_lab.losses.criterion import LossTable
 from deim_lab.schedule import Phase
 from deim_lab.structures import Batch
@@ -72,6 +73,15 @@ def announce(state: State) -> None:
             "notices": notices,
         }
     )
+
+
+def division(state: State) -> None:
+    """Write ``split.json``: which images the run trains on, and which ones it validates on."""
+    data = state.config.data
+    halves = {"train": state.train_set, "val": state.val_set}
+    content: dict[str, Any] = {"val_share": data.val_share, "val_seed": data.val_seed}
+    content |= {key: list(half.annotations.file_names) for key, half in halves.items()}
+    files.write_json(state.run.folder / "split.json", content)
 
 
 def batch(

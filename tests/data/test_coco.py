@@ -15,8 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
-from deim_lab.data.annotations import Categories, read
+from deim_lab.data.annotations import Categories
 from deim_lab.data.coco import CocoDataset, open_source, resolve
+from deim_lab.data.parse import read
 from deim_lab.errors import DataError
 
 Json = dict[str, Any]
