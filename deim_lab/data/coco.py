@@ -1,33 +1,22 @@
-"""Serve a data set in COCO layout as samples: pictures, boxes and labels.
+"""Open a data set: find its files, read both halves, refuse it if it has a fault.
 
-Pictures are uint8 RGB, boxes are clipped and in pixels, labels are contiguous. ``layouts`` finds
-the files. ``pictures`` compares the annotations with the picture files. ``CocoDataset`` serves one
-half, ``open_source`` opens both halves.
+``layouts`` finds the files. ``dataset`` reads and serves one half, ``open_source`` opens both.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from deim_lab.config.data import DataConfig
-from deim_lab.data import box_formats, images, look, parse, split, whole
+from deim_lab.data import look, split, whole
 from deim_lab.data.annotations import Annotations, Categories
+from deim_lab.data.dataset import CocoDataset, add_damaged
 from deim_lab.data.faults import Faults
-from deim_lab.data.find import find_pictures
-from deim_lab.data.formats.content import Labels
-from deim_lab.data.layouts import EMBEDDED, DataSource, name_of, resolve
-from deim_lab.data.pictures import clip_boxes, fit_sizes
-from deim_lab.errors import DataError, first_few
+from deim_lab.data.layouts import EMBEDDED, DataSource, resolve
+from deim_lab.errors import DataError
 from deim_lab.structures import Scene
 
 __all__ = [
@@ -46,233 +35,6 @@ log = logging.getLogger(__name__)
 
 
 Sample = Scene  # the name of Scene until 0.2
-
-
-class CocoDataset:
-    """One half of a data set, in the order of its json. Build with ``CocoDataset.load``.
-
-    Attributes:
-        name: name of the data set.
-        annotations: what was read; the evaluator's ground truth.
-        categories: class index ↔ category id, of the training file.
-        notices: warnings about repaired or dropped items. Each has a name, a count and the first
-            ids. They are already logged.
-        fingerprint: hex sha256 of the json's bytes and of each picture's name and size in bytes.
-            Pixels are not hashed.
-        sizes_wh: int64 ``[N, 2]`` size of each image as it is served.
-        crowd_counts: int64 ``[N]`` crowd regions of each image. Crowd regions are never targets.
-    """
-
-    def __init__(
-        self,
-        *,
-        name: str,
-        annotations: Annotations,
-        categories: Categories,
-        paths: Sequence[Path],
-        sizes_wh: np.ndarray,
-        follow_exif: np.ndarray,
-        boxes: _Boxes,
-        fingerprint: str,
-        notices: Sequence[str],
-        cache: bool,
-    ) -> None:
-        self.name = name
-        self.annotations = annotations
-        self.categories = categories
-        self.paths = list(paths)
-        self.sizes_wh = torch.from_numpy(sizes_wh)
-        self.crowd_counts = torch.from_numpy(
-            np.bincount(annotations.image_index[annotations.crowd], minlength=len(paths))
-        )
-        self.fingerprint = fingerprint
-        self.notices = list(notices)
-        self._follow_exif = follow_exif
-        self._boxes = boxes
-        image_index = annotations.image_index
-        order = np.flatnonzero(boxes.keep)[np.argsort(image_index[boxes.keep], kind="stable")]
-        self._boxes_xyxy = torch.from_numpy(boxes.clipped_xyxy[order])
-        self._labels = torch.from_numpy(boxes.labels[order])
-        self._counts = torch.bincount(torch.from_numpy(image_index[order]), minlength=len(paths))
-        self._offsets: list[int] = [0, *self._counts.cumsum(0).tolist()]
-        self._cache: dict[int, Tensor] | None = {} if cache else None
-
-    @property
-    def annotations_path(self) -> Path:
-        """The json, or the file or folder of another format."""
-        return self.annotations.path
-
-    @property
-    def image_ids(self) -> list[int]:
-        """``N`` ids."""
-        ids: list[int] = self.annotations.image_ids.tolist()
-        return ids
-
-    @classmethod
-    def load(
-        cls,
-        images_dir: str | Path,
-        annotations_json: str | Path | Labels,
-        *,
-        categories: Categories | None = None,
-        cache: bool = False,
-        name: str | None = None,
-        settings: DataConfig | None = None,
-        faults: Faults | None = None,
-    ) -> CocoDataset:
-        """Read and check a data set without decoding its pictures.
-
-        Args:
-            images_dir: folder of the images; each ``file_name`` of the json is relative to it.
-            annotations_json: COCO ``instances`` file, or labels in another format.
-            categories: classes of the training file, to read another half. ``None`` reads a
-                training file and takes its classes. It must have at least one usable box.
-            cache: keep decoded pictures in memory (uint8, 3·H·W bytes per image, in each loader
-                process).
-            name: name in logs and runs; ``None``: the folder that holds the ``annotations`` folder.
-            settings: ``data.boxes`` and ``data.cache``; None: the defaults. ``cache=True`` counts
-                in any case.
-            faults: collects all faults. The images without a fault are then the data set. None:
-                raise all faults as one error.
-
-        Raises:
-            DataError: names every fault that can be known, each with file, id, value and remedy,
-                the worst first. Some faults give only a counted notice. Boxes outside the image or
-                without area are dropped. Boxes that extend beyond the image are clipped. Images
-                without boxes stay as negatives.
-        """
-        settings = settings or DataConfig()
-        collected = Faults() if faults is None else faults
-        annotations, folder = _read(annotations_json, Path(images_dir), collected)
-        pictures = find_pictures(folder, annotations, collected)
-        present = np.asarray(
-            [index for index, path in enumerate(pictures.paths) if path is not None], dtype=np.int64
-        )
-        annotations = annotations.take(present)
-        paths = [path for path in pictures.paths if path is not None]
-        sizes = fit_sizes(annotations, paths, collected)
-        sizes_wh, bad = sizes.served_wh, sizes.unreadable
-        if settings.on_bad_image == "error":
-            _add_damaged(bad, collected)
-        readable = np.setdiff1d(np.arange(len(paths)), np.asarray(list(bad), dtype=np.int64))
-        boxes_of = annotations.take(readable)
-        if settings.boxes == "auto":
-            box_formats.judge(boxes_of, sizes_wh[readable], collected)
-        else:
-            annotations = box_formats.converted(annotations, sizes_wh, settings.boxes)
-        labels, known = _labels(annotations, categories or annotations.categories, collected)
-        boxes_xyxy, keep, dropped = clip_boxes(annotations, sizes_wh)
-        notices = [*annotations.notices, *pictures.notices, *sizes.notices, *dropped]
-        if categories is None and not keep.any() and not collected:
-            collected.add("nothing-to-train", _nothing_to_train(annotations, len(paths)))
-        if faults is None:
-            collected.stop()
-        for notice in notices:
-            log.warning("%s: %s", annotations.path, notice)
-        dataset = cls(
-            name=name or name_of(annotations.path),
-            annotations=annotations,
-            categories=categories or annotations.categories,
-            paths=paths,
-            sizes_wh=sizes_wh,
-            follow_exif=sizes.follow_exif,
-            boxes=_Boxes(boxes_xyxy, labels, keep & known),
-            fingerprint=_fingerprint(
-                annotations, [pictures.sizes_bytes[index] for index in present]
-            ),
-            notices=notices,
-            cache=cache or settings.cache,
-        )
-        return dataset.without(bad) if bad else dataset
-
-    def without(self, damaged: Mapping[int, str]) -> CocoDataset:
-        """The set without these images, with a notice that counts and names them."""
-        sound = np.setdiff1d(np.arange(len(self)), np.asarray(list(damaged), dtype=np.int64))
-        names = first_few((self.annotations.file_names[position] for position in damaged), 5)
-        notice = (
-            f"image-damaged: {len(damaged)} of {len(self)} images can't be decoded and are left "
-            f"out (data.on_bad_image=skip): {names}"
-        )
-        log.warning("%s: %s", self.annotations_path, notice)
-        return self.take(sound, notices=[notice])
-
-    def take(self, images: np.ndarray, *, notices: Sequence[str] = ()) -> CocoDataset:
-        """Only the images at these positions, in this order; with another fingerprint."""
-        rows = np.isin(self.annotations.image_index, images)
-        annotations = self.annotations.take(images)
-        ids = ",".join(map(str, annotations.image_ids.tolist()))
-        return CocoDataset(
-            name=self.name,
-            annotations=annotations,
-            categories=self.categories,
-            paths=[self.paths[index] for index in images],
-            sizes_wh=self.sizes_wh.numpy()[images],
-            follow_exif=self._follow_exif[images],
-            boxes=_Boxes(*(array[rows] for array in self._boxes)),
-            fingerprint=hashlib.sha256(f"{self.fingerprint} {ids}".encode()).hexdigest(),
-            notices=[*self.notices, *notices],
-            cache=self._cache is not None,
-        )
-
-    def __len__(self) -> int:
-        return len(self.image_ids)
-
-    def __getitem__(self, index: int) -> Scene:
-        """The decoded image at a position in ``[0, N)``, with its clipped, non-empty boxes.
-
-        Crowd regions are left out. The cache shares the image, so never change it in place.
-        Raises ``DataError`` for a picture that can't be decoded.
-        """
-        return Scene(self.decode(index), *self.targets(index), (self.image_ids[index],))
-
-    @property
-    def counts(self) -> Tensor:
-        """Number of targets of each image, int64 ``[N]``; nothing is decoded."""
-        return self._counts
-
-    def targets(self, index: int) -> tuple[Tensor, Tensor]:
-        """Boxes ``[n, 4]`` (xyxy, pixels) and labels ``[n]`` of one image, as copies.
-
-        Nothing is decoded.
-        """
-        index = range(len(self))[index]
-        rows = slice(self._offsets[index], self._offsets[index + 1])
-        return self._boxes_xyxy[rows].clone(), self._labels[rows].clone()
-
-    def all_targets(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes ``[T, 4]`` (xyxy, pixels), labels ``[T]`` and image positions ``[T]`` of the set.
-
-        Ordered by image.
-        """
-        return (
-            self._boxes_xyxy,
-            self._labels,
-            torch.repeat_interleave(torch.arange(len(self)), self._counts),
-        )
-
-    def decode(self, index: int) -> Tensor:
-        """Decode an image to uint8 ``[3, H, W]`` RGB, oriented to fit its boxes.
-
-        ``data.pictures`` decides the orientation, ``data.images.decode`` converts the pixels.
-        """
-        index = range(len(self))[index]
-        if self._cache is not None and index in self._cache:
-            return self._cache[index]
-        try:
-            image = images.decode(self.paths[index], follow_exif=bool(self._follow_exif[index]))
-        except DataError as error:
-            raise DataError(f"image id {self.image_ids[index]}: {error}") from error
-        size_wh = self.sizes_wh[index].tolist()
-        if [image.shape[2], image.shape[1]] != size_wh:
-            raise DataError(
-                f"{self.paths[index]} (image id {self.image_ids[index]}) is "
-                f"{image.shape[2]}×{image.shape[1]}, but was "
-                f"{size_wh[0]}×{size_wh[1]} when the data set was opened. Do not change files "
-                f"during a run."
-            )
-        if self._cache is not None:
-            self._cache[index] = image
-        return image
 
 
 def open_source(
@@ -296,6 +58,7 @@ def open_source(
     Raises:
         DataError: names every fault that can be known, the worst first.
     """
+    log.info("data: %s", source)
     settings = settings or DataConfig()
     collected = Faults() if faults is None else faults
     train = CocoDataset.load(
@@ -357,71 +120,10 @@ def _decodable(dataset: CocoDataset, settings: DataConfig, faults: Faults) -> Co
     bad = whole.damaged(dataset.paths, fingerprint=dataset.fingerprint)
     if bad and settings.on_bad_image == "skip":
         return dataset.without(bad)
-    _add_damaged(bad, faults)
+    add_damaged(bad, faults)
     return dataset
-
-
-def _add_damaged(bad: Mapping[int, str], faults: Faults) -> None:
-    remedy = "To leave such pictures out, add --set data.on_bad_image=skip."
-    for reason in bad.values():
-        faults.add("picture", f"{reason} {remedy}")
 
 
 def joint_fingerprint(train: CocoDataset, val: CocoDataset) -> str:
     """One hex sha256 of both halves, to identify the data of a run."""
     return hashlib.sha256(f"{train.fingerprint} {val.fingerprint}".encode()).hexdigest()
-
-
-def _fingerprint(annotations: Annotations, sizes_bytes: Sequence[int]) -> str:
-    digest = hashlib.sha256(annotations.sha256.encode())
-    for file_name, size in zip(annotations.file_names, sizes_bytes, strict=True):
-        digest.update(f"\n{file_name}\t{size}".encode())
-    return digest.hexdigest()
-
-
-class _Boxes(NamedTuple):
-    """Boxes of all annotations ``[A]``: clipped, with class indices; ``keep`` marks the targets."""
-
-    clipped_xyxy: np.ndarray
-    labels: np.ndarray
-    keep: np.ndarray
-
-
-def _read(
-    labels: str | Path | Labels, images_dir: Path, faults: Faults
-) -> tuple[Annotations, Path]:
-    """Annotations of a COCO file or another format, and the folder of their images."""
-    if isinstance(labels, (str, Path)):
-        return parse.read(labels, faults), images_dir
-    content = labels.read()
-    text = json.dumps(content.coco, sort_keys=True)
-    annotations = parse.parse_coco(
-        content.coco,
-        name=str(labels.path),
-        sha256=hashlib.sha256(text.encode()).hexdigest(),
-        faults=faults,
-    )
-    notices = (*content.notices, *annotations.notices)
-    return replace(annotations, notices=notices), content.images_dir
-
-
-def _labels(
-    annotations: Annotations, categories: Categories, faults: Faults
-) -> tuple[np.ndarray, np.ndarray]:
-    """Class index of each annotation ``[A]``, and whether its category is a known one ``[A]``."""
-    try:
-        labels = annotations.labels(categories)
-        return labels, np.ones(len(labels), dtype=bool)
-    except DataError as error:
-        faults.add("category", str(error))
-    known = np.isin(annotations.category_ids, categories.ids)
-    labels = np.zeros(len(known), dtype=np.int64)
-    labels[known] = [categories.index(int(key)) for key in annotations.category_ids[known]]
-    return labels, known
-
-
-def _nothing_to_train(annotations: Annotations, images_: int) -> str:
-    return (
-        f"{annotations.path}: none of the {len(annotations.ids)} annotations of {images_} images "
-        f"is a usable box. Training needs at least one. Check that this is the right file."
-    )

@@ -39,7 +39,7 @@ class Fault:
 
 
 class Faults:
-    """A growing list of faults; the first message of each kind and key is kept, others counted."""
+    """A growing list of faults: the first message of each kind, and a count."""
 
     def __init__(self) -> None:
         self._first: dict[tuple[str, str], str] = {}

@@ -1,4 +1,4 @@
-"""Look at every picture once: whether it decodes, how it looks in small, and its largest value."""
+"""Look at every picture once: whether it decodes, its thumbnail, its largest value."""
 
 from __future__ import annotations
 

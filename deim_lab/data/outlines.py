@@ -1,4 +1,4 @@
-"""Boxes of annotations that state only an outline: polygons, or a mask in COCO's run lengths."""
+"""Boxes of annotations that state only an outline: polygons, or a mask in run lengths."""
 
 from __future__ import annotations
 

@@ -81,15 +81,25 @@ def parse_coco(
     if strict:
         categories, left_out = _without_roboflows_zero(content["categories"], categories, rows)
         notices += [*left_out, *_equal_names(categories)]
+    return _arrays(name, sha256, images, rows, categories, notices)
+
+
+def _arrays(
+    name: str,
+    sha256: str,
+    images: Sequence[_Image],
+    rows: Sequence[_Row],
+    categories: Categories,
+    notices: Sequence[str],
+) -> Annotations:
     place = {image.id: index for index, image in enumerate(images)}
+    sizes_wh = [(image.width, image.height) for image in images]
     return Annotations(
         path=Path(name),
         sha256=sha256,
         image_ids=np.asarray([image.id for image in images], dtype=np.int64),
         file_names=tuple(image.file_name for image in images),
-        sizes_wh=np.asarray(
-            [(image.width, image.height) for image in images], dtype=np.int64
-        ).reshape(-1, 2),
+        sizes_wh=np.asarray(sizes_wh, dtype=np.int64).reshape(-1, 2),
         ids=np.asarray([row.id for row in rows], dtype=np.int64),
         image_index=np.asarray([place[row.image_id] for row in rows], dtype=np.int64),
         category_ids=np.asarray([row.category_id for row in rows], dtype=np.int64),

@@ -84,7 +84,6 @@ def train(
     compute = resolve_compute(device or config.train.device, config.train.precision)
     source = coco.resolve(data)
     train_set, val_set = coco.open_source(source, config.data)
-    _log.info("data: %s", source)
     run, finished = _open_run(
         config, seed, compute, train_set, val_set, start, Path(runs_dir), resume
     )

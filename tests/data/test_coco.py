@@ -243,8 +243,8 @@ class TestBadJson:
             (changed("categories", []), r"the list of categories is empty"),
             (changed("images", 1, "id", 7), r"image id 7 occurs twice \('a\.png' and 'b\.png'\)"),
             (
-                changed("images", 0, "id", "7"),
-                r"image at position 0: id '7' \(str\) is not an integer",
+                changed("images", 0, "id", "seven"),
+                r"image at position 0: id 'seven' \(str\) is not an integer",
             ),
             (
                 changed("images", 0, "file_name", ...),
@@ -636,7 +636,8 @@ class TestResolve:
         with pytest.raises(DataError, match=r"unknown key 'vall'.*did you mean 'val'"):
             resolve({"train": half, "vall": half}, cache_dir=folder)
         with pytest.raises(DataError, match=r"'val' is None\. Expected"):
-            resolve({"train": half}, cache_dir=folder)
+            resolve({"train": half, "val": None}, cache_dir=folder)
+        assert resolve({"train": half}, cache_dir=folder).val is None
         with pytest.raises(DataError, match=r"'val' has images\. Expected"):
             resolve({"train": half, "val": {"images": folder}}, cache_dir=folder)
         with pytest.raises(
