@@ -81,7 +81,7 @@ def open_source(
     if not val.counts.any() and not collected:
         collected.add(
             "nothing-to-score",
-            f"{val.annotations_path}: the validation half has {len(val)} images and no usable box, "
+            f"{val.annotations_path.name}: the validation half (val) has {len(val)} images and no usable box, "
             f"so nothing can be scored. Add its labels, or leave it out and give "
             f"--set data.val_share=0.2.",
         )

@@ -92,6 +92,7 @@ def _evaluator(truth: dict[str, Json], rows: list[dict[str, Json]], backend: str
     if backend == "hotcoco":
         import hotcoco
 
+        truth, rows = _without_negative_ids(truth, rows)
         coco_truth = hotcoco.COCO(truth)
         return hotcoco.COCOeval(coco_truth, coco_truth.loadRes(rows), "bbox")
     from pycocotools.cocoeval import COCOeval
@@ -99,6 +100,37 @@ def _evaluator(truth: dict[str, Json], rows: list[dict[str, Json]], backend: str
     return COCOeval(
         _indexed(truth), _indexed({**truth, "annotations": _as_annotations(rows)}), "bbox"
     )
+
+
+def _without_negative_ids(
+    truth: dict[str, Json], rows: list[dict[str, Json]]
+) -> tuple[dict[str, Json], list[dict[str, Json]]]:
+    """Number images and categories anew if an id is below 0, which hotcoco refuses.
+
+    The order of the ids stays, so the scores do too.
+    """
+    ids = {key: sorted({item["id"] for item in truth[key]}) for key in ("images", "categories")}
+    if min(first for values in ids.values() for first in values[:1]) >= 0:
+        return truth, rows
+    image, category = (
+        {old: new for new, old in enumerate(ids[key], start=1)} for key in ("images", "categories")
+    )
+
+    def renumbered(items: list[dict[str, Json]]) -> list[dict[str, Json]]:
+        return [
+            {
+                **item,
+                "image_id": image[item["image_id"]],
+                "category_id": category[item["category_id"]],
+            }
+            for item in items
+        ]
+
+    return {
+        "images": [{**item, "id": image[item["id"]]} for item in truth["images"]],
+        "categories": [{**item, "id": category[item["id"]]} for item in truth["categories"]],
+        "annotations": renumbered(truth["annotations"]),
+    }, renumbered(rows)
 
 
 def _indexed(content: dict[str, Json]) -> Any:
