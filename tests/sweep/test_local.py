@@ -278,7 +278,7 @@ def test_a_second_call_skips_continues_and_retries(
         planned[1].cost.seconds * 2 / 3
     )  # an epoch of three is behind it
     lines = "\n".join(sweep.plan.describe(sweep.prepare(grid, root), workers=2))
-    assert "sharper   s1   cut after epoch 1 of 3" in lines
+    assert "sharper   s1   interrupted after epoch 1 of 3" in lines
     assert "sharper   loss.gamma null → 2.0" in lines
 
     patient = Pretended()
