@@ -1,6 +1,4 @@
-"""A sweep that really trains: notebook 03 at its smallest, by the sweep and by plain papermill as
-the user's card says.
-"""
+"""A notebook in a kernel of its own: the channel, and notebook 03 at its smallest."""
 
 from __future__ import annotations
 
@@ -21,10 +19,10 @@ from deim_lab import runs, sweep
 from deim_lab.config import fingerprint, preset
 from deim_lab.data import synthetic
 from places import ROOT
-
-pytestmark = pytest.mark.slow
+from sweeps import Json, plain_specs, write_notebook
 
 NOTEBOOK = ROOT / "notebooks" / "03_train.ipynb"
+
 SMALLEST = {
     "train.epochs": 1,
     "data.batch_size": 32,
@@ -33,7 +31,7 @@ SMALLEST = {
 }
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def environment(
     own_kernel: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[None]:
@@ -42,6 +40,67 @@ def environment(
         yield
 
 
+def test_braces_in_a_path_are_no_gaps_for_papermill_to_fill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import papermill.parameterize
+
+    def execute(notebook: str, executed: str, parameters: Json, **_: Json) -> None:
+        write_notebook(Path(papermill.parameterize.parameterize_path(executed, parameters)))
+
+    monkeypatch.setattr("papermill.execute_notebook", execute)
+    folder = tmp_path / "{mine} {}"
+    folder.mkdir()
+    record = sweep.run_one(plain_specs(folder, folder / "n.ipynb", 1)[0])
+    assert (record.status, record.error) == ("done", None)
+
+
+def test_a_kernel_does_not_talk_over_tcp(tmp_path: Path) -> None:
+    """A kernel on TCP writes a warning about encryption into the output of every run."""
+    notebook = write_notebook(tmp_path / "n.ipynb", "print(seed)")
+    code = (
+        "import sys\n"
+        "from deim_lab.sweep import kernel\n"
+        "kernel.execute(sys.argv[1], sys.argv[2], parameters={'seed': 7}, cwd='.')\n"
+    )
+    target = tmp_path / "executed.ipynb"
+    answer = subprocess.run(
+        [sys.executable, "-c", code, str(notebook), str(target)],
+        capture_output=True,
+        encoding="utf-8",
+        env=os.environ | {"IPYTHONDIR": str(tmp_path / "ipython")},
+        cwd=tmp_path,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert "TCP" not in answer.stdout + answer.stderr
+    assert "7" in target.read_text(encoding="utf-8")
+
+
+def test_a_temporary_folder_of_a_long_name_goes_without_unix_sockets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from deim_lab.sweep import kernel
+
+    monkeypatch.setattr("tempfile.tempdir", None)
+    with kernel.private_channel() as channel:
+        assert channel.transport == "ipc"
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setenv(kernel.FOLDER, str(long))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    with kernel.private_channel() as channel:
+        assert channel.transport == "tcp"
+    assert not channel.folder.exists()
+    record = sweep.run_one(
+        plain_specs(tmp_path, write_notebook(tmp_path / "n.ipynb", "print(seed)"), 1)[0]
+    )
+    assert (record.status, record.error) == ("done", None)
+    assert (long / kernel.PID_FILE).exists()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("environment")
 def test_notebook_03_by_a_sweep(tmp_path: Path) -> None:
     grid = {
         "notebook": str(NOTEBOOK),
@@ -85,6 +144,8 @@ def test_notebook_03_by_a_sweep(tmp_path: Path) -> None:
     ] * 2
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("environment")
 def test_notebook_03_starts_from_weights_by_a_sweep(tmp_path: Path) -> None:
     config = preset("smoke", SMALLEST)
     start = tmp_path / "detector.pth"
@@ -107,6 +168,8 @@ def test_notebook_03_starts_from_weights_by_a_sweep(tmp_path: Path) -> None:
     assert [item.state for item in sweep.prepare(grid, tmp_path, name="tuned").runs] == ["done"]
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("environment")
 def test_notebook_03_by_the_command_of_papermill_and_again(tmp_path: Path) -> None:
     """``papermill notebooks/03_train.ipynb out.ipynb -p preset … -y "overrides: {…}"``, with own
     data: first in another folder, then in the repository's.
