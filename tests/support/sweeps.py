@@ -27,7 +27,7 @@ PARAMETERS = (
     "'runs'\nbreak_seed = -1\nepoch_seconds = 0.0"
 )
 # What training does, without torch: find or start the run of this identity, go on where it was, an
-# event and a checkpoint an epoch.
+# event and a checkpoint an epoch. The first epoch takes no time.
 TRAIN = (
     """
 import json, os, pathlib, time
@@ -52,7 +52,7 @@ epoch = json.loads(last.read_text()) if last.exists() else 0
 print('widgets', os.environ['DEIM_LAB_WIDGETS'], 'gpu', os.environ.get('CUDA_VISIBLE_DEVICES'))
 while epoch < config.train.epochs:
     run.log('train', epoch=epoch, step=epoch + 1, pid=os.getpid())
-    time.sleep(epoch_seconds)
+    time.sleep(epoch_seconds if epoch else 0)
     epoch += 1
     last.write_text(json.dumps(epoch))
     if seed == break_seed:

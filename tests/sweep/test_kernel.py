@@ -18,6 +18,7 @@ import deim_lab
 from deim_lab import runs, sweep
 from deim_lab.config import fingerprint, preset
 from deim_lab.data import synthetic
+from deim_lab.sweep import kernel
 from places import ROOT
 from sweeps import Json, plain_specs, write_notebook
 
@@ -55,33 +56,22 @@ def test_braces_in_a_path_are_no_gaps_for_papermill_to_fill(
     assert (record.status, record.error) == ("done", None)
 
 
-def test_a_kernel_does_not_talk_over_tcp(tmp_path: Path) -> None:
+def test_a_kernel_does_not_talk_over_tcp(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     """A kernel on TCP writes a warning about encryption into the output of every run."""
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     notebook = write_notebook(tmp_path / "n.ipynb", "print(seed)")
-    code = (
-        "import sys\n"
-        "from deim_lab.sweep import kernel\n"
-        "kernel.execute(sys.argv[1], sys.argv[2], parameters={'seed': 7}, cwd='.')\n"
-    )
     target = tmp_path / "executed.ipynb"
-    answer = subprocess.run(
-        [sys.executable, "-c", code, str(notebook), str(target)],
-        capture_output=True,
-        encoding="utf-8",
-        env=os.environ | {"IPYTHONDIR": str(tmp_path / "ipython")},
-        cwd=tmp_path,
-        check=False,
-    )
-    assert answer.returncode == 0, answer.stderr
-    assert "TCP" not in answer.stdout + answer.stderr
+    kernel.execute(notebook, target, parameters={"seed": 7}, cwd=tmp_path)
+    answer = capfd.readouterr()
+    assert "TCP" not in answer.out + answer.err
     assert "7" in target.read_text(encoding="utf-8")
 
 
 def test_a_temporary_folder_of_a_long_name_goes_without_unix_sockets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from deim_lab.sweep import kernel
-
     monkeypatch.setattr("tempfile.tempdir", None)
     with kernel.private_channel() as channel:
         assert channel.transport == "ipc"
