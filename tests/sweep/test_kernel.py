@@ -32,6 +32,12 @@ SMALLEST = {
 }
 
 
+@pytest.fixture(scope="module")
+def small_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "set"
+    return synthetic.make(folder, train_images=24, val_images=6, size_px=(64, 64))
+
+
 @pytest.fixture
 def environment(
     own_kernel: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
@@ -91,9 +97,10 @@ def test_a_temporary_folder_of_a_long_name_goes_without_unix_sockets(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("environment")
-def test_notebook_03_by_a_sweep(tmp_path: Path) -> None:
+def test_notebook_03_by_a_sweep(tmp_path: Path, small_set: Path) -> None:
     grid = {
         "notebook": str(NOTEBOOK),
+        "data": str(small_set),
         "preset": "smoke",
         "base": SMALLEST,
         "parameters": {"device": "cpu", "examples": 1},
@@ -136,12 +143,13 @@ def test_notebook_03_by_a_sweep(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("environment")
-def test_notebook_03_starts_from_weights_by_a_sweep(tmp_path: Path) -> None:
+def test_notebook_03_starts_from_weights_by_a_sweep(tmp_path: Path, small_set: Path) -> None:
     config = preset("smoke", SMALLEST)
     start = tmp_path / "detector.pth"
     deim_lab.export_official(deim_lab.build_detector(config, 3), start, eval_size=(64, 64))
     grid = {
         "notebook": str(NOTEBOOK),
+        "data": str(small_set),
         "preset": "smoke",
         "base": SMALLEST,
         "parameters": {"device": "cpu", "examples": 1, "weights": str(start)},
@@ -160,13 +168,12 @@ def test_notebook_03_starts_from_weights_by_a_sweep(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("environment")
-def test_notebook_03_by_the_command_of_papermill_and_again(tmp_path: Path) -> None:
+def test_notebook_03_by_the_command_of_papermill_and_again(tmp_path: Path, small_set: Path) -> None:
     """``papermill notebooks/03_train.ipynb out.ipynb -p preset … -y "overrides: {…}"``, with own
     data: first in another folder, then in the repository's.
 
     The second execution finds the run and shows the same scores.
     """
-    data = synthetic.make(tmp_path / "set", train_images=24, val_images=6, size_px=(64, 64))
     settings = {**SMALLEST, "train.epochs": 2, "data.batch_size": 8, "loss.gamma": 2.0}
     overrides = json.dumps(settings).replace('"', "")
     reports: list[str] = []
@@ -174,7 +181,7 @@ def test_notebook_03_by_the_command_of_papermill_and_again(tmp_path: Path) -> No
         target = tmp_path / f"out{len(reports)}.ipynb"
         values = {
             "preset": "smoke",
-            "data": str(data),
+            "data": str(small_set),
             "device": "cpu",
             "runs_dir": str(tmp_path / "runs"),
             "examples": "1",

@@ -92,12 +92,14 @@ def test_a_kernel_killed_in_the_third_of_six_runs(
     assert marked() == []
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_a_row_and_the_exit_code_says_so(
     place: Callable[..., Path],
     tmp_path: Path,
     marked: Callable[[], list[Json]],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """A run fails, the other does not notice, a second call retries it. Slow: three kernels."""
     root, grid = (
         tmp_path / "runs",
         place(seeds=[0, 1], arms={"only": {}}, parameters={"break_seed": 0}),
@@ -259,12 +261,13 @@ time.sleep(300 if seed else 0)
 
 
 @pytest.mark.slow
-def test_twenty_short_runs_by_eight_workers(
+def test_ten_short_runs_by_eight_workers(
     tmp_path: Path, marked: Callable[[], list[Json]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """More kernels than cores start at once, on channels of their own. Slow: ten kernels."""
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     notebook = write_notebook(tmp_path / "short.ipynb", "print(seed)")
-    records = list(LocalExecutor(8).execute(plain_specs(tmp_path, notebook, 20)))
-    assert sorted(record.seed for record in records) == list(range(20))
+    records = list(LocalExecutor(8).execute(plain_specs(tmp_path, notebook, 10)))
+    assert sorted(record.seed for record in records) == list(range(10))
     assert {(record.status, record.attempts) for record in records} == {("done", 1)}
     assert marked() == []
