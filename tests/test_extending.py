@@ -241,6 +241,8 @@ def test_a_killed_run_goes_on_and_an_edited_module_is_another_run(
     resumed = deim_lab.train(config, small_set, runs_dir="runs", device="cpu")
     assert resumed.folder == cut.parent
     assert resumed.info["resumed"]
+    trained = [event["epoch"] for event in resumed.events() if event["kind"] == "train"]
+    assert trained == [0, 1, 2], "the first epoch is not trained again"
 
     module = folder / "my_ideas.py"
     module.write_text(

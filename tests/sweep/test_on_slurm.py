@@ -19,6 +19,7 @@ from moods import CLUSTER, MOODS, check_moods, diary, needs_submitit
 pytestmark = CLUSTER
 
 
+@pytest.mark.slow  # six jobs, each with a kernel
 @needs_submitit
 def test_submitit_gives_every_record(
     specs: Callable[..., list[RunSpec]], left_behind: Callable[[], list[int]], tmp_path: Path
