@@ -1,7 +1,7 @@
 """RT-DETRv2: what its decoder promises, its recipes, and one detector from training to prediction.
 
 Parity with the official numbers stands where all families are compared: forward passes and initial
-values in test_detector, layouts in test_weights, groups in test_optimizer, schedules in
+values in test_detector, layouts in test_layout, groups in test_optimizer, schedules in
 test_schedule, losses in test_criterion.
 """
 
