@@ -5,7 +5,7 @@ that fits a card of 24 GB.
     [--targets 20]
 
 Random pictures of the largest size that the preset trains at (800 px where it has multi-scale, else
-640), ``--targets`` boxes an image (Dense O2O at its usual density), bf16 forward, AdamW and EMA in
+640), ``--targets`` boxes per image (Dense O2O at its usual density), bf16 forward, AdamW and EMA in
 memory, three steps after a first one. Out of memory is a result, printed as such. Without CUDA it
 says so and measures nothing.
 """
@@ -70,7 +70,7 @@ def peak_gib(config: Config, batch: int, per_image: int) -> float | None:
 
 
 def largest_batch(config: Config, limit_gib: float, per_image: int) -> int:
-    """Largest power of two of images a step whose peak stays below the limit; 0 when not even one
+    """Largest power of two of images per step whose peak stays below the limit; 0 when not even one
     image fits.
     """
     batch = config.optim.recipe_batch
@@ -95,7 +95,7 @@ def main() -> int:
         default=22.5,
         help="what a 24 GB card has left beside the CUDA context (default 22.5)",
     )
-    parser.add_argument("--targets", type=int, default=20, help="targets an image (default 20)")
+    parser.add_argument("--targets", type=int, default=20, help="targets per image (default 20)")
     args = parser.parse_args()
     if not torch.cuda.is_available():
         print("no CUDA device here: nothing measured")

@@ -190,7 +190,7 @@ def main() -> int:
             f"{arguments.threads} thread(s), torch {torch.__version__}\n"
         )
         print(
-            "| arm | targets an image | positives an image | parameters | step seconds | against "
+            "| arm | targets per image | positives per image | parameters | step seconds | against "
             "one-to-one | peak memory MiB |"
         )
         print("|---|---|---|---|---|---|---|")

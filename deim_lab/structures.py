@@ -1,7 +1,7 @@
-"""Data structures common to all rooms: Scene, Batch, Targets, Matches, DetectorOutput.
+"""Data structures exchanged by the rooms: Scene, Batch, Targets, Matches, DetectorOutput.
 
 Targets of a batch are flat: one row per target with the index of its image, never a list of dicts.
-Matches are three index tensors. So one indexing expression gathers the matched pairs of all images
+Matches are index tensors. So one indexing expression gathers the matched pairs of all images
 and all decoder levels.
 """
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ipykernel import kernelspec
 from jaxtyping import install_import_hook
 
 import shapes
@@ -46,11 +47,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _own_kernel(home: Path) -> Iterator[None]:
-    subprocess.run(
-        [sys.executable, "-m", "ipykernel", "install", "--prefix", str(home), "--name", "python3"],
-        check=True,
-        capture_output=True,
-    )
+    kernelspec.install(prefix=str(home), kernel_name="python3")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JUPYTER_PATH", str(home / "share" / "jupyter"))
         patch.setenv("IPYTHONDIR", str(home / "ipython"))

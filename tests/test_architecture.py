@@ -82,6 +82,26 @@ def test_files_and_functions_are_of_readable_size(path: Path) -> None:
         assert size <= MOST_LINES_OF_A_FUNCTION, f"{module}.{name}: {size} lines"
 
 
+def test_tests_mirror_the_package() -> None:
+    """``tests/<room>/test_<file>.py`` stands for ``deim_lab/<room>/<file>.py``."""
+    tests = [path for path in TESTS if path.name.startswith("test_")]
+    others = [path for path in tests if not mirrored(path).is_file()]
+    assert len(others) <= 0.1 * len(tests), "\n".join(map(str, others))
+
+
+def mirrored(test: Path) -> Path:
+    """The file of the package that a test file is named after; ``_moved.py`` for ``test_moved``."""
+    place = test.relative_to(ROOT / "tests")
+    name = place.name.removeprefix("test_")
+    private = PACKAGE / place.with_name(f"_{name}")
+    return private if private.is_file() else PACKAGE / place.with_name(name)
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_test_files_are_of_readable_size(path: Path) -> None:
+    assert house.lines(path) <= MOST_LINES_OF_A_FILE, f"{path}: {house.lines(path)} lines"
+
+
 def test_no_conditional_expression_is_nested_or_inside_an_f_string() -> None:
     nested = [
         f"{house.module_of(path)}:{line}"

@@ -1,5 +1,6 @@
-"""The notebooks run from top to bottom with the smoke preset, leave figures, and read well without
-a kernel.
+"""Every notebook runs from top to bottom, leaves its figures and reads well without a kernel.
+
+`make test` runs each notebook once: its tests share one execution, and none of them is slow.
 """
 
 from __future__ import annotations
@@ -16,8 +17,13 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
+from deim_lab import config as configs
+from deim_lab.config import presets
+from deim_lab.data import coco
+from deim_lab.runs import Run
 from deim_lab.sweep import kernel
 from places import ROOT
 
@@ -25,6 +31,8 @@ NOTEBOOKS = ROOT / "notebooks"
 COMMON = ("preset", "overrides", "data", "seed", "device", "runs_dir")
 NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
 TRAINS = "03_train"
+LOSSES = "02_mal_vs_vfl"
+OVERRIDES = {LOSSES: {"loss.gamma": 2.0}}  # more of them than all notebooks get
 # Pictures in an executed copy, at least; else one.
 FIGURES = {
     "01_dense_o2o": 7,
@@ -39,11 +47,55 @@ Json = Any
 OwnKernel = Callable[[Path], AbstractContextManager[None]]
 
 
+def write_run(root: Path, kind: str, shift: float) -> None:
+    """A finished run of a loss, as far as notebook 02 reads it."""
+    train_set, val_set = coco.open_source(coco.resolve("embedded", cache_dir=root / "data"))
+    truth = json.loads(val_set.annotations_path.read_text(encoding="utf-8"))["annotations"]
+    config = presets.preset("smoke", {"loss.classification": kind})
+    run = Run.start(
+        root,
+        config,
+        seed=0,
+        data={
+            "name": train_set.name,
+            "fingerprint": coco.joint_fingerprint(train_set, val_set),
+        },
+        overrides=configs.diff(presets.preset("smoke"), config),
+    )
+    for epoch in (0, 1):
+        run.log(
+            "train",
+            epoch=epoch,
+            step=10 * epoch,
+            matched_iou_histogram=[float(20 - bin + 30 * epoch * bin) for bin in range(20)],
+        )
+        run.log(
+            "val",
+            epoch=epoch,
+            step=10 * epoch,
+            AP=0.1 + epoch / 10,
+            AP50=0.2,
+            best_f1=0.6,
+            best_f1_threshold=shift,
+        )
+        run.save_detections(
+            "best",
+            [  # the second epoch's AP is the higher one
+                {key: item[key] for key in ("image_id", "category_id", "bbox")}
+                | {"score": shift + 0.001 * (number % 300) * (epoch + 1) / 2}
+                for number, item in enumerate(truth)
+                if number % (3 - epoch)
+            ],
+        )
+    run.finish()
+
+
 class Executed:
     """Each notebook as papermill leaves it, in a folder of runs of its own; executed when it is
     first asked for, once for all test processes.
 
-    03 comes first: the run that it trains lies in the others' folders too.
+    03 comes first: the run that it trains lies in the others' folders too. The folder of 02 has a
+    run of the other loss as well.
     """
 
     def __init__(self, home: Path, own_kernel: OwnKernel) -> None:
@@ -65,6 +117,8 @@ class Executed:
                     folder.mkdir()
                 else:
                     shutil.copytree(self.runs_dir(TRAINS), folder)
+                if name == LOSSES:
+                    write_run(folder, "vfl", 0.6)
                 try:
                     execute(name, folder, self._own_kernel)
                 except Exception:
@@ -84,7 +138,7 @@ def execute(name: str, runs_dir: Path, own_kernel: OwnKernel) -> None:
     with own_kernel(runs_dir.parent / f"{name}-jupyter"):
         parameters = {
             "preset": "smoke",
-            "overrides": {"data.batch_size": 8},
+            "overrides": {"data.batch_size": 8} | OVERRIDES.get(name, {}),
             "device": "cpu",
             "runs_dir": str(runs_dir),
         }
@@ -142,7 +196,6 @@ def test_parameters_are_the_common_ones_and_plain_json(path: Path) -> None:
     assert len({cell["id"] for cell in notebook["cells"]}) == len(notebook["cells"])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_an_executed_notebook_shows_its_figures_and_stays_small(
     executed: Executed, name: str
@@ -154,7 +207,6 @@ def test_an_executed_notebook_shows_its_figures_and_stays_small(
     assert (executed.runs_dir(name) / f"{name}.ipynb").stat().st_size < 1_000_000
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_an_executed_notebook_holds_no_dead_widget(executed: Executed, name: str) -> None:
     kinds = {kind for output in outputs(executed[name]) for kind in output.get("data", {})}
@@ -165,7 +217,6 @@ def test_an_executed_notebook_holds_no_dead_widget(executed: Executed, name: str
     assert "widgets" not in executed[name]["metadata"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_converted_notebook_reads_without_a_kernel(executed: Executed, name: str) -> None:
     nbconvert = pytest.importorskip("nbconvert")
@@ -179,7 +230,6 @@ def test_a_converted_notebook_reads_without_a_kernel(executed: Executed, name: s
     )
 
 
-@pytest.mark.slow
 def test_01_says_what_it_measured(executed: Executed) -> None:
     said = text(executed["01_dense_o2o"])
     ratio = re.search(r"both [\d.]+ \(([\d.]+) times\)", said)
@@ -217,7 +267,6 @@ def test_01_says_what_it_measured(executed: Executed) -> None:
         }, stem
 
 
-@pytest.mark.slow
 def test_03_trains_and_leaves_its_figures_in_the_run(executed: Executed) -> None:
     from deim_lab import runs
 
@@ -233,7 +282,6 @@ def test_03_trains_and_leaves_its_figures_in_the_run(executed: Executed) -> None
     assert len(said.splitlines()) < 20 + 0.2 * steps
 
 
-@pytest.mark.slow
 def test_03_again_trains_nothing(executed: Executed) -> None:
     """The second call finds the run: ``resume="auto"`` in the package, no state in a kernel."""
     from deim_lab import runs, train
@@ -249,7 +297,6 @@ def test_03_again_trains_nothing(executed: Executed) -> None:
     assert {run.folder for run in runs.all_runs(folder)} == before
 
 
-@pytest.mark.slow
 def test_05_makes_its_arms_and_says_no_more_than_two_seeds_bear(executed: Executed) -> None:
     said = text(executed["05_ablation"])
     assert "deim-lab sweep components" in said  # what would make more than this small show
@@ -273,7 +320,6 @@ def test_05_makes_its_arms_and_says_no_more_than_two_seeds_bear(executed: Execut
     assert r"\toprule" in (saved / "arms.tex").read_text(encoding="utf-8")
 
 
-@pytest.mark.slow
 def test_06_keeps_reported_and_measured_apart(executed: Executed) -> None:
     shown = json.dumps(executed["06_paper_figures"])
     assert "Nothing under" in shown  # the smoke run was not measured on COCO
@@ -297,7 +343,6 @@ def test_06_keeps_reported_and_measured_apart(executed: Executed) -> None:
     assert "measured" not in drawn
 
 
-@pytest.mark.slow
 def test_07_counts_every_preset_and_times_one(executed: Executed) -> None:
     from deim_lab.config.presets import PRESETS
 
@@ -312,3 +357,85 @@ def test_07_counts_every_preset_and_times_one(executed: Executed) -> None:
         ".pdf",
         ".csv",
     }
+
+
+@pytest.fixture
+def losses_alone(tmp_path: Path, own_kernel: OwnKernel) -> Callable[..., dict[str, Json]]:
+    """``losses_alone(**parameters)`` executes notebook 02 anew, with parameters of its own."""
+
+    def run(**parameters: Json) -> dict[str, Json]:
+        pytest.importorskip("papermill")
+        target = tmp_path / f"{LOSSES}.ipynb"
+        with own_kernel(tmp_path / "jupyter"):
+            kernel.execute(
+                NOTEBOOKS / f"{LOSSES}.ipynb", target, parameters=parameters, cwd=tmp_path
+            )
+        assert target.stat().st_size < 1_200_000
+        notebook: dict[str, Json] = json.loads(target.read_text(encoding="utf-8"))
+        return notebook
+
+    return run
+
+
+# Slow: a second execution of notebook 02.
+@pytest.mark.slow
+def test_notebook_without_runs_says_so_and_goes_on(
+    tmp_path: Path, losses_alone: Callable[..., dict[str, Json]]
+) -> None:
+    notebook = losses_alone(runs_dir=str(tmp_path / "none"))
+    said = text(notebook)
+    assert "No finished run" in said
+    assert "9 of 9 hold" in said
+    assert "γ = 1.5" in said
+    assert len(pictures(notebook)) == 8
+    kinds = [kind for output in outputs(notebook) for kind in output.get("data", {})]
+    assert not [kind for kind in kinds if "widget" in kind or "plotly" in kind]
+    saved = {
+        path.stem
+        for path in (tmp_path / "none" / "figures" / "02_mal_vs_vfl_cpu_demo").glob("*.csv")
+    }
+    assert {
+        "paper_panels",
+        "overview",
+        "gradient_ratio",
+        "minima",
+        "gamma",
+        "surface_gradient",
+        "surface_loss",
+    } <= saved
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        # Slow: a third execution of notebook 02.
+        pytest.param(True, marks=pytest.mark.slow, id="runs given"),
+        pytest.param(False, id="runs found"),
+    ],
+)
+def test_notebook_with_two_runs(
+    executed: Executed,
+    losses_alone: Callable[..., dict[str, Json]],
+    tmp_path: Path,
+    named: bool,
+) -> None:
+    """Found: the run that 03 trained, and one of the other loss. Given: two made-up runs."""
+    if named:
+        root = tmp_path / "runs"
+        write_run(root, "mal", 0.3)
+        write_run(root, "vfl", 0.6)
+        folders = sorted(str(path.parent) for path in root.glob("*/run.json"))
+        assert len(folders) == 2
+        notebook = losses_alone(
+            runs_dir=str(root), runs=folders, preset="smoke", overrides={"loss.gamma": 2.0}
+        )
+    else:
+        root, notebook = executed.runs_dir(LOSSES), executed[LOSSES]
+    said = text(notebook)
+    assert "trained with mal" in said
+    assert "trained with vfl" in said
+    assert "(γ = 2)" in said
+    assert len(pictures(notebook)) == 11  # two runs' matches, and their F1
+    table = pd.read_csv(root / "figures" / "02_mal_vs_vfl_smoke" / "f1_over_thresholds.csv")
+    assert table["run"].nunique() == 2
+    assert (table["best_f1"] > table["f1_at_fixed"]).any()  # the run of the low scores, cut at 0.5

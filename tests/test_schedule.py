@@ -156,3 +156,35 @@ def test_no_dense_phase_where_none_is_asked_for() -> None:
 def test_a_set_that_makes_no_batch_is_refused() -> None:
     with pytest.raises(ConfigError, match="must give one batch"):
         schedule.build(preset("smoke"), 0)
+
+
+@pytest.mark.numeric
+@pytest.mark.parametrize(("size", "first"), [("atto", 450), ("n", 136)])
+def test_late_matching_begins_at_the_official_epoch(size: str, first: int) -> None:
+    plan = schedule.build(preset(f"deimv2_hgnetv2_{size}"), 900)
+    assert next(epoch for epoch in range(plan.epochs) if plan.matches_late(epoch)) == first
+    never = schedule.build(preset("deim_dfine_n"), 900)
+    assert not any(never.matches_late(epoch) for epoch in range(never.epochs))
+    simota = schedule.build(preset(f"deimv2_hgnetv2_{size}", {"match.kind": "simota"}), 900)
+    assert not simota.matches_late(plan.epochs - 1)
+    assert any("match.iou_power has no effect" in notice for notice in simota.notices)
+    brief = schedule.build(preset(f"deimv2_hgnetv2_{size}", {"train.epochs": 2}), 900)
+    assert any("match.iou_power is never used" in notice for notice in brief.notices)
+
+
+@pytest.mark.numeric
+def test_the_learning_rate_has_a_tail_of_its_own() -> None:
+    """The official flat cosine of 500 epochs: flat to 250, half a cosine to 468, then half the
+    rate.
+    """
+    plan = schedule.build(preset("deimv2_hgnetv2_femto"), 100)
+    assert plan.lr_factor(4000) == 1.0
+    assert plan.lr_factor(25_000) == 1.0
+    assert plan.lr_factor((25_000 + 46_800) // 2) == pytest.approx(0.75)
+    assert plan.lr_factor(40_000) == pytest.approx(
+        0.5 + 0.25 * (1 + math.cos(math.pi * 15_000 / 21_800))
+    )
+    assert plan.lr_factor(46_800) == plan.lr_factor(49_999) == 0.5
+    short = schedule.build(preset("deimv2_hgnetv2_femto", {"train.epochs": 20}), 100)
+    assert short.lr_tail_start == 16
+    assert any(notice.startswith("schedule.lr_clean_epochs 32 → 4") for notice in short.notices)

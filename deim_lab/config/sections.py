@@ -22,7 +22,7 @@ class ModelConfig:
     # a name of detector.backbones: hgnetv2_*, resnet*_vd, lite0, timm:NAME, torchvision:NAME
     backbone: str = "hgnetv2_b0"
     # ImageNet weights at the start of training: a file, or the name of a source
-    # (detector.pretrained)
+    # (weights.backbone)
     backbone_weights: str | None = None
     # 0-based stages passed to the encoder; strides 4·2^stage
     backbone_stages: tuple[int, ...] = (2, 3)
@@ -30,7 +30,7 @@ class ModelConfig:
     # keep the batch norm of the backbone constant (plain D-FINE L and X)
     freeze_backbone_norm: bool = False
     freeze_stem: bool = False  # no gradient in the backbone's stem (plain D-FINE L and X)
-    # lite: two levels from one backbone map, in DEIMv2's smallest sizes
+    # lite: two feature levels from one backbone map, in DEIMv2's smallest sizes
     encoder: Literal["hybrid", "lite"] = "hybrid"
     hidden_dim: int = 128  # encoder channels
     encoder_ffn_dim: int = 512  # only in the hybrid encoder; the lite encoder has no feed-forward
@@ -47,7 +47,7 @@ class ModelConfig:
     share_box_head: bool = False  # one box head for all decoder layers (DEIMv2's smallest sizes)
     # MLP from box to query position; wide: 4→2d→d, deep: 4→d→d→d (DEIM on RT-DETRv2)
     query_position: Literal["wide", "deep"] = "wide"
-    # sampling points per head on each level, fine to coarse
+    # sampling points per head on each feature level, fine to coarse
     decoder_points: tuple[int, ...] = (6, 6)
     # decoder activation: SiLU in DEIM, ReLU in plain D-FINE
     activation: Literal["silu", "relu"] = "silu"
@@ -97,9 +97,9 @@ class ModelConfig:
         positive("model.up", self.up)
         if len(self.decoder_points) != len(self.strides):
             raise ConfigError(
-                f"model.decoder_points {list(self.decoder_points)} must have one entry per level. "
-                f"model.backbone_stages {list(self.backbone_stages)} with model.encoder "
-                f"{self.encoder!r} makes {len(self.strides)} levels."
+                f"model.decoder_points {list(self.decoder_points)} must have one entry per "
+                f"feature level. model.backbone_stages {list(self.backbone_stages)} with "
+                f"model.encoder {self.encoder!r} makes {len(self.strides)} feature levels."
             )
         for name in ("hidden_dim", "decoder_dim"):
             if getattr(self, name) % self.num_heads:
@@ -110,9 +110,9 @@ class ModelConfig:
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Stride in pixels of each level, fine to coarse."""
+        """Stride in pixels of each feature level, fine to coarse."""
         stages = self.backbone_stages
-        if self.encoder == "lite" and stages:  # the lite encoder adds one coarser level
+        if self.encoder == "lite" and stages:  # the lite encoder adds a coarser one
             stages = (*stages, stages[-1] + 1)
         return tuple(4 * 2**stage for stage in stages)
 

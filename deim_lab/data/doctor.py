@@ -121,7 +121,7 @@ class Report:
                 f"{self.boxes} in {len(self.per_class)} classes; {self.crowds} crowd regions left "
                 f"out",
             ),
-            ("targets an image", _spread(self.targets)),
+            ("targets per image", _spread(self.targets)),
             ("  composed (Dense O2O)", _spread(self.targets_dense)),
             (
                 "queries",

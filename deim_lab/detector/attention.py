@@ -1,6 +1,6 @@
 """Multi-scale deformable attention: queries read a few learnt points around their boxes.
 
-Each query reads points on every level. This is Deformable DETR (Zhu et al. 2021, eq. 3) as in
+A query reads points on all feature levels. This is Deformable DETR (Zhu et al. 2021, eq. 3) as in
 RT-DETRv2 and D-FINE. Each level has its own number of points. Offsets are in units of the reference
 box's half size. D-FINE has no projections of values and output: memory is split into heads
 unchanged.

@@ -1,4 +1,4 @@
-"""The encoder of DEIMv2's three smallest sizes: two levels from one backbone map.
+"""The encoder of DEIMv2's three smallest sizes: two feature levels from one map.
 
 The second level is the first level at half the size. It has no self-attention. Instead, its mean
 over the image is added to every cell. Then the blocks of ``encoder`` fuse the two levels top-down
@@ -18,7 +18,7 @@ from deim_lab.errors import ConfigError
 
 
 class LiteEncoder(nn.Module):
-    """Encode one backbone map ``[B, C, h, w]``, with even ``h`` and ``w``, to two levels.
+    """Encode one map ``[B, C, h, w]``, with even ``h`` and ``w``, to two feature levels.
 
     The levels are ``[B, hidden_dim, h, w]`` and ``[B, hidden_dim, h/2, w/2]``.
 

@@ -1,4 +1,4 @@
-"""Plan the runs of a grid, with the status of each run on disk: new, done, cut or failed.
+"""Plan the runs of a grid, with their status on disk: new, done, interrupted, failed.
 
 ``check`` does the checks that need no torch. ``make`` opens the data set, because its fingerprint
 belongs to each run's identity.
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 Json = Any
 State = Literal["new", "done", "cut", "failed"]
 
+_WORDS: dict[State, str] = {"cut": "interrupted"}  # where the printed word differs
 MOST_RUNS = 60  # of a grid that is started without a confirmation
 
 _log = logging.getLogger(__name__)
@@ -40,7 +41,8 @@ class Planned:
     """One planned run and its status.
 
     Attributes:
-        state: ``done``: nothing is left to do. ``cut``: the run continues at its last checkpoint.
+        state: ``done``: nothing is left to do. ``cut``: interrupted; the run continues at its last
+            checkpoint.
             ``failed``: the run is tried again.
         run: name of the run's folder; None without a folder.
         epochs, epochs_done: number of epochs in total, and in the run's log.
@@ -172,10 +174,10 @@ def describe(plan: Plan, *, workers: int) -> list[str]:
     wide = max(len(item.spec.arm) for item in plan.runs)
     for item in plan.runs:
         spec = item.spec
-        line = f"{spec.index:>3}  {spec.arm:<{wide}}  s{spec.seed:<3} {_standing(item):<24} "
+        line = f"{spec.index:>3}  {spec.arm:<{wide}}  s{spec.seed:<3} {_standing(item):<31} "
         lines.append((line + _time_left(item)).rstrip())
     counts = [
-        f"{len(plan.of(state))} {state}"
+        f"{len(plan.of(state))} {_WORDS.get(state, state)}"
         for state in ("new", "cut", "failed", "done")
         if plan.of(state)
     ]
@@ -285,9 +287,10 @@ def _state(spec: RunSpec, run: Run | None, row: Json) -> State:
 
 
 def _standing(item: Planned) -> str:
+    word = _WORDS.get(item.state, item.state)
     if item.state == "cut" or (item.state == "failed" and item.epochs_done):
-        return f"{item.state} after epoch {item.epochs_done} of {item.epochs}"
-    return item.state
+        return f"{word} after epoch {item.epochs_done} of {item.epochs}"
+    return word
 
 
 def _arm_lines(grid: Grid) -> list[str]:

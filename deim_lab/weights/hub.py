@@ -5,8 +5,9 @@ are renamed to the official layout; the projections of queries, keys and values 
 The tensors don't show some settings of the architecture (activations, scale of offsets, the last
 layer of inference). These settings are read from ``config.json``, and different values are refused.
 
-One difference remains: ``transformers`` builds the encoder's position table row by row, the
-official code column by column. The outputs are equal on square inputs. On rectangular inputs, the
+One difference remains: ``transformers`` builds the encoder's position table row by row
+with y before x, the official code column by column with x before y. The outputs are equal on square
+inputs. On rectangular inputs, the
 outputs here are those of the official code.
 """
 

@@ -1,10 +1,7 @@
-"""Single-image augmentations, Mosaic and MixUp: parity with the official numbers, determinism,
-boxes that stay on their objects.
-"""
+"""augment/single.py: boxes that stay on their objects, determinism, the official operations."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -15,47 +12,12 @@ from PIL import Image
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from deim_lab.augment import mixup, mosaic, single
+from deim_lab.augment import single
 from deim_lab.augment.mosaic import Mosaic
 from deim_lab.augment.pipeline import generator_of
 from deim_lab.augment.single import Flip, IouCrop, Photometric, Resize, Sanitise, ZoomOut
-from deim_lab.structures import Scene, Targets
-from places import REFERENCE
-
-PALETTE = torch.tensor(
-    [[250, 20, 20], [20, 250, 20], [20, 20, 250], [250, 250, 20]], dtype=torch.uint8
-)
-
-
-def painted(height: int, width: int, count: int, seed: int = 0, image_id: int = 7) -> Scene:
-    """A black image with boxes in the colour of their label, on a grid so that none hides
-    another.
-    """
-    draw = generator_of(seed, "painted")
-    image = torch.zeros(height, width, 3, dtype=torch.uint8).permute(2, 0, 1)
-    boxes, labels = [], []
-    for cell in range(count):
-        cell_height, cell_width = height // 2, width // 4
-        top, left = cell // 4 * cell_height, cell % 4 * cell_width
-        right, down, far = (
-            int(torch.randint(low, high, (), generator=draw))
-            for low, high in (
-                (1, cell_width // 4),
-                (1, cell_height // 4),
-                (cell_width // 2, cell_width),
-            )
-        )
-        x1, y1, x2, y2 = left + right, top + down, left + far, top + cell_height - 2
-        label = int(torch.randint(len(PALETTE), (), generator=draw))
-        image[:, y1:y2, x1:x2] = PALETTE[label][:, None, None]
-        boxes.append([x1, y1, x2, y2])
-        labels.append(label)
-    return Scene(
-        image,
-        torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
-        torch.tensor(labels, dtype=torch.int64),
-        (image_id,),
-    )
+from deim_lab.structures import Scene
+from scenes import PALETTE, assert_same, painted
 
 
 def assert_boxes_on_their_colour(scene: Scene) -> None:
@@ -71,12 +33,6 @@ def assert_boxes_on_their_colour(scene: Scene) -> None:
             int(label),
             found.tolist(),
         )
-
-
-def assert_same(left: Scene, right: Scene) -> None:
-    assert torch.equal(left.image, right.image)
-    assert torch.equal(left.boxes_xyxy, right.boxes_xyxy)
-    assert torch.equal(left.labels, right.labels)
 
 
 def apply_mosaic(scene: Scene, generator: torch.Generator) -> Scene:
@@ -294,132 +250,3 @@ def test_resize_is_the_pil_bilinear_of_the_official_pipeline() -> None:
         ).astype(int)
         found = single.resize_pixels(image, size_hw).permute(1, 2, 0).numpy().astype(int)
         assert np.abs(found - expected).max() <= 1
-
-
-# --- Mosaic
-# --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def official() -> dict:
-    return json.loads((REFERENCE / "mosaic.json").read_text(encoding="utf-8"))
-
-
-@pytest.fixture(scope="module")
-def tiles(official: dict) -> list[Scene]:
-    scenes = []
-    parts = zip(official["input_sizes_wh"], official["colors"], official["items"], strict=True)
-    for number, ((width, height), colour, item) in enumerate(parts):
-        image = torch.tensor(colour, dtype=torch.uint8).expand(height, width, 3).permute(2, 0, 1)
-        scenes.append(
-            Scene(image, torch.tensor(item["boxes_xyxy"]), torch.tensor(item["labels"]), (number,))
-        )
-    return [mosaic.resize_shorter(scene, 320) for scene in scenes]
-
-
-def test_tiles_are_resized_as_official(official: dict, tiles: list[Scene]) -> None:
-    assert [list(tile.size_hw[::-1]) for tile in tiles] == official["resized_sizes_wh"]
-    for tile, boxes in zip(tiles, official["resized_boxes"], strict=True):
-        torch.testing.assert_close(tile.boxes_xyxy, torch.tensor(boxes), rtol=1e-6, atol=1e-4)
-
-
-def test_canvas_is_the_official_one(official: dict, tiles: list[Scene]) -> None:
-    canvas = mosaic.assemble(tiles)
-    assert list(canvas.size_hw[::-1]) == official["canvas_wh"]
-    assert canvas.labels.tolist() == official["merged"]["labels"]
-    assert list(canvas.image_ids) == official["merged"]["image_id"]
-    torch.testing.assert_close(
-        canvas.boxes_xyxy, torch.tensor(official["merged"]["boxes"]), rtol=1e-6, atol=1e-3
-    )
-    for pixel in official["pixels"]:
-        x, y = pixel["xy"]
-        assert canvas.image[:, y, x].tolist() == pixel["rgb"], pixel
-
-
-def test_affine_boxes_are_the_official_ones(official: dict, tiles: list[Scene]) -> None:
-    values, canvas = official["affine"], mosaic.assemble(tiles)
-    bare = replace(canvas, image=canvas.image.to("meta"))
-    moved = mosaic.affine(
-        bare, angle_deg=values["angle"], shift_xy=tuple(values["translate"]), scale=values["scale"]
-    )
-    torch.testing.assert_close(
-        moved.boxes_xyxy, torch.tensor(values["boxes_out_xyxy"]), rtol=1e-6, atol=2e-3
-    )
-
-
-def test_affine_without_motion_is_identity() -> None:
-    scene = painted(80, 120, 8)
-    assert_same(mosaic.affine(scene, angle_deg=0.0, shift_xy=(0, 0), scale=1.0), scene)
-
-
-def test_mosaic_keeps_the_own_image_first_and_draws_the_others_from_all() -> None:
-    source = [painted(40, 40, 1, seed, image_id=seed) for seed in range(6)]
-    ids = [Mosaic(tile_px=32)(source, 2, generator_of(seed)).image_ids for seed in range(60)]
-    assert all(len(item) == 4 and item[0] == 2 for item in ids)
-    assert {image_id for item in ids for image_id in item[1:]} == set(range(6)), (
-        "with replacement, the own one included"
-    )
-
-
-@pytest.mark.parametrize("counts", [(0, 0, 0, 0), (0, 3, 0, 0), (2, 0, 0, 1)])
-def test_mosaic_of_images_without_boxes(counts: tuple[int, ...]) -> None:
-    canvas = mosaic.assemble([painted(40, 60, count) for count in counts])
-    moved = mosaic.affine(canvas, angle_deg=5.0, shift_xy=(3, -2), scale=0.9)
-    assert moved.boxes_xyxy.shape == (sum(counts), 4)
-    assert moved.labels.shape == (sum(counts),)
-
-
-def test_mosaic_draws_inside_its_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[dict] = []
-    monkeypatch.setattr(mosaic, "affine", lambda scene, **values: seen.append(values))
-    source = [painted(40, 60, 2)]
-    for seed in range(200):
-        Mosaic(tile_px=40, rotation_deg=10, translate=0.1, scale=(0.5, 1.5))(
-            source, 0, generator_of(seed)
-        )
-    angles, scales = [item["angle_deg"] for item in seen], [item["scale"] for item in seen]
-    shifts = [item["shift_xy"] for item in seen]
-    assert -10 <= min(angles) < -8 < 8 < max(angles) <= 10
-    assert 0.5 <= min(scales) < 0.6 < 1.4 < max(scales) <= 1.5
-    assert {min(x for x, _ in shifts), max(x for x, _ in shifts)} == {-12, 12}, (
-        "a tenth of a canvas 120 wide"
-    )
-    assert {min(y for _, y in shifts), max(y for _, y in shifts)} == {-8, 8}, (
-        "a tenth of a canvas 80 high"
-    )
-
-
-# --- MixUp
-# --------------------------------------------------------------------------------------------------
-
-
-def test_mixup_is_the_official_one() -> None:
-    values = np.load(REFERENCE / "unit_ops.npz")
-    boxes, labels = (
-        [torch.from_numpy(values[f"mixup.in.{i}.{name}"]) for i in range(3)]
-        for name in ("boxes", "labels")
-    )
-    mixed = mixup.mix_targets(Targets.from_lists(boxes, labels, [11, 12, 13]))
-    images = mixup.mix_images(torch.from_numpy(values["mixup.in_images"]), 0.471235)
-    torch.testing.assert_close(
-        images, torch.from_numpy(values["mixup.out_images"]), rtol=0, atol=1e-7
-    )
-    assert mixed.image_ids == (11, 12, 13)
-    for index in range(3):
-        found_boxes, found_labels = mixed.of_image(index)
-        assert np.array_equal(found_boxes.numpy(), values[f"mixup.out.{index}.boxes"])
-        assert np.array_equal(found_labels.numpy(), values[f"mixup.out.{index}.labels"])
-    assert mixed.image_index.tolist() == sorted(mixed.image_index.tolist())
-
-
-def test_mixup_of_a_batch_without_targets() -> None:
-    empty = Targets.from_lists([torch.zeros(0, 4)] * 3, [torch.zeros(0, dtype=torch.int64)] * 3)
-    mixed = mixup.mix_targets(empty)
-    assert len(mixed) == 0
-    assert mixed.counts.tolist() == [0, 0, 0]
-
-
-def test_mixup_ratio_is_rounded_and_in_range() -> None:
-    ratios = [mixup.draw_ratio((0.45, 0.55), generator_of(seed)) for seed in range(200)]
-    assert all(round(ratio, 6) == ratio for ratio in ratios)
-    assert 0.45 <= min(ratios) < 0.46 < 0.54 < max(ratios) <= 0.55

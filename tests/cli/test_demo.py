@@ -1,6 +1,4 @@
-"""The demo's main job, in small: two arms trained next to each other, compared, drawn, reported;
-and what happens when an arm fails.
-"""
+"""The demo in small: two arms are compared, drawn and reported; a failing arm is named."""
 
 from __future__ import annotations
 
@@ -9,6 +7,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from deim_lab import cli
 from deim_lab.cli import demo
 from deim_lab.data import synthetic
 from deim_lab.errors import ConfigError, RunFailedError
@@ -23,6 +22,7 @@ TINY = {
     "model.num_denoising": 8,
     "train.eval_every": 2,
 }
+
 # What notebook 03 does, without its figures: those have tests of their own.
 PARAMETERS = """
 preset = "smoke"
@@ -32,6 +32,7 @@ seed = 0
 device = "cpu"
 runs_dir = "runs"
 """
+
 TRAINING = """
 import deim_lab
 from deim_lab.config.presets import preset as recipe
@@ -151,3 +152,40 @@ def test_an_absent_notebook_is_said_before_anything_is_trained(small_embedded: P
     with pytest.raises(ConfigError, match="nowhere"):
         demo.main(small_embedded, notebook="nowhere.ipynb")
     assert not small_embedded.exists()
+
+
+def test_demo_is_handed_its_options(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from deim_lab.cli import demo
+
+    seen: list[object] = []
+
+    def main(runs: Path, **options: object) -> None:
+        seen.extend([runs, options])
+        (runs / "demo").mkdir()
+        (runs / "demo" / "report.md").write_text("the table", encoding="utf-8")
+
+    monkeypatch.setattr(demo, "main", main)
+    assert (
+        cli.main(
+            [
+                "demo",
+                "--runs",
+                str(tmp_path),
+                "--preset",
+                "smoke",
+                "--set",
+                "train.epochs=1",
+                "--seed",
+                "2",
+                "--no-notebook",
+            ]
+        )
+        == 0
+    )
+    assert seen == [
+        tmp_path,
+        {"preset_name": "smoke", "overrides": {"train.epochs": 1}, "seed": 2, "notebook": None},
+    ]
+    assert capsys.readouterr().out.strip() == "the table"

@@ -1,4 +1,4 @@
-"""Presets: the resolved config and the fingerprint of each are those of its golden file."""
+"""Presets: config and fingerprint are those of the golden file; the official numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 
 import golden
 from deim_lab import config as configs
-from deim_lab.config import PRESETS
+from deim_lab.config.presets import PRESETS, preset
+from deim_lab.errors import ConfigError
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -47,3 +48,23 @@ def test_a_knob_that_is_not_stored_shows(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr(golden, "PRESETS", {"new": renamed})
     monkeypatch.setattr(golden, "FOLDER", tmp_path)
     assert '+  "loss.gamma": null,' in golden.difference("new").splitlines()
+
+
+def test_unknown_preset_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="deim_dfine_n"):
+        preset("deim_dfine_nano")
+    with pytest.raises(KeyError):
+        PRESETS["nope"]
+
+
+def test_official_numbers_of_the_recipes() -> None:
+    large = preset("deim_dfine_l")
+    assert (
+        large.train.epochs,
+        large.optim.lr,
+        large.optim.backbone_lr,
+        large.optim.weight_decay,
+    ) == (58, 5e-4, 2.5e-5, 1.25e-4)
+    assert preset("deim_dfine_x").model.reg_scale == 8.0
+    assert preset("dfine_x").model.freeze_backbone_norm
+    assert not preset("deim_dfine_x").model.freeze_backbone_norm

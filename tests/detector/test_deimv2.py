@@ -5,10 +5,7 @@ small one through the whole lab.
 from __future__ import annotations
 
 import copy
-import gzip
 import json
-import math
-import zlib
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -17,30 +14,30 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import deim_lab
 from deim_lab import schedule
-from deim_lab.boxes import cxcywh_to_xyxy, paired_iou
-from deim_lab.config import Config, MatchConfig
+from deim_lab.config import Config
 from deim_lab.config.presets import preset
 from deim_lab.data import synthetic
 from deim_lab.data.coco import open_source, resolve
 from deim_lab.detector.deimv2 import Deimv2Decoder, RmsNorm, SwiGlu
 from deim_lab.detector.detector import Detector, build_detector
-from deim_lab.detector.lite_encoder import LiteEncoder
 from deim_lab.errors import ConfigError, WeightsError
 from deim_lab.inference.predict import Predictor
 from deim_lab.losses import criterion
-from deim_lab.matching import assign, assignment, hungarian
+from deim_lab.matching import assign, assignment
 from deim_lab.schedule import Phase
-from deim_lab.structures import DecoderOutput, DetectorOutput, Matches, Prediction, Targets
+from deim_lab.structures import DetectorOutput, Matches, Prediction, Targets
 from deim_lab.study import matching
 from deim_lab.training.ema import Ema
-from deim_lab.training.optimizer import parameter_groups
 from deim_lab.weights.own import LoadReport, load_detector, load_official, official_state_dict
-from numeric import assert_same_queries, depth_of, float32_tolerance
+from numeric import assert_same_queries, depth_of
+from official import fill, layout_of, layouts, picture
 from places import REFERENCE
+from short_runs import CutError, cut_at
+from small_detectors import some_targets
 
 pytestmark = pytest.mark.numeric
 
@@ -56,14 +53,11 @@ SMALL = {
     "train.log_every": 1,
     "augment.min_box_px": 1.0,
 }
-AS_BUILT = ("up", "reg_scale", "num_batches_tracked")
 
 
 @cache
 def layout(size: str) -> dict[str, Any]:
-    return json.loads(gzip.decompress((REFERENCE / "state_dicts.json.gz").read_bytes()))[
-        f"deimv2_hgnetv2_{size}"
-    ]
+    return layouts()[f"deimv2_hgnetv2_{size}"]
 
 
 def built(size: str, classes: int = 80, seed: int = 0) -> Detector:
@@ -76,18 +70,6 @@ def small(**overrides: Any) -> Config:
         "deimv2_hgnetv2_atto",
         SMALL | {key.replace("__", "."): value for key, value in overrides.items()},
     )
-
-
-def shapes_of(state: dict[str, Tensor]) -> list[list[Any]]:
-    return [
-        [key, list(value.shape), str(value.dtype).removeprefix("torch.")]
-        for key, value in state.items()
-    ]
-
-
-def some_targets() -> Targets:
-    boxes = torch.tensor([[0.5, 0.5, 0.4, 0.3], [0.2, 0.3, 0.1, 0.2], [0.7, 0.6, 0.2, 0.2]])
-    return Targets.from_lists([boxes, boxes[:0]], [torch.tensor([0, 2, 1]), torch.zeros(0)])
 
 
 @pytest.fixture(scope="module")
@@ -105,37 +87,6 @@ def small_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --------------------------------------------------------------------------------------------------
 
 
-def fill(model: nn.Module, conv_gain: float, lin_gain: float) -> None:
-    """Deterministic weights: a normal stream seeded by each key, scaled by the kind of tensor. Of a
-    shared tensor the last name counts.
-    """
-    for key, tensor in model.state_dict().items():
-        last, shape = key.rpartition(".")[2], tuple(tensor.shape)
-        if last in AS_BUILT:
-            continue
-        x = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(shape)
-        if last == "running_var":
-            x = np.exp(0.2 * x)
-        elif last == "running_mean":
-            x = 0.1 * x
-        elif len(shape) in (2, 4):
-            x = x * (conv_gain if len(shape) == 4 else lin_gain) / np.sqrt(np.prod(shape[1:]))
-        else:
-            x = 1 + 0.1 * x if last in ("weight", "scale") else 0.1 * x
-        tensor.copy_(torch.from_numpy(x.astype(np.float32)))
-
-
-def picture(batch: int, height: int, width: int) -> Tensor:
-    b, c, y, x = np.meshgrid(
-        np.arange(batch), np.arange(3), np.arange(height), np.arange(width), indexing="ij"
-    )
-    u, v, turn = x / width, y / height, 2 * np.pi
-    waves = np.sin(turn * ((3 + c + b) * u + (2 + b) * v) + c) + np.cos(
-        turn * (4 * (5 + b) * u * v + 7 * (1 + c) * v) + b
-    )
-    return torch.from_numpy((0.5 + 0.25 * waves).astype(np.float32))
-
-
 @pytest.mark.parametrize("size", ["atto", "n"])
 def test_forward_equals_the_official_one(size: str) -> None:
     with np.load(REFERENCE / "forward" / f"deimv2_hgnetv2_{size}_320.npz") as arrays:
@@ -143,7 +94,7 @@ def test_forward_equals_the_official_one(size: str) -> None:
     meta = json.loads(bytes(want["meta_json"]))
     assert meta["salt"] == ""
     model, images = built(size), picture(meta["batch"], *meta["input_size"])
-    fill(model, meta["conv_gain"], meta["lin_gain"])
+    fill(model, conv_gain=meta["conv_gain"], lin_gain=meta["lin_gain"])
     layers: list[Tensor] = []
     with torch.no_grad():
         single, single_deploy = model(images), model.deploy()(images)
@@ -201,9 +152,9 @@ def test_layout_counts_and_round_trip_are_the_official_ones(size: str, tmp_path:
     want, model = layout(size), built(size)
     eval_size = (SIZES[size], SIZES[size])
     state = official_state_dict(model, eval_size)
-    assert shapes_of(state) == want["state_dict"]
+    assert layout_of(state) == want["state_dict"]
     deployed = model.deploy()
-    assert shapes_of(official_state_dict(deployed, eval_size)) == want["state_dict_deploy"]
+    assert layout_of(official_state_dict(deployed, eval_size)) == want["state_dict_deploy"]
     assert sum(p.numel() for p in model.parameters()) == want["n_params_train_form"]
     assert {key for key, p in model.named_parameters() if not p.requires_grad} == set(
         want["frozen_params"]
@@ -220,24 +171,6 @@ def test_layout_counts_and_round_trip_are_the_official_ones(size: str, tmp_path:
     assert load_official(other, tmp_path / "official.pth") == LoadReport()
     again = official_state_dict(other, eval_size)
     assert [key for key in state if not torch.equal(state[key], again[key])] == []
-
-
-@pytest.mark.parametrize("size", SIZES)
-def test_parameter_groups_are_the_official_ones(size: str) -> None:
-    official = json.loads(gzip.decompress((REFERENCE / "param_groups.json.gz").read_bytes()))[
-        f"deimv2_hgnetv2_{size}"
-    ]["groups"]
-    config = preset(f"deimv2_hgnetv2_{size}")
-    with torch.device("meta"):
-        model = build_detector(config, 80)
-    expected = {
-        n: (group["lr"], group["weight_decay"]) for group in official for n in group["names"]
-    }
-    assert {
-        n: (group["lr"], group["weight_decay"])
-        for group in parameter_groups(model, config.optim)
-        for n in group["names"]
-    } == expected
 
 
 @pytest.mark.parametrize(
@@ -307,15 +240,6 @@ def test_gated_feed_forward_is_its_formula() -> None:
     torch.testing.assert_close(ffn(x), (gate * torch.sigmoid(gate) * value) @ ffn.w3.weight.T)
 
 
-def test_lite_encoder_makes_two_levels_of_one_map() -> None:
-    encoder = LiteEncoder((24,), hidden_dim=16, expansion=0.5, depth_mult=0.5).eval()
-    fine, coarse = encoder([torch.randn(2, 24, 4, 6)])
-    assert fine.shape == (2, 16, 4, 6)
-    assert coarse.shape == (2, 16, 2, 3)
-    with pytest.raises(ConfigError, match=r"names 2\. For several maps"):
-        LiteEncoder((24, 48), hidden_dim=16, expansion=0.5, depth_mult=0.5)
-
-
 def test_lite_levels_need_one_entry_each() -> None:
     assert preset("deimv2_hgnetv2_atto").model.strides == (16, 32)
     with pytest.raises(
@@ -370,7 +294,7 @@ def test_the_average_moves_a_shared_head_once_a_step() -> None:
 @pytest.mark.parametrize("size", [(64, 64), (64, 96), (96, 32)])
 def test_any_multiple_of_32_works_in_all_forms(size: tuple[int, int]) -> None:
     model = build_detector(small(model__num_queries=10), 3)
-    fill(model, 1.3, 1.2)
+    fill(model, conv_gain=1.3, lin_gain=1.2)
     images = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
     output = model.train()(images, some_targets())
     assert isinstance(output, DetectorOutput)
@@ -407,18 +331,11 @@ def test_every_trainable_parameter_gets_a_gradient(size: str, targets: Targets |
 
 
 def test_trains_resumes_evaluates_predicts_and_deploys(small_set: Path, tmp_path: Path) -> None:
-    class CutError(Exception):
-        pass
-
-    def cut(event: dict[str, Any]) -> None:
-        if event["kind"] == "step" and event["step"] >= 4:
-            raise CutError
-
     config = small()
     whole = deim_lab.train(config, small_set, seed=1, runs_dir=tmp_path / "whole", device="cpu")
     with pytest.raises(CutError):
         deim_lab.train(
-            config, small_set, seed=1, runs_dir=tmp_path / "cut", device="cpu", on_event=cut
+            config, small_set, seed=1, runs_dir=tmp_path / "cut", device="cpu", on_event=cut_at(4)
         )
     resumed = deim_lab.train(config, small_set, seed=1, runs_dir=tmp_path / "cut", device="cpu")
     losses = [
@@ -463,55 +380,7 @@ def test_every_kind_of_matching_and_the_microscope_work(small_set: Path, kind: s
 
 
 # --- the late matching cost, and the learning rate's own tail
-# ---------------------------------------------------------------------
-
-
-def test_late_cost_is_its_formula() -> None:
-    make = torch.Generator().manual_seed(0)
-    logits, boxes, targets = (
-        torch.randn(2, 2, 5, 3, generator=make),
-        torch.rand(2, 2, 5, 4, generator=make) * 0.5 + 0.2,
-        some_targets(),
-    )
-    cost = hungarian.late_costs(logits, boxes, targets, iou_power=4.0)
-    assert cost.shape == (2, 3, 5)
-    for level, target, query in ((0, 0, 0), (1, 2, 4), (1, 1, 3)):
-        iou = paired_iou(
-            cxcywh_to_xyxy(boxes[level, 0, query]), cxcywh_to_xyxy(targets.boxes_cxcywh[target])
-        )
-        score = 1 / (1 + float(torch.exp(-logits[level, 0, query, targets.labels[target]])))
-        assert float(cost[level, target, query]) == pytest.approx(
-            -score * float(iou) ** 4, rel=float32_tolerance(10)
-        )
-
-
-def test_late_matching_prefers_the_box_that_fits() -> None:
-    """Query 0: half the overlap, far the best score. Query 1: the exact box. The usual cost takes
-    the first, the late one the second.
-    """
-    targets = Targets.from_lists([torch.tensor([[0.5, 0.5, 0.4, 0.4]])], [torch.tensor([0])])
-    boxes = torch.tensor([[[0.5, 0.5, 0.4, 0.28], [0.5, 0.5, 0.4, 0.4]]])
-    logits = torch.tensor([[[4.0], [0.0]]])
-    decoder = DecoderOutput(("layer_0",), logits[None], boxes[None])
-    config = MatchConfig(iou_power=4.0, cost_class=6.0)
-    assert assign(decoder, targets, config).query.tolist() == [0]
-    assert assign(decoder, targets, config, late=True).query.tolist() == [1]
-    assert assign(decoder, targets, MatchConfig(cost_class=6.0), late=True).query.tolist() == [0], (
-        "without a power there is no late cost"
-    )
-
-
-@pytest.mark.parametrize(("size", "first"), [("atto", 450), ("n", 136)])
-def test_late_matching_begins_at_the_official_epoch(size: str, first: int) -> None:
-    plan = schedule.build(preset(f"deimv2_hgnetv2_{size}"), 900)
-    assert next(epoch for epoch in range(plan.epochs) if plan.matches_late(epoch)) == first
-    never = schedule.build(preset("deim_dfine_n"), 900)
-    assert not any(never.matches_late(epoch) for epoch in range(never.epochs))
-    simota = schedule.build(preset(f"deimv2_hgnetv2_{size}", {"match.kind": "simota"}), 900)
-    assert not simota.matches_late(plan.epochs - 1)
-    assert any("match.iou_power has no effect" in notice for notice in simota.notices)
-    brief = schedule.build(preset(f"deimv2_hgnetv2_{size}", {"train.epochs": 2}), 900)
-    assert any("match.iou_power is never used" in notice for notice in brief.notices)
+# --------------------------------------------------------------------------------------------------
 
 
 def test_training_switches_to_the_late_cost(
@@ -531,23 +400,6 @@ def test_training_switches_to_the_late_cost(
         device="cpu",
     )
     assert seen == [(0, False)] * 3 + [(1, True)] * 3
-
-
-def test_the_learning_rate_has_a_tail_of_its_own() -> None:
-    """The official flat cosine of 500 epochs: flat to 250, half a cosine to 468, then half the
-    rate.
-    """
-    plan = schedule.build(preset("deimv2_hgnetv2_femto"), 100)
-    assert plan.lr_factor(4000) == 1.0
-    assert plan.lr_factor(25_000) == 1.0
-    assert plan.lr_factor((25_000 + 46_800) // 2) == pytest.approx(0.75)
-    assert plan.lr_factor(40_000) == pytest.approx(
-        0.5 + 0.25 * (1 + math.cos(math.pi * 15_000 / 21_800))
-    )
-    assert plan.lr_factor(46_800) == plan.lr_factor(49_999) == 0.5
-    short = schedule.build(preset("deimv2_hgnetv2_femto", {"train.epochs": 20}), 100)
-    assert short.lr_tail_start == 16
-    assert any(notice.startswith("schedule.lr_clean_epochs 32 → 4") for notice in short.notices)
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,7 @@ from __future__ import annotations
 import copy
 import gzip
 import json
-import zlib
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -18,18 +17,15 @@ from torch import Tensor, nn
 
 from deim_lab.config import override
 from deim_lab.config.presets import preset
-from deim_lab.detector.attention import sample_and_mix
-from deim_lab.detector.backbones import build_backbone
 from deim_lab.detector.detector import Detector, build_detector
 from deim_lab.detector.edges import bin_distances, distances_to_boxes, expected_distances
-from deim_lab.detector.encoder import position_embedding
-from deim_lab.detector.layers import FrozenBatchNorm2d, TableCache, inverse_sigmoid
-from deim_lab.detector.queries import make_anchors
+from deim_lab.detector.layers import FrozenBatchNorm2d
 from deim_lab.errors import ConfigError
 from deim_lab.structures import DetectorOutput, Prediction, Targets
-from deim_lab.weights.fill import LoadReport, fill as weights_fill
 from numeric import assert_same_queries, depth_of, float32_tolerance
+from official import NAMES, fill, layouts, picture
 from places import REFERENCE
+from small_detectors import noise, some_targets, without_gradient
 
 pytestmark = pytest.mark.numeric
 
@@ -52,26 +48,6 @@ FORWARD = [
         )
     ),
 ]
-OFFICIAL = [
-    f"{flavour}{model}"
-    for flavour in ("deim_", "")
-    for model in (
-        *(f"dfine_{size}" for size in "nsmlx"),
-        *(f"rtdetrv2_{size}" for size in ("r18", "r34", "r50m", "r50", "r101")),
-    )
-]
-AS_BUILT = {"up", "reg_scale", "num_batches_tracked"}
-
-
-@cache
-def unit_ops() -> dict[str, np.ndarray]:
-    with np.load(REFERENCE / "unit_ops.npz") as arrays:
-        return dict(arrays)
-
-
-@cache
-def layouts() -> dict[str, Any]:
-    return json.loads(gzip.decompress((REFERENCE / "state_dicts.json.gz").read_bytes()))
 
 
 @cache
@@ -79,49 +55,6 @@ def smoke() -> Detector:
     """One small untrained model for all tests that don't change it."""
     torch.manual_seed(0)
     return build_detector("smoke", 3)
-
-
-def fill(model: nn.Module, *, salt: str, conv_gain: float, lin_gain: float) -> None:
-    """Deterministic weights: a normal stream seeded by each key, scaled by the kind of tensor."""
-    for key, tensor in model.state_dict().items():
-        last, shape = key.rpartition(".")[2], tuple(tensor.shape)
-        if last in AS_BUILT:
-            continue
-        x = np.random.default_rng(zlib.crc32((salt + key).encode())).standard_normal(shape)
-        if last == "running_var":
-            x = np.exp(0.2 * x)
-        elif last == "running_mean":
-            x = 0.1 * x
-        elif len(shape) == 4:
-            x = x * conv_gain / np.sqrt(np.prod(shape[1:]))
-        elif len(shape) == 2:
-            x = x * lin_gain / np.sqrt(shape[1])
-        else:
-            x = 1 + 0.1 * x if last in ("weight", "scale") else 0.1 * x
-        tensor.copy_(torch.from_numpy(x.astype(np.float32)))
-
-
-def picture(batch: int, height: int, width: int) -> Tensor:
-    b, c, y, x = np.meshgrid(
-        np.arange(batch), np.arange(3), np.arange(height), np.arange(width), indexing="ij"
-    )
-    u, v, turn = x / width, y / height, 2 * np.pi
-    waves = np.sin(turn * ((3 + c + b) * u + (2 + b) * v) + c) + np.cos(
-        turn * (4 * (5 + b) * u * v + 7 * (1 + c) * v) + b
-    )
-    return torch.from_numpy((0.5 + 0.25 * waves).astype(np.float32))
-
-
-def noise(batch: int, height: int, width: int) -> Tensor:
-    return torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(1))
-
-
-def some_targets(batch: int = 2) -> Targets:
-    boxes = torch.tensor([[0.5, 0.5, 0.4, 0.3], [0.2, 0.3, 0.1, 0.2], [0.7, 0.6, 0.2, 0.2]])
-    return Targets.from_lists(
-        [boxes, *[boxes[:0]] * (batch - 1)],
-        [torch.tensor([0, 2, 1]), *[torch.zeros(0)] * (batch - 1)],
-    )
 
 
 # --- parity
@@ -182,48 +115,7 @@ def logits_of(prediction: Prediction, want: dict[str, np.ndarray]) -> np.ndarray
     return logits if "pred_logits" in want else logits[..., want["class_subset"]]
 
 
-def test_position_embedding_parity() -> None:
-    for width, height, dim in ((5, 3, 16), (4, 4, 256)):
-        want = unit_ops()[f"pos_embed_w{width}_h{height}_d{dim}"]
-        within = float32_tolerance(1, width)  # a sine of up to the width
-        np.testing.assert_allclose(
-            position_embedding(width, height, dim), want, rtol=0, atol=within
-        )
-
-
-def test_anchors_parity() -> None:
-    anchors, valid = make_anchors([(4, 6), (2, 3)])
-    np.testing.assert_allclose(anchors, unit_ops()["anchors_4x6_2x3"], rtol=0, atol=1e-6)
-    np.testing.assert_array_equal(valid, unit_ops()["valid_4x6_2x3"])
-    anchors, valid = make_anchors([(80, 80), (40, 40), (20, 20)])
-    assert [int(valid.sum()), valid.numel()] == unit_ops()["valid_640_counts"].tolist()
-    np.testing.assert_array_equal(np.packbits(valid.flatten()), unit_ops()["valid_640_packed"])
-    rows = [0, 81, 3240, 6399, 6400, 8399]
-    np.testing.assert_allclose(
-        anchors[0, rows], unit_ops()["anchors_640_rows_0_81_3240_6399_6400_8399"], rtol=0, atol=1e-6
-    )
-
-
-def test_deformable_sampling_parity() -> None:
-    arrays = {
-        name: torch.from_numpy(value)
-        for name, value in unit_ops().items()
-        if name.startswith("deform.")
-    }
-    values = [
-        arrays["deform.value0"].reshape(2, 3, 4, 6, 5),
-        arrays["deform.value1"].reshape(2, 3, 4, 3, 2),
-    ]
-    found = sample_and_mix(values, arrays["deform.loc"], arrays["deform.attn"], (3, 2))
-    torch.testing.assert_close(found, arrays["deform.out_default"], rtol=0, atol=1e-12)
-
-
-def test_inverse_sigmoid_parity() -> None:
-    found = inverse_sigmoid(torch.from_numpy(unit_ops()["inverse_sigmoid.in"]))
-    np.testing.assert_allclose(found, unit_ops()["inverse_sigmoid.out"], rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("name", OFFICIAL)
+@pytest.mark.parametrize("name", NAMES)
 def test_parameter_counts_are_the_official_ones(name: str) -> None:
     with torch.device("meta"):
         model = build_detector(name, 80)
@@ -321,16 +213,6 @@ def test_matching_queries_do_not_see_denoising_queries() -> None:
     )
 
 
-def without_gradient(model: Detector, targets: Targets | None) -> list[str]:
-    """Trainable parameters that all outputs together give no gradient."""
-    output = model(noise(2, 96, 96), targets)
-    assert isinstance(output, DetectorOutput)
-    levels = [part for part in (output.matching, output.denoising) if part is not None]
-    sums = [level.logits.sum() + level.boxes_cxcywh.sum() for level in levels]
-    torch.stack(sums).sum().backward()
-    return [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
-
-
 @pytest.mark.parametrize(
     "targets",
     [None, some_targets(), Targets.from_lists([torch.zeros(0, 4)] * 2, [torch.zeros(0)] * 2)],
@@ -340,33 +222,6 @@ def test_every_trainable_parameter_gets_a_gradient(targets: Targets | None) -> N
     model = smoke().train()
     model.zero_grad()
     assert without_gradient(model, targets) == []
-
-
-@pytest.mark.parametrize("backbone", ["hgnetv2_tiny", "resnet18_vd", "lite0"])
-def test_stages_that_nothing_reads_are_not_built(backbone: str) -> None:
-    chosen = override(
-        preset("smoke"), {"model.backbone": backbone, "model.backbone_stages": [0, 1]}
-    )
-    model = build_detector(chosen, num_classes=3)
-    assert without_gradient(model, some_targets()) == []
-
-
-@pytest.mark.parametrize("backbone", ["hgnetv2_tiny", "resnet18_vd", "lite0"])
-def test_a_state_with_all_stages_still_fits(backbone: str) -> None:
-    """Own checkpoints held stages that nothing reads until they were no longer built."""
-    fewer = override(preset("smoke"), {"model.backbone": backbone, "model.backbone_stages": [0, 1]})
-    model, whole = build_detector(fewer, 3), build_detector(fewer, 3)
-    all_stages = override(fewer, {"model.backbone_stages": [1, 2]})
-    whole.backbone = build_backbone(all_stages.model)
-    state = whole.state_dict()
-    assert len(state) > len(model.state_dict())
-    copy.deepcopy(model).load_state_dict(state)
-    report = weights_fill(model, state, "the state")
-    assert report == LoadReport()
-    (note,) = report.notes
-    assert "of backbone stages deeper than model.backbone_stages are left out (backbone." in note
-    for key, value in model.state_dict().items():
-        assert torch.equal(value, state[key]), key
 
 
 def test_without_denoising_there_is_no_class_embedding() -> None:
@@ -394,15 +249,6 @@ def test_inference_mode_leaves_no_trace_for_training() -> None:
     assert len(cached) == 3
     assert not any(x.is_inference() for x in cached)
     model.train()(images, some_targets(1)).matching.logits.sum().backward()
-
-
-def test_tables_are_made_once_a_size_and_bounded() -> None:
-    cache = TableCache()
-    made: list[int] = []
-    for key in [*range(TableCache.LIMIT + 1), 1, 0]:
-        cache.get_or_make(key, partial(made.append, key))
-    assert made == [*range(TableCache.LIMIT + 1), 0]
-    assert len(cache) == TableCache.LIMIT
 
 
 def test_autocast_keeps_boxes_in_float32() -> None:

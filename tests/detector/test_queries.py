@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,13 +14,14 @@ from torch import Tensor, nn
 from deim_lab.config import Config, LossConfig, MatchConfig
 from deim_lab.config.presets import preset
 from deim_lab.detector.detector import Detector, build_detector
-from deim_lab.detector.queries import attend_in_groups
+from deim_lab.detector.queries import attend_in_groups, make_anchors
 from deim_lab.errors import ConfigError
 from deim_lab.losses import criterion
 from deim_lab.losses.criterion import LossTable
-from deim_lab.matching import assign, hungarian
+from deim_lab.matching import assign
 from deim_lab.structures import DecoderOutput, DetectorOutput, Targets
 from deim_lab.weights.own import load_detector, load_official, official_state_dict, save_weights
+from official import unit_ops
 
 pytestmark = pytest.mark.numeric
 
@@ -206,32 +208,6 @@ def test_the_mask_of_groups() -> None:
     )
 
 
-def test_each_group_is_matched_apart() -> None:
-    generator = torch.Generator().manual_seed(0)
-    wanted = Targets.from_lists(
-        [0.2 + 0.5 * torch.rand(n, 4, generator=generator) for n in (3, 0, 5)],
-        [torch.randint(4, (n,), generator=generator) for n in (3, 0, 5)],
-    )
-    logits, boxes = (
-        torch.randn(2, 3, 4 * 6, 4, generator=generator),
-        0.2 + 0.5 * torch.rand(2, 3, 4 * 6, 4, generator=generator),
-    )
-    found = hungarian.match(logits, boxes, wanted, groups=4)
-    assert len(found) == 2 * 4 * 8
-    assert found.level is not None
-    assert list(zip(found.level, found.image, found.query)) == sorted(
-        zip(found.level, found.image, found.query)
-    )
-    for level in range(2):
-        for group in range(4):
-            of_group = slice(6 * group, 6 * group + 6)
-            alone = hungarian.match(logits[level][:, of_group], boxes[level][:, of_group], wanted)
-            mine = found.of_level(level)
-            here = mine.query // 6 == group
-            assert torch.equal(mine.query[here] % 6, alone.query)
-            assert torch.equal(mine.target[here], alone.target)
-
-
 def table_of(
     output: DetectorOutput, wanted: Targets, loss: LossConfig, match: MatchConfig
 ) -> LossTable:
@@ -314,3 +290,16 @@ def test_official_layout_and_files_of_a_model_with_groups(
             assert torch.equal(
                 loaded.model(images().float()).logits, model.eval()(images().float()).logits
             )
+
+
+def test_anchors_parity() -> None:
+    anchors, valid = make_anchors([(4, 6), (2, 3)])
+    np.testing.assert_allclose(anchors, unit_ops()["anchors_4x6_2x3"], rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(valid, unit_ops()["valid_4x6_2x3"])
+    anchors, valid = make_anchors([(80, 80), (40, 40), (20, 20)])
+    assert [int(valid.sum()), valid.numel()] == unit_ops()["valid_640_counts"].tolist()
+    np.testing.assert_array_equal(np.packbits(valid.flatten()), unit_ops()["valid_640_packed"])
+    rows = [0, 81, 3240, 6399, 6400, 8399]
+    np.testing.assert_allclose(
+        anchors[0, rows], unit_ops()["anchors_640_rows_0_81_3240_6399_6400_8399"], rtol=0, atol=1e-6
+    )

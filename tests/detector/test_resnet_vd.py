@@ -1,27 +1,20 @@
-"""ResNet-vd and the room that builds backbones by name."""
+"""detector/resnet_vd.py: maps, frozen norms, and the same numbers as timm's network."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from deim_lab.config import ModelConfig
-from deim_lab.detector.backbones import build_backbone, known_backbones
-from deim_lab.detector.hgnetv2 import HGNetV2
+from deim_lab.detector.backbones import build_backbone
 from deim_lab.detector.layers import FrozenBatchNorm2d
 from deim_lab.detector.resnet_vd import VARIANTS, ResNetVd
-from deim_lab.errors import ConfigError
 from numeric import depth_of, float32_tolerance
+from small_backbones import RESNET18_VD
 
 pytestmark = pytest.mark.numeric
-
-CONFIG = ModelConfig(
-    family="rtdetrv2", backbone="resnet18_vd", backbone_stages=(1, 2, 3), decoder_points=(4, 4, 4)
-)
 
 
 def noise(height: int, width: int, batch: int = 1) -> Tensor:
@@ -40,7 +33,7 @@ def randomise(model: nn.Module) -> None:
 
 @pytest.mark.parametrize("name", list(VARIANTS))
 def test_channels_and_strides_are_those_of_the_maps(name: str) -> None:
-    backbone = build_backbone(replace(CONFIG, backbone=name)).eval()
+    backbone = build_backbone(replace(RESNET18_VD, backbone=name)).eval()
     with torch.no_grad():
         maps = backbone(noise(64, 96))
     assert backbone.strides == (8, 16, 32)
@@ -86,7 +79,9 @@ def test_resnet50_vd_computes_what_timm_computes() -> None:
 
 
 def test_frozen_norms_and_stem() -> None:
-    backbone = build_backbone(replace(CONFIG, freeze_backbone_norm=True, freeze_stem=True)).train()
+    backbone = build_backbone(
+        replace(RESNET18_VD, freeze_backbone_norm=True, freeze_stem=True)
+    ).train()
     randomise(backbone)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules())
     before = [
@@ -106,9 +101,9 @@ def test_frozen_norms_and_stem() -> None:
 
 
 def test_frozen_norms_compute_what_norms_do_in_eval_mode() -> None:
-    free = build_backbone(CONFIG).eval()
+    free = build_backbone(RESNET18_VD).eval()
     randomise(free)
-    frozen = build_backbone(replace(CONFIG, freeze_backbone_norm=True))
+    frozen = build_backbone(replace(RESNET18_VD, freeze_backbone_norm=True))
     frozen.load_state_dict(free.state_dict(), strict=False)
     with torch.no_grad():
         for found, wanted in zip(frozen.train()(noise(64, 64)), free(noise(64, 64)), strict=True):
@@ -118,24 +113,3 @@ def test_frozen_norms_compute_what_norms_do_in_eval_mode() -> None:
                 rtol=0,
                 atol=float32_tolerance(depth_of(free)) * float(wanted.abs().max()),
             )
-
-
-def test_backbones_are_built_by_name() -> None:
-    assert isinstance(build_backbone(ModelConfig()), HGNetV2)
-    assert isinstance(build_backbone(CONFIG), ResNetVd)
-    assert {*VARIANTS, "hgnetv2_b0", "hgnetv2_tiny"} <= set(known_backbones())
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"backbone": "resnet50vd"}, "did you mean 'resnet50_vd'"),
-        ({"backbone": "hgnetv2-b4"}, "did you mean 'hgnetv2_b4'"),
-        ({"backbone_stages": (2, 3, 4)}, "resnet18_vd has the stages 0 to 3"),
-        ({"backbone_stages": (0, 1, 3)}, "must be consecutive"),
-        ({"backbone_stages": (3, 2, 1)}, "increasing order"),
-    ],
-)
-def test_what_can_not_be_built(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        build_backbone(replace(CONFIG, **changes))

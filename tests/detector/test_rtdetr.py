@@ -1,7 +1,7 @@
 """RT-DETRv2: what its decoder promises, its recipes, and one detector from training to prediction.
 
 Parity with the official numbers stands where all families are compared: forward passes and initial
-values in test_detector, layouts in test_weights, groups in test_optimizer, schedules in
+values in test_detector, layouts in test_layout, groups in test_optimizer, schedules in
 test_schedule, losses in test_criterion.
 """
 
@@ -14,81 +14,28 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import deim_lab
 from deim_lab import schedule
 from deim_lab.config import Config, MatchConfig
 from deim_lab.config.presets import preset
 from deim_lab.data import coco, synthetic
-from deim_lab.detector.detector import Detector, build_detector
-from deim_lab.detector.dfine import DFineDecoder
-from deim_lab.detector.layers import Mlp
-from deim_lab.detector.rtdetr import RTDetrDecoder
-from deim_lab.errors import ConfigError, WeightsError
+from deim_lab.errors import ConfigError
 from deim_lab.inference.predict import Predictor
 from deim_lab.losses import criterion
 from deim_lab.matching import assign
 from deim_lab.schedule import Phase
 from deim_lab.structures import DetectorOutput, Targets
 from deim_lab.study import matching as microscope
-from deim_lab.weights.own import LoadReport, load_detector, load_official, official_state_dict
+from deim_lab.weights.own import load_detector
 from places import REFERENCE
+from short_runs import CutError, cut_at
+from small_detectors import TINIER, TINY, frozen, noise, some_targets, tiny
 
 pytestmark = pytest.mark.numeric
 
 RECIPES = json.loads((REFERENCE / "recipes_rtdetr.json").read_text(encoding="utf-8"))
-TINY = {
-    "model.hidden_dim": 32,
-    "model.encoder_ffn_dim": 64,
-    "model.decoder_dim": 32,
-    "model.decoder_ffn_dim": 64,
-    "model.num_heads": 4,
-    "model.num_queries": 20,
-    "model.num_denoising": 8,
-    "data.batch_size": 4,
-    "data.input_size": 64,
-    "data.workers": 0,
-    "augment.multiscale_repeat": None,
-    "train.threads": 1,
-    "train.log_every": 1,
-}
-TINIER = TINY | {
-    "model.backbone": "hgnetv2_tiny",
-    "model.backbone_stages": [1, 2],
-    "model.decoder_points": [4, 2],
-}
-
-
-def tiny(overrides: dict[str, Any] | None = None, seed: int = 0) -> Detector:
-    """RT-DETRv2's encoder and decoder behind a small backbone, box heads that say something."""
-    torch.manual_seed(seed)
-    model = build_detector(preset("deim_rtdetrv2_r18", TINIER | (overrides or {})), 3)
-    assert isinstance(model.decoder, DFineDecoder | RTDetrDecoder)
-    with torch.no_grad():
-        for head in (model.decoder.enc_bbox_head, *model.decoder.dec_bbox_head):
-            assert isinstance(head, Mlp)
-            head.get_parameter("layers.2.weight").normal_(0, 0.1)
-    return model
-
-
-def frozen(model: Detector) -> Detector:
-    """In train mode, but with the norms as in eval mode: two passes then see the same features."""
-    model.train()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()
-    return model
-
-
-def noise(batch: int = 2, height: int = 64, width: int = 64) -> Tensor:
-    return torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(1))
-
-
-def some_targets() -> Targets:
-    boxes = torch.tensor([[0.5, 0.5, 0.4, 0.3], [0.2, 0.3, 0.1, 0.2], [0.7, 0.6, 0.2, 0.2]])
-    return Targets.from_lists([boxes, boxes[:0]], [torch.tensor([0, 2, 1]), torch.zeros(0)])
-
 
 # --- the recipes
 # --------------------------------------------------------------------------------------------------
@@ -378,54 +325,6 @@ def test_one_box_head_for_all_layers_is_refused() -> None:
             preset("deim_rtdetrv2_r18", {key: value})
 
 
-# --- weights
-# --------------------------------------------------------------------------------------------------
-
-
-def test_weights_of_the_other_families_and_sizes_are_refused() -> None:
-    model = tiny()
-    with pytest.raises(WeightsError, match="looks like cpu_demo or smoke of 3 classes") as caught:
-        load_official(model, official_state_dict(build_detector("smoke", 3)))
-    assert "this model is an RT-DETRv2 of 3 classes with 3 decoder layers" in str(caught.value)
-    with pytest.raises(WeightsError, match="deim_rtdetrv2_r18 of 3 classes"):
-        load_official(
-            build_detector("smoke", 3), official_state_dict(build_detector("deim_rtdetrv2_r18", 3))
-        )
-    with pytest.raises(
-        WeightsError, match=r"RT-DETRv2 of 3 classes in deploy form with 3 decoder layers"
-    ):
-        load_official(model, official_state_dict(model.deploy()))
-
-
-def test_other_classes_keep_all_but_the_heads() -> None:
-    source, target = build_detector(preset("deim_rtdetrv2_r18", TINIER), 80), tiny(seed=3)
-    report = load_official(target, official_state_dict(source, (64, 64)))
-    heads = ("enc_score_head", "dec_score_head.0", "dec_score_head.1", "dec_score_head.2")
-    assert set(report.reinitialised) == {
-        "decoder.denoising_class_embed.weight",
-        *(f"decoder.{head}.{part}" for head in heads for part in ("weight", "bias")),
-    }
-    assert (report.missing, report.unexpected) == ((), ())
-    assert torch.equal(
-        target.get_parameter("decoder.dec_bbox_head.1.layers.0.weight"),
-        source.get_parameter("decoder.dec_bbox_head.1.layers.0.weight"),
-    )
-
-
-def test_frozen_norms_of_the_plain_recipe_take_trained_ones() -> None:
-    plain, deim = (
-        build_detector(preset(name, TINY), 3) for name in ("rtdetrv2_r50", "deim_rtdetrv2_r50")
-    )
-    with pytest.raises(WeightsError, match="query_pos_head"):
-        load_official(plain, official_state_dict(deim))
-    same = build_detector(
-        preset("deim_rtdetrv2_r50", TINY | {"model.freeze_backbone_norm": True}), 3
-    )
-    assert load_official(same, official_state_dict(deim)) == LoadReport()
-    with torch.no_grad():
-        assert torch.equal(same.eval()(noise()).logits, deim.eval()(noise()).logits)
-
-
 # --- from training to prediction
 # --------------------------------------------------------------------------------------------------
 
@@ -441,15 +340,6 @@ def small_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-class CutError(Exception):
-    """Raised by a listener to stop a run in the middle."""
-
-
-def cut(event: dict[str, Any]) -> None:
-    if event["kind"] == "step" and event["step"] >= 3:
-        raise CutError
-
-
 def test_train_resume_and_look_back(small_set: Path, tmp_path: Path) -> None:
     config = preset(
         "deim_rtdetrv2_r18",
@@ -458,7 +348,7 @@ def test_train_resume_and_look_back(small_set: Path, tmp_path: Path) -> None:
     whole = deim_lab.train(config, small_set, seed=1, runs_dir=tmp_path / "whole", device="cpu")
     with pytest.raises(CutError):
         deim_lab.train(
-            config, small_set, seed=1, runs_dir=tmp_path / "cut", device="cpu", on_event=cut
+            config, small_set, seed=1, runs_dir=tmp_path / "cut", device="cpu", on_event=cut_at(3)
         )
     resumed = deim_lab.train(config, small_set, seed=1, runs_dir=tmp_path / "cut", device="cpu")
     assert whole.status == resumed.status == "done"

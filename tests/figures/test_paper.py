@@ -1,6 +1,4 @@
-"""The paper's figures read back: published numbers stand where they belong, measured ones in
-another colour, other data not at all.
-"""
+"""The paper's figures: published numbers where they belong, measured ones in another colour."""
 
 from __future__ import annotations
 
@@ -12,13 +10,12 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
-from matplotlib.container import ErrorbarContainer
 from matplotlib.text import Annotation
 
 from deim_lab import figures
 from deim_lab.figures import paper
 from deim_lab.study.paper import reported
-from drawn import bars, points
+from drawn import bars, legend, points
 
 MINE = pd.DataFrame(
     [
@@ -29,28 +26,6 @@ MINE = pd.DataFrame(
             "ap_percent": 51.9,
             "on_coco": True,
         }
-    ]
-)
-RUNS = pd.DataFrame(
-    [
-        {
-            "preset": "cpu_demo",
-            "differs": differs,
-            "data": data,
-            "images": 72,
-            "epochs": epochs,
-            "seeds": seeds,
-            "ap_percent": ap,
-            "ap_sd_percent": sd,
-            "device": "cpu",
-            "kind": "measured",
-        }
-        for differs, data, epochs, seeds, ap, sd in (
-            ("", "bccd", 12, 3, 50.0, 1.5),
-            ("", "bccd", 36, 3, 58.0, 0.5),
-            ("loss.classification=vfl", "bccd", 36, 1, 55.0, float("nan")),
-            ("", "toy", 2, 1, 0.5, float("nan")),
-        )
     ]
 )
 
@@ -67,11 +42,6 @@ def points_of(ax: Axes, colour: str) -> set[tuple[float, float]]:
         if to_hex(line.get_color()).upper() == colour
         for point in points(line)
     }
-
-
-def legend(ax: Axes) -> str:
-    found = ax.get_legend()
-    return "|".join(item.get_text() for item in found.get_texts()) if found else ""
 
 
 def test_reported_points_are_all_there_and_measured_ones_in_their_own_colour() -> None:
@@ -112,26 +82,6 @@ def test_runs_on_other_data_never_share_the_axes_of_published_numbers() -> None:
     for draw in (paper.against_epochs, paper.against_latency):
         with pytest.raises(ValueError, match="'a run' was not measured on COCO val2017"):
             draw(sizes(), other)
-
-
-def test_own_runs_have_a_panel_a_data_set_that_says_what_it_is() -> None:
-    fig = paper.own_runs(RUNS)
-    first, second = fig.axes
-    assert (first.get_title(loc="left"), second.get_title(loc="left")) == (
-        "bccd: 1 to 3 seeds, cpu",
-        "toy: 1 seed, cpu",
-    )
-    means = {
-        point
-        for bar in first.containers
-        if isinstance(bar, ErrorbarContainer)
-        for point in points(bar.lines[0])
-    }
-    assert means == {(12, 50), (36, 58), (36, 55)}
-    assert legend(first) == "cpu_demo|cpu_demo: loss.classification=vfl"
-    many = pd.concat([RUNS.iloc[[2]].assign(differs=f"loss.gamma={value}") for value in range(12)])
-    assert legend(paper.own_runs(many).axes[0]).endswith("… and 5 more recipes: see the table")
-    assert "no finished run" in paper.own_runs(RUNS[:0]).axes[0].texts[0].get_text()
 
 
 def test_components_stand_on_what_is_before_them() -> None:

@@ -1,11 +1,7 @@
-"""An exported file computes what the model does, says what it is, and is not left when it
-doesn't.
-"""
+"""inference/export.py: an exported file computes what the model does, or is not left."""
 
 from __future__ import annotations
 
-import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,74 +13,18 @@ from torch import Tensor, nn
 
 from deim_lab.config import override
 from deim_lab.config.presets import preset
-from deim_lab.detections import Detections, best
+from deim_lab.detections import best
 from deim_lab.detector.detector import Detector, build_detector
-from deim_lab.errors import ConfigError, ExportError, MissingExtraError, WeightsError
+from deim_lab.errors import ConfigError, ExportError
 from deim_lab.inference import export
-from deim_lab.inference.export import BATCHES, OPSET, compare, export_onnx
-from deim_lab.inference.onnx_file import FORMAT, OnnxDetector
-from deim_lab.inference.predict import Predictor, TorchEngine
+from deim_lab.inference.export import BATCHES, compare, export_onnx
+from deim_lab.inference.onnx_file import OnnxDetector
+from deim_lab.inference.predict import TorchEngine
 from deim_lab.weights.own import LoadedDetector
-from numeric import assert_same_rows, depth_of, float32_tolerance
+from exports import CATEGORIES, SIZE, assert_same_detections, loaded_of
+from numeric import depth_of
 
 pytestmark = pytest.mark.numeric
-
-CATEGORIES = [{"id": 3, "name": "cat"}, {"id": 17, "name": "Hündin"}, {"id": 90, "name": "cow"}]
-SIZE = (96, 160)  # a rectangle, which squares would not tell from its transpose
-
-
-def loaded_of(name: str, **more: Any) -> LoadedDetector:
-    """A model whose every tensor matters, as if trained: random weights of unit gain, scores spread
-    over (0, 1).
-    """
-    config = override(
-        preset(name),
-        {
-            "data.input_size": list(SIZE),
-            "augment.multiscale_repeat": None,
-            "model.num_queries": 20,
-            **more,
-        },
-    )
-    model = build_detector(config, len(CATEGORIES)).eval()
-    random = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for key, value in model.state_dict().items():
-            last = key.rpartition(".")[2]
-            if last in ("up", "reg_scale") or not value.is_floating_point():
-                continue
-            x = torch.randn(value.shape, generator=random)
-            if last == "running_var":
-                value.copy_(x.mul(0.2).exp())
-            elif value.ndim >= 2:
-                value.copy_(1.2 * x / value[0].numel() ** 0.5)
-            else:
-                value.copy_(1 + 0.1 * x if last in ("weight", "scale") else 0.1 * x)
-    return LoadedDetector(model, config, CATEGORIES)
-
-
-@pytest.fixture(scope="module")
-def smoke() -> LoadedDetector:
-    return loaded_of("smoke")
-
-
-@pytest.fixture(scope="module")
-def file(smoke: LoadedDetector, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("onnx") / "smoke.onnx"
-    export_onnx(smoke, path)
-    return path
-
-
-def assert_same_detections(found: Detections, expected: Detections, depth: int) -> None:
-    """In any order, for scores may tie to rounding. A score is a sigmoid, its logit here at most 4:
-    off by as much as that, over 4.
-    """
-    found_rows, expected_rows = (
-        torch.cat([item.boxes_xyxy, item.scores[:, None], item.labels[:, None]], dim=1)
-        for item in (found, expected)
-    )
-    assert_same_rows(found_rows, expected_rows, [0.05] * 4 + [float32_tolerance(depth), 1e-3])
-
 
 SLOW = (
     "deim_dfine_n",
@@ -134,35 +74,6 @@ def test_every_family_computes_the_same_in_onnxruntime(name: str, tmp_path: Path
     for one, other in zip(wanted, answers, strict=True):
         assert len(other) == len(one) == 60
         assert_same_detections(other, one, depth_of(loaded.model))
-
-
-def test_the_file_says_what_it_is(file: Path) -> None:
-    content = onnx.load(str(file))
-    assert [(item.domain, item.version) for item in content.opset_import] == [("", OPSET)]
-    shapes = {
-        item.name: [axis.dim_param or axis.dim_value for axis in item.type.tensor_type.shape.dim]
-        for item in (*content.graph.input, *content.graph.output)
-    }
-    assert shapes == {
-        "images": ["batch", 3, 96, 160],
-        "orig_target_sizes": ["batch", 2],
-        "labels": ["batch", 60],
-        "boxes": ["batch", 60, 4],
-        "scores": ["batch", 60],
-    }
-    assert {item.key: item.value for item in content.metadata_props}["format"] == FORMAT
-    assert not {"Sin", "Range"} & {
-        node.op_type for node in content.graph.node
-    }  # anchors and positions are constants
-    info = OnnxDetector(file, "cpu").info
-    assert (
-        info.preset,
-        info.categories,
-        info.input_size,
-        info.outputs,
-        info.precision,
-        info.top_k,
-    ) == ("smoke", CATEGORIES, SIZE, "detections", "fp32", 300)
 
 
 @pytest.mark.parametrize(
@@ -341,101 +252,6 @@ def test_bad_wishes_are_named(
     with pytest.raises(error, match=message):
         export_onnx(smoke, tmp_path / options.pop("name", "model.onnx"), **options)
     assert not list(tmp_path.iterdir())
-
-
-def test_what_is_not_installed_is_named(
-    smoke: LoadedDetector, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    for use in (lambda: export_onnx(smoke, tmp_path / "model.onnx"), lambda: OnnxDetector(file)):
-        with pytest.raises(
-            MissingExtraError,
-            match=r"needs the package onnxruntime, .* pip install 'deim-lab\[export\]'",
-        ):
-            use()
-
-
-def test_files_of_others_and_broken_ones_are_named(file: Path, tmp_path: Path) -> None:
-    kind = onnx.TensorProto.FLOAT
-    values = [onnx.helper.make_tensor_value_info(name, kind, [1]) for name in ("x", "y")]
-    foreign = onnx.helper.make_model(
-        onnx.helper.make_graph(
-            [onnx.helper.make_node("Relu", ["x"], ["y"])], "g", values[:1], values[1:]
-        ),
-        opset_imports=[onnx.helper.make_opsetid("", 17)],
-        ir_version=8,
-    )
-    onnx.save(foreign, str(tmp_path / "foreign.onnx"))
-    with pytest.raises(
-        WeightsError,
-        match=r"foreign\.onnx is an ONNX file without a format, .* lack 'format', 'preset', "
-        r"'categories', 'input_size'",
-    ):
-        OnnxDetector(tmp_path / "foreign.onnx")
-    content = onnx.load(str(file))
-    metadata = {item.key: item.value for item in content.metadata_props}
-    for change, message in (
-        ({"format": "other/2"}, "of the format 'other/2'"),
-        ({"categories": None}, "its metadata lack 'categories'"),
-        ({"input_size": "[1"}, "can't be read"),
-    ):
-        del content.metadata_props[:]
-        onnx.helper.set_model_props(
-            content, {key: value for key, value in (metadata | change).items() if value is not None}
-        )
-        onnx.save(content, str(tmp_path / "changed.onnx"))
-        with pytest.raises(WeightsError, match=message):
-            OnnxDetector(tmp_path / "changed.onnx")
-    (tmp_path / "cut.onnx").write_bytes(file.read_bytes()[:5000])
-    with pytest.raises(WeightsError, match=r"cut\.onnx can't be read as ONNX"):
-        OnnxDetector(tmp_path / "cut.onnx")
-    with pytest.raises(WeightsError, match="does not exist"):
-        OnnxDetector(tmp_path / "absent.onnx")
-    with pytest.raises(ConfigError, match="no CUDA provider"):
-        OnnxDetector(file, "cuda")
-
-
-def test_prediction_with_the_file_equals_prediction_with_the_model(
-    smoke: LoadedDetector, file: Path, tmp_path: Path
-) -> None:
-    random = np.random.default_rng(0)
-    pictures = [
-        random.integers(0, 256, (height, width, 3), dtype=np.uint8)
-        for height, width in ((40, 70), (120, 60), (96, 160))
-    ]
-    raw = tmp_path / "raw.onnx"
-    export_onnx(smoke, raw, raw=True)
-    wanted = Predictor(smoke, threshold=0.5).predict(pictures)
-    assert sum(map(len, wanted)) > 20
-    for path in (file, raw):
-        found = Predictor(OnnxDetector(path, "cpu"), threshold=0.5, batch_size=2).predict(pictures)
-        for one, other in zip(wanted, found, strict=True):
-            assert other.size_wh == one.size_wh
-            assert_same_detections(other.detections, one.detections, depth_of(smoke.model))
-            assert (sorted(other.names), sorted(other.category_ids)) == (
-                sorted(one.names),
-                sorted(one.category_ids),
-            )
-
-
-def test_a_file_names_classes_in_the_order_of_its_rows(
-    smoke: LoadedDetector, tmp_path: Path
-) -> None:
-    """Ids that don't ascend: the metadata keep the order of the head's rows."""
-    listed = [CATEGORIES[row] for row in (2, 0, 1)]
-    exported = replace(smoke, categories=listed)
-    export_onnx(exported, tmp_path / "rows.onnx")
-    engine = OnnxDetector(tmp_path / "rows.onnx", "cpu")
-    assert engine.categories == listed
-    picture = np.random.default_rng(0).integers(0, 256, (96, 160, 3), dtype=np.uint8)
-    expected, found = (
-        next(iter(Predictor(item, threshold=0.3).predict([picture]))) for item in (exported, engine)
-    )
-    assert len(set(found.names)) > 1
-    assert (found.names, found.category_ids) == (expected.names, expected.category_ids)
-    assert list(found.names) == [
-        listed[label]["name"] for label in found.detections.labels.tolist()
-    ]
 
 
 def test_comparison_needs_no_new_file(smoke: LoadedDetector, file: Path) -> None:

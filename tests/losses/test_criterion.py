@@ -1,170 +1,30 @@
-"""The whole criterion: parity with the official one, and the awkward batches."""
+"""losses/criterion.py against the official numbers, and the awkward batches."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
-from deim_lab.config import LossConfig, MatchConfig
+from deim_lab.config import LossConfig
 from deim_lab.losses import criterion, terms
-from deim_lab.losses.criterion import LossTable
-from deim_lab.matching import assign, assignment, hungarian
-from deim_lab.structures import DecoderOutput, DetectorOutput, Matches, Targets
+from deim_lab.matching import hungarian
+from deim_lab.structures import DecoderOutput
+from loss_cases import OFFICIAL, SETTINGS, config_of, official_batch, random_batch, score
 from numeric import EDGES, ONE_EDGE, float32_tolerance
-from places import REFERENCE
 
 pytestmark = pytest.mark.numeric
-
-FAMILIES = ("dfine", "rtdetr")
-CASES = {
-    family: json.loads((REFERENCE / f"criterion_{family}.json").read_text(encoding="utf-8"))
-    for family in FAMILIES
-}
-SETTINGS = [(family, name) for family in FAMILIES for name in CASES[family]["settings"]]
-
-
-def official_batch(
-    family: str, dtype: torch.dtype
-) -> tuple[DetectorOutput, Targets, dict[str, Tensor]]:
-    """The captured output as ours, the targets, and the leaves by their official path."""
-    arrays, alias, scalars = (
-        np.load(REFERENCE / f"criterion_{family}.npz"),
-        CASES[family]["alias"],
-        CASES[family]["scalars"],
-    )
-    leaves = {
-        name: torch.from_numpy(arrays[name]).to(dtype).requires_grad_()
-        for name in arrays.files
-        if name.rpartition(".")[2].startswith(("pred_", "ref_", "teacher_"))
-    }
-    counts = arrays["tgt_counts"].tolist()
-    targets = Targets.from_lists(
-        torch.from_numpy(arrays["tgt_boxes"]).to(dtype).split(counts),
-        torch.from_numpy(arrays["tgt_labels"]).split(counts),
-    )
-
-    def leaf(name: str) -> Tensor | None:
-        return leaves.get(alias.get(name, name))
-
-    def decoder(paths: dict[str, str]) -> DecoderOutput:
-        def gather(field: str) -> list[Tensor]:
-            return [item for path in paths.values() if (item := leaf(path + field)) is not None]
-
-        corners, last = gather("pred_corners"), list(paths.values())[-1]
-        reference = leaf(last + "ref_points")
-        return DecoderOutput(
-            tuple(paths),
-            torch.stack(gather("pred_logits")),
-            torch.stack(gather("pred_boxes")),
-            torch.stack(corners) if corners else None,
-            reference.detach() if reference is not None else None,
-        )
-
-    pre = {"pre": "pre_outputs."} if family == "dfine" else {}
-    dn_pre = {"pre": "dn_pre_outputs."} if family == "dfine" else {}
-    positives = [
-        torch.from_numpy(arrays[f"dn_meta.dn_positive_idx.{image}"]) for image in range(len(counts))
-    ]
-    groups = scalars["dn_meta.dn_num_group"]
-    dn_matches = Matches(
-        image=torch.cat([torch.full_like(query, image) for image, query in enumerate(positives)]),
-        query=torch.cat(positives),
-        target=torch.cat(
-            [
-                torch.arange(count).repeat(groups) + start
-                for count, start in zip(counts, targets.offsets.tolist())
-            ]
-        ),
-    )
-    output = DetectorOutput(
-        matching=decoder(
-            {
-                "encoder": "enc_aux_outputs.0.",
-                **pre,
-                "layer_0": "aux_outputs.0.",
-                "layer_1": "aux_outputs.1.",
-                "layer_2": "",
-            }
-        ),
-        denoising=decoder({**dn_pre, **{f"layer_{i}": f"dn_outputs.{i}." for i in range(3)}}),
-        dn_matches=dn_matches,
-        dn_groups=groups,
-        up=torch.tensor(scalars["up"], dtype=dtype) if "up" in scalars else None,
-        reg_scale=torch.tensor(scalars["reg_scale"], dtype=dtype)
-        if "reg_scale" in scalars
-        else None,
-    )
-    return output, targets, leaves
-
-
-def config_of(params: dict[str, Any]) -> LossConfig:
-    kind = params["losses"][0]
-    return LossConfig(
-        classification=kind,
-        gamma=params["gamma"],
-        alpha=params["alpha"] if kind == "vfl" else params.get("mal_alpha"),
-        go_union=params["use_uni_set"],
-        giou_weighting=params.get("boxes_weight_format") or "none",
-    )
-
-
-def random_batch(
-    counts: list[int],
-    *,
-    queries: int = 12,
-    classes: int = 5,
-    layers: int = 2,
-    edges: bool = True,
-    seed: int = 0,
-) -> tuple[DetectorOutput, Targets]:
-    """A detector's output without a detector: leaves that take gradients."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator).requires_grad_()
-
-    def boxes(*shape: int) -> Tensor:
-        return (0.2 + 0.5 * torch.rand(*shape, 4, generator=generator)).requires_grad_()
-
-    batch = len(counts)
-    levels = ("encoder", "pre", *(f"layer_{i}" for i in range(layers)))
-    matching = DecoderOutput(
-        levels,
-        normal(len(levels), batch, queries, classes),
-        boxes(len(levels), batch, queries),
-        normal(layers, batch, queries, 4 * 33) if edges else None,
-        boxes(batch, queries).detach() if edges else None,
-    )
-    targets = Targets.from_lists(
-        [0.2 + 0.5 * torch.rand(n, 4, generator=generator) for n in counts],
-        [torch.randint(classes, (n,), generator=generator) for n in counts],
-    )
-    return DetectorOutput(matching, up=torch.tensor([0.5]), reg_scale=torch.tensor([4.0])), targets
-
-
-def score(
-    output: DetectorOutput, targets: Targets, loss: LossConfig | None = None, **options: Any
-) -> LossTable:
-    match = MatchConfig()
-    matches = assign(output, targets, match)
-    return criterion.compute(
-        output, targets, matches, loss=loss or LossConfig(), match=match, **options
-    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 @pytest.mark.parametrize(("family", "name"), SETTINGS)
 def test_parity(family: str, name: str, dtype: torch.dtype) -> None:
-    setting = CASES[family]["settings"][name]
+    setting = OFFICIAL[family]["settings"][name]
     output, targets, leaves = official_batch(family, dtype)
     loss = config_of(setting["params"])
     table = score(output, targets, loss)
@@ -209,32 +69,13 @@ def test_parity(family: str, name: str, dtype: torch.dtype) -> None:
         )
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_matches_are_the_official_ones(family: str) -> None:
-    output, targets, _ = official_batch(family, torch.float64)
-    table = score(output, targets)
-    order = [
-        len(output.matching.levels) - 1,
-        *range(len(output.matching.levels) - 3, len(output.matching.levels) - 1),
-    ]
-    order += [1, 0] if family == "dfine" else [0]
-    for level, expected in zip(
-        order, CASES[family]["settings"]["deim"]["matcher_calls_in_order"], strict=True
-    ):
-        mine = table.matches.of_level(level)
-        for image, (rows, columns) in enumerate(expected):
-            here = mine.image == image
-            assert mine.query[here].tolist() == rows
-            assert (mine.target[here] - targets.offsets[image]).tolist() == columns
-
-
 def test_edge_targets_without_union() -> None:
     """Our FGL without union at each layer: what a call on that layer alone gives. The official
     value differs there by an artefact.
     """
     output, targets, _ = official_batch("dfine", torch.float64)
     output = replace(output, denoising=None, dn_matches=None)
-    setting = CASES["dfine"]["settings"]["deim_no_uni"]
+    setting = OFFICIAL["dfine"]["settings"]["deim_no_uni"]
     loss = config_of(setting["params"])
     both = score(output, targets, loss)
     assert output.matching.corners is not None
@@ -441,46 +282,3 @@ def test_non_finite_logits_reach_the_total() -> None:
     with torch.no_grad():
         output.matching.logits[-1, 0, 0, 0] = float("nan")
     assert not score(output, targets).total.isfinite()
-
-
-def test_means_over_ranks_are_at_least_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two ranks; the other one has 0, 1 and 2."""
-
-    def all_reduce(values: Tensor) -> None:
-        values += torch.tensor([0.0, 1.0, 2.0])
-
-    device = torch.device("cpu")
-    assert assignment._mean_over_ranks([0, 0.5, 6], device) == [1.0, 1.0, 6.0]
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
-    found = torch.stack(
-        [torch.as_tensor(v) for v in assignment._mean_over_ranks([0, 2, 6], device)]
-    )
-    assert found.tolist() == [1.0, 1.5, 4.0]
-
-
-def test_normalisers_are_means_over_ranks(tmp_path: Path) -> None:
-    context = torch.multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_rank, args=(rank, str(tmp_path))) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-        assert process.exitcode == 0
-    found = [
-        json.loads((tmp_path / f"{rank}.json").read_text(encoding="utf-8")) for rank in range(2)
-    ]
-    alone = [score(*random_batch(counts)).as_dict() for counts in ([3, 2], [0, 1])]
-    assert found[0]["class/pre"] == pytest.approx(alone[0]["class/pre"] * 5 / 3)
-    assert found[1]["class/pre"] == pytest.approx(alone[1]["class/pre"] * 1 / 3)
-
-
-def _rank(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
-    )
-    table = score(*random_batch([[3, 2], [0, 1]][rank]))
-    Path(folder, f"{rank}.json").write_text(json.dumps(table.as_dict()), encoding="utf-8")
-    torch.distributed.destroy_process_group()

@@ -6,7 +6,6 @@ import itertools
 import json
 import logging
 import math
-from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -14,11 +13,13 @@ import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 
+from deim_lab.boxes import cxcywh_to_xyxy, paired_iou
 from deim_lab.config import MatchConfig
 from deim_lab.matching import assign, hungarian, union
-from deim_lab.structures import DecoderOutput, Matches, Targets
+from deim_lab.structures import DecoderOutput, Targets
 from numeric import float32_tolerance
 from places import REFERENCE
+from small_detectors import some_targets
 
 pytestmark = pytest.mark.numeric
 
@@ -191,49 +192,46 @@ def test_a_small_and_a_turned_box_cost_finitely() -> None:
     assert hungarian.costs(logits, boxes, targets).isfinite().all()
 
 
-def matches_of(rows: list[tuple[int, int, int, int]]) -> Matches:
-    """Rows of (level, image, query, target)."""
-    level, image, query, target = torch.tensor(rows, dtype=torch.int64).reshape(-1, 4).T
-    return Matches(image, query, target, level)
+def test_each_group_is_matched_apart() -> None:
+    generator = torch.Generator().manual_seed(0)
+    wanted = Targets.from_lists(
+        [0.2 + 0.5 * torch.rand(n, 4, generator=generator) for n in (3, 0, 5)],
+        [torch.randint(4, (n,), generator=generator) for n in (3, 0, 5)],
+    )
+    logits, boxes = (
+        torch.randn(2, 3, 4 * 6, 4, generator=generator),
+        0.2 + 0.5 * torch.rand(2, 3, 4 * 6, 4, generator=generator),
+    )
+    found = hungarian.match(logits, boxes, wanted, groups=4)
+    assert len(found) == 2 * 4 * 8
+    assert found.level is not None
+    assert list(zip(found.level, found.image, found.query)) == sorted(
+        zip(found.level, found.image, found.query)
+    )
+    for level in range(2):
+        for group in range(4):
+            of_group = slice(6 * group, 6 * group + 6)
+            alone = hungarian.match(logits[level][:, of_group], boxes[level][:, of_group], wanted)
+            mine = found.of_level(level)
+            here = mine.query // 6 == group
+            assert torch.equal(mine.query[here] % 6, alone.query)
+            assert torch.equal(mine.target[here], alone.target)
 
 
-@pytest.mark.parametrize("later", [2, 0], ids=["lower target first", "higher target first"])
-def test_of_equally_frequent_targets_the_union_keeps_the_lowest(later: int) -> None:
-    """Whichever level matched it, and whatever other queries and images do."""
-    earlier = 2 - later
-    twice = [(0, 1, 3, earlier), (1, 1, 3, later), (2, 1, 3, 1), (3, 1, 3, earlier)]
-    found = union(matches_of([*twice, (4, 1, 3, later), (0, 1, 4, 2), (0, 0, 3, 2)]))
-    pairs = list(zip(found.image.tolist(), found.query.tolist(), found.target.tolist()))
-    assert pairs == [(0, 3, 2), (1, 3, 0), (1, 4, 2)]
-
-
-@pytest.mark.parametrize("case", CASES["go_union"], ids=lambda case: str(case["case"]))
-def test_union_parity(case: dict) -> None:
-    offsets = np.concatenate([[0], np.cumsum(case["counts"])])
-    rows = [
-        (level, image, query, column + offsets[image])
-        for level, layer in enumerate(case["layers"])
-        for image, (queries, columns) in enumerate(layer)
-        for query, column in zip(queries, columns)
-    ]
-    matches = matches_of(rows)
-    image, query, target = matches.image, matches.query, matches.target
-    found = union(matches)
-    mine = {(int(b), int(q)): int(t) for b, q, t in zip(found.image, found.query, found.target)}
-    expected = {
-        (image, query): column + offsets[image]
-        for image, (queries, columns) in enumerate(case["union"])
-        for query, column in zip(queries, columns)
-    }
-    assert len(found) == len(mine)
-    assert mine.keys() == expected.keys()
-    often = Counter((int(b), int(q), int(t)) for b, q, t in zip(image, query, target))
-    for (
-        key,
-        chosen,
-    ) in mine.items():  # case 1 has a tie that the official unstable sort resolved otherwise
-        tied = (
-            not case["equals_stable_rule"]
-            and often[*key, chosen] == often[*key, int(expected[key])]
+def test_late_cost_is_its_formula() -> None:
+    make = torch.Generator().manual_seed(0)
+    logits, boxes, targets = (
+        torch.randn(2, 2, 5, 3, generator=make),
+        torch.rand(2, 2, 5, 4, generator=make) * 0.5 + 0.2,
+        some_targets(),
+    )
+    cost = hungarian.late_costs(logits, boxes, targets, iou_power=4.0)
+    assert cost.shape == (2, 3, 5)
+    for level, target, query in ((0, 0, 0), (1, 2, 4), (1, 1, 3)):
+        iou = paired_iou(
+            cxcywh_to_xyxy(boxes[level, 0, query]), cxcywh_to_xyxy(targets.boxes_cxcywh[target])
         )
-        assert chosen == expected[key] or tied
+        score = 1 / (1 + float(torch.exp(-logits[level, 0, query, targets.labels[target]])))
+        assert float(cost[level, target, query]) == pytest.approx(
+            -score * float(iou) ** 4, rel=float32_tolerance(10)
+        )

@@ -1,13 +1,10 @@
-"""SimOTA: a case worked by hand, the definition in plain loops, the awkward batches, and the losses
-on top of it.
-"""
+"""matching/simota.py: a case worked by hand, the definition in plain loops, the losses on top."""
 
 from __future__ import annotations
 
 import logging
 import math
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,19 +12,15 @@ import pytest
 import torch
 from torch import Tensor
 
-import deim_lab
 from deim_lab import config as configs, losses
 from deim_lab.boxes import cxcywh_to_xyxy, paired_iou, pairwise_iou
 from deim_lab.config import LossConfig, MatchConfig
 from deim_lab.config.presets import preset
-from deim_lab.data import synthetic
 from deim_lab.errors import ConfigError
 from deim_lab.losses import criterion
 from deim_lab.losses.criterion import LossTable
 from deim_lab.matching import assign, simota, union as union_of
-from deim_lab.runs import Run
 from deim_lab.structures import DecoderOutput, DetectorOutput, Matches, Targets
-from deim_lab.training import checkpoint
 from numeric import float32_tolerance
 
 pytestmark = pytest.mark.numeric
@@ -377,65 +370,3 @@ def test_keeping_checkpoints_is_no_part_of_the_identity_and_matching_is() -> Non
     )
     assert replace(base.match, kind="groups(12)").groups == 12
     assert base.match.groups == 1
-
-
-FAST = {
-    "data.batch_size": 4,
-    "data.input_size": 64,
-    "model.num_queries": 20,
-    "model.num_denoising": 8,
-    "train.epochs": 2,
-    "train.log_every": 1,
-    "train.threads": 1,
-    "train.checkpoint_steps": 1,
-    "train.eval_every": 2,
-    "augment.mosaic_prob": 0.0,
-    "augment.mixup_prob": 0.0,
-}
-
-
-class CutError(Exception):
-    """Raised by a listener to stop a run in the middle."""
-
-
-@pytest.fixture(scope="session")
-def small_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return synthetic.make(
-        tmp_path_factory.mktemp("data") / "set",
-        train_images=12,
-        val_images=4,
-        size_px=(64, 64),
-        seed=3,
-    )
-
-
-@pytest.mark.parametrize("kind", ["simota", "groups(3)"])
-def test_a_run_trains_and_resumes_to_the_last_bit(
-    kind: str, small_set: Path, tmp_path: Path
-) -> None:
-    config = preset("smoke", FAST | {"match.kind": kind, "train.keep_checkpoints": "all"})
-
-    def cut(event: dict[str, Any]) -> None:
-        if event["kind"] == "step" and event["step"] >= 4:
-            raise CutError
-
-    whole = deim_lab.train(config, small_set, runs_dir=tmp_path / "whole", device="cpu")
-    with pytest.raises(CutError):
-        deim_lab.train(config, small_set, runs_dir=tmp_path / "cut", device="cpu", on_event=cut)
-    resumed = deim_lab.train(config, small_set, runs_dir=tmp_path / "cut", device="cpu")
-    assert resumed.status == "done"
-
-    def last(run: Run) -> dict[str, Tensor]:
-        return checkpoint.read(run.folder / "checkpoints" / checkpoint.LAST)["ema"]["module"]
-
-    expected, found = last(whole), last(resumed)
-    assert all(torch.equal(value, found[name]) for name, value in expected.items())
-    rows = whole.metrics(["train"])
-    per_target = rows["positives_per_image"] / rows["targets_per_image"]
-    assert (
-        np.allclose(per_target, 3)
-        if kind == "groups(3)"
-        else ((per_target > 0.5) & (per_target < 10)).all()
-    )
-    kept = sorted(path.name for path in (whole.folder / "checkpoints").glob("epoch_*.pt"))
-    assert kept == ["epoch_0000.pt", "epoch_0001.pt"]

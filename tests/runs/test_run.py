@@ -1,51 +1,22 @@
-"""Run folders: what is written comes back, a kill at any moment leaves something readable, many
-runs make one tidy table.
-"""
+"""Run folders: what is written comes back, and a kill leaves something readable."""
 
 from __future__ import annotations
 
 import json
-import logging
 import math
-import subprocess
-import sys
+import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
 from deim_lab import runs
 from deim_lab.config import fingerprint
 from deim_lab.config.presets import preset
-from deim_lab.errors import ConfigError, DataError
+from deim_lab.errors import ConfigError
 from deim_lab.runs import Run
-
-DATA = {"name": "toy", "fingerprint": "d" * 64, "images": 3}
-
-
-def start(folder: Path, overrides: dict | None = None, *, seed: int = 0, **options: Any) -> Run:
-    return Run.start(
-        folder, preset("smoke", overrides), seed=seed, data=DATA, overrides=overrides, **options
-    )
-
-
-def finished(folder: Path, overrides: dict | None = None, *, seed: int = 0, ap: float = 0.5) -> Run:
-    run = start(folder, overrides, seed=seed)
-    for epoch in range(2):
-        run.log(
-            "train",
-            epoch=epoch,
-            step=10 * (epoch + 1),
-            targets_per_image=3.0 + epoch,
-            loss={"total": 2.0, "mal": {"layer_0": 1.0}},
-            matched_iou_histogram=[1, 2, 3],
-        )
-        run.log("val", epoch=epoch, step=10 * (epoch + 1), AP=ap * (epoch + 1) / 2, AP50=ap)
-    run.finish()
-    return run
+from run_folders import DATA, start
 
 
 def test_a_new_run_has_everything_of_the_schema(tmp_path: Path) -> None:
@@ -153,7 +124,7 @@ def test_finish_and_fail_are_recorded_and_close_the_log(tmp_path: Path) -> None:
     assert info["status"] == "failed"
     assert info["error"]["type"] == "KeyboardInterrupt"
     assert info["error"]["message"] == "stopped"
-    assert "test_runs.py" in info["error"]["traceback"]
+    assert "test_run.py" in info["error"]["traceback"]
 
 
 def test_a_torn_last_line_is_left_out_by_readers_and_cut_off_on_reopening(tmp_path: Path) -> None:
@@ -206,130 +177,30 @@ def test_metrics_flatten_and_keep_the_later_of_repeated_events(tmp_path: Path) -
 
 def test_a_second_writer_is_refused_until_the_first_one_ends(tmp_path: Path) -> None:
     run = start(tmp_path)
-    code = (
-        "import sys; from deim_lab.runs import Run; Run.open(sys.argv[1]).reopen(); print('opened')"
-    )
 
-    def other() -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [sys.executable, "-c", code, str(run.folder)], capture_output=True, encoding="utf-8"
-        )
+    def other() -> str:
+        """What another process finds: a fork, as a lock is of one process."""
+        answer = tmp_path / "answer.txt"
+        child = os.fork()
+        if child == 0:
+            try:
+                Run.open(run.folder).reopen()
+                answer.write_text("opened", encoding="utf-8")
+            except BaseException as error:
+                answer.write_text(f"{type(error).__name__}: {error}", encoding="utf-8")
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        return answer.read_text(encoding="utf-8")
 
-    assert "is being written by another process" in other().stderr
+    assert "is being written by another process" in other()
     assert list(run.events()) == []  # reading doesn't let go of the lock
-    assert other().returncode != 0
+    assert other() != "opened"
     run.fail(RuntimeError("cut"))
-    assert other().stdout.strip() == "opened"
+    assert other() == "opened"
     assert (
         Run.open(run.folder).reopen().status == "running"
     )  # that process was gone without closing: the lock went with it
-
-
-def found(folder: Path, **wanted: Any) -> Path:
-    run = runs.find(folder, **wanted)
-    assert run is not None
-    return run.folder
-
-
-def test_find_prefers_a_finished_run_and_tells_experiments_apart(tmp_path: Path) -> None:
-    cut = start(tmp_path)
-    wanted = cut.identity
-    assert found(tmp_path, **wanted) == cut.folder
-    done = finished(tmp_path)
-    start(tmp_path).fail(RuntimeError())
-    assert found(tmp_path, **wanted) == done.folder
-    assert found(tmp_path, **wanted, statuses=["running"]) == cut.folder
-    assert runs.find(tmp_path, **wanted | {"seed": 1}) is None
-    assert runs.find(tmp_path, **wanted | {"data_fingerprint": "e"}) is None
-    assert runs.find(tmp_path, **wanted | {"fingerprint": "0"}) is None
-    assert runs.find(tmp_path / "absent", **wanted) is None
-
-
-def test_a_knob_that_an_older_run_does_not_know_stands_at_its_default(tmp_path: Path) -> None:
-    """``table`` and ``flat_config``, which ``compare`` reads, follow one rule."""
-    older = finished(tmp_path)
-    path = older.folder / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    default = config["eval"].pop("top_k")
-    path.write_text(json.dumps(config), encoding="utf-8")
-    finished(tmp_path, {"eval.top_k": 7}, seed=1)
-    table = runs.table(tmp_path)
-    assert table.groupby("seed")["eval.top_k"].first().to_dict() == {0: default, 1: 7}
-    assert runs.flat_config(Run.open(older.folder))["eval.top_k"] == default
-
-
-def test_table_is_tidy_and_has_a_column_for_every_overridden_key(tmp_path: Path) -> None:
-    first = finished(tmp_path, {"loss.gamma": 2.0, "data.input_size": [96, 128]}, ap=0.4)
-    second = finished(tmp_path, {"augment.mosaic_prob": 0.0}, seed=1)
-    start(tmp_path).log("val", epoch=0, step=0, AP=1.0)
-    frame = runs.table(tmp_path)
-    assert len(frame) == 8
-    assert tuple(frame.columns[: len(runs.BASE_COLUMNS)]) == runs.BASE_COLUMNS
-    a, b = (frame[frame["run"] == run.folder.name] for run in (first, second))
-    assert len(a) == len(b) == 4
-    assert a["loss.gamma"].tolist() == [2.0] * 4
-    assert b["loss.gamma"].isna().all()  # None: the recipe's own
-    assert (
-        a["augment.mosaic_prob"].tolist() == [0.5] * 4
-    )  # not overridden there: read from its config
-    assert b["augment.mosaic_prob"].tolist() == [0.0] * 4
-    assert a["data.input_size"].tolist() == [(96, 128)] * 4
-    assert b["data.input_size"].tolist() == [(96, 96)] * 4
-    val = frame[(frame["kind"] == "val") & (frame["epoch"] == 1)]
-    assert val.set_index("seed")["AP"].to_dict() == {0: 0.4, 1: 0.5}
-    assert frame[frame["kind"] == "train"]["targets_per_image"].tolist() == [3.0, 4.0, 3.0, 4.0]
-    assert frame.loc[frame["kind"] == "train", "matched_iou_histogram"].iloc[0] == [1, 2, 3]
-    assert frame["loss/mal/layer_0"].dropna().tolist() == [1.0] * 4
-    assert set(frame["status"]) == {"done"}
-    assert set(runs.table(tmp_path, status=None)["status"]) == {"done", "running"}
-    assert runs.table(tmp_path, status="running")["AP"].tolist() == [1.0]
-    assert isinstance(
-        frame.groupby(["loss.gamma", "data.input_size"], dropna=False)["AP"].max(), pd.Series
-    )
-
-
-def test_empty_and_absent_folders_of_runs(tmp_path: Path) -> None:
-    (tmp_path / "README.md").write_text("no run", encoding="utf-8")
-    (tmp_path / "data").mkdir()
-    frame = runs.table(tmp_path)
-    assert frame.empty
-    assert tuple(frame.columns) == runs.BASE_COLUMNS
-    (tmp_path / "runs").mkdir()
-    with pytest.raises(DataError, match="did you mean 'runs'"):
-        runs.table(tmp_path / "rums")
-    with pytest.raises(ConfigError, match="did you mean 'done'"):
-        runs.table(tmp_path, status="doen")
-    with pytest.raises(DataError, match="does not exist"):
-        Run.open(tmp_path / "runs" / "x")
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("run.json", "{"),
-        ("run.json", "[]"),
-        ("run.json", "{}"),
-        ("run.json", None),
-        ("config.json", "{"),
-        ("config.json", None),
-        ("metrics.jsonl", 'no json\n{"kind": "val"}\n'),
-        ("metrics.jsonl", "7\n"),
-        ("metrics.jsonl", None),
-    ],
-)
-def test_a_damaged_run_is_skipped_by_name_and_the_others_are_read(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, content: str | None
-) -> None:
-    damaged, whole = finished(tmp_path), finished(tmp_path, seed=1)
-    if content is None:
-        (damaged.folder / name).unlink()
-    else:
-        (damaged.folder / name).write_text(content, encoding="utf-8")
-    with caplog.at_level(logging.WARNING):
-        frame = runs.table(tmp_path)
-    assert set(frame["run"]) == {whole.folder.name}
-    assert damaged.folder.name in caplog.text
-    assert name in caplog.text
 
 
 def test_detections_and_evaluations_are_kept(tmp_path: Path) -> None:

@@ -1,82 +1,27 @@
-"""Result files of any detector: their numbers, the usual mistakes named, and the command with its
-table, files and figure.
-"""
+"""Result files of any detector: their numbers, and the usual mistakes named."""
 
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 
-from deim_lab import cli
 from deim_lab.errors import ConfigError, DataError
-from deim_lab.evaluation import METRICS, best_f1, coco_metrics
+from deim_lab.evaluation import best_f1, coco_metrics
 from deim_lab.study import scores
 from deim_lab.study.scores import names_of, score_files, suspicions, table
 from deim_lab.weights.coco80 import COCO80
-from drawn import xs, ys
+from result_files import HEIGHT, WIDTH, found, truth, write_files
 
 Json = Any
-WIDTH, HEIGHT = 320, 200
-
-
-def truth(images: int = 12, boxes: int = 4) -> dict[str, Json]:
-    """Images with boxes of many sizes, inside them; category ids with a gap."""
-    draw = np.random.default_rng(0)
-    annotations: list[dict[str, Any]] = []
-    for image in range(1, images + 1):
-        for _ in range(boxes):
-            w, h = draw.uniform(10, 120), draw.uniform(10, 90)
-            x, y = draw.uniform(0, WIDTH - w), draw.uniform(0, HEIGHT - h)
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image,
-                    "category_id": int(draw.choice([1, 5])),
-                    "bbox": [x, y, w, h],
-                    "area": w * h,
-                    "iscrowd": 0,
-                }
-            )
-    return {
-        "images": [
-            {"id": image, "width": WIDTH, "height": HEIGHT, "file_name": f"{image}.png"}
-            for image in range(1, images + 1)
-        ],
-        "categories": [{"id": 1, "name": "cat"}, {"id": 5, "name": "dog"}],
-        "annotations": annotations,
-    }
-
-
-def found(content: dict[str, Json], noise_px: float, seed: int = 0) -> list[dict[str, Json]]:
-    """The boxes moved a little, with scores."""
-    draw = np.random.default_rng(seed)
-    return [
-        {
-            "image_id": item["image_id"],
-            "category_id": item["category_id"],
-            "score": float(draw.uniform(0.2, 0.9)),
-            "bbox": [
-                float(value)
-                for value in np.asarray(item["bbox"]) + draw.uniform(-noise_px, noise_px, 4)
-            ],
-        }
-        for item in content["annotations"]
-    ]
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, Path]:
-    content = truth()
-    written = {"gt": content, "good": found(content, 2), "rough": found(content, 6, seed=1)}
-    for name, value in written.items():
-        (tmp_path / f"{name}.json").write_text(json.dumps(value), encoding="utf-8")
-    return {name: tmp_path / f"{name}.json" for name in written}
+    return write_files(tmp_path)
 
 
 def test_numbers_are_those_of_the_evaluator(files: dict[str, Path]) -> None:
@@ -116,9 +61,6 @@ def test_a_published_model_stands_beside_its_reported_ap_on_coco_val2017_only(
     )
     assert scores.reported_ap_percent(scores.Scored(**{**vars(on_coco), "name": "my own"})) is None
 
-
-# --- what is refused, and what it looks like
-# -------------------------------------------------------------------------------------------
 
 ROW = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 30, 40], "score": 0.5}
 
@@ -187,10 +129,6 @@ def test_an_absent_file_is_named_with_the_nearest(files: dict[str, Path], tmp_pa
         score_files(files["gt"], {"x": tmp_path / "goood.json"})
 
 
-# --- what is scored, with a warning
-# --------------------------------------------------------------------------------------------------
-
-
 def changed(content: dict[str, Json], box: Any) -> list[dict[str, Json]]:
     return [
         {**row, "bbox": [float(value) for value in box(*row["bbox"])]} for row in found(content, 0)
@@ -245,10 +183,6 @@ def test_more_than_a_hundred_of_a_class_in_an_image_is_said() -> None:
     assert "COCO counts the 100 best" in warning
 
 
-# --- names
-# --------------------------------------------------------------------------------------------------
-
-
 def test_names_of_files(tmp_path: Path) -> None:
     odd = tmp_path / "a=b.json"
     odd.write_text("[]", encoding="utf-8")
@@ -265,97 +199,3 @@ def test_names_of_files(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match="Name them with NAME=FILE"):
             names_of(twice)
-
-
-# --- the command
-# --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def _quiet_root(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logging.root, "handlers", [])
-
-
-@pytest.mark.usefixtures("_quiet_root")
-def test_the_command_compares_and_writes_everything(
-    files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "out"
-    percent = tmp_path / "percent.json"
-    rows = json.loads(files["good"].read_text(encoding="utf-8"))
-    percent.write_text(
-        json.dumps([{**row, "score": 100 * row["score"]} for row in rows]), encoding="utf-8"
-    )
-    words = [
-        "score",
-        str(files["gt"]),
-        f"Good={files['good']}",
-        str(files["rough"]),
-        str(percent),
-        "--out",
-        str(out),
-    ]
-    assert cli.main(words) == 0
-    told = capsys.readouterr().out
-    lines = told.splitlines()
-    assert [line.split("|")[1].strip() for line in lines[:5]] == [
-        "model",
-        "-" * len(lines[1].split("|")[1]),
-        "Good",
-        "rough",
-        "percent",
-    ]
-    assert "**" in lines[2]
-    assert "note on percent: scores lie in" in told
-    assert {path.name for path in out.iterdir()} == {
-        "per_class.csv",
-        *(f"scores.{kind}" for kind in ("json", "csv", "md", "png", "svg", "pdf")),
-    }
-    values = json.loads((out / "scores.json").read_text(encoding="utf-8"))["detectors"]
-    assert [item["name"] for item in values] == ["Good", "rough", "percent"]
-    assert values[0]["metrics"] == coco_metrics(files["gt"], files["good"])
-    assert values[2]["warnings"][0].startswith("scores lie")
-    written = pd.read_csv(out / "scores.csv")
-    assert written["AP"].tolist() == pytest.approx([100 * item["metrics"]["AP"] for item in values])
-    assert set(METRICS) <= set(written)
-    assert set(pd.read_csv(out / "per_class.csv")["name"]) == {"cat", "dog"}
-    assert "| Good" in (out / "scores.md").read_text(encoding="utf-8")
-
-
-@pytest.mark.usefixtures("_quiet_root")
-def test_one_file_has_nothing_to_be_best_of_and_bad_input_is_one_line(
-    files: dict[str, Path], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert cli.main(["score", str(files["gt"]), str(files["good"])]) == 0
-    assert "**" not in capsys.readouterr().out
-    assert cli.main(["score", str(files["good"]), str(files["gt"])]) == 2
-    told = capsys.readouterr()
-    assert "Give the ground truth first" in told.err
-    assert told.out == ""
-    assert cli.main(["score", str(files["gt"]), str(files["good"]), "--backend", "hotcocoa"]) == 2
-    assert "did you mean 'hotcoco'" in capsys.readouterr().err
-
-
-def test_the_figure_shows_the_table_and_the_best_thresholds(files: dict[str, Path]) -> None:
-    from deim_lab import figures
-
-    scored = score_files(files["gt"], {"A": files["good"], "B": files["rough"]})
-    frame = table(scored)
-    fig = figures.scores.comparison(frame, {item.name: item.f1 for item in scored}, data="toy")
-    left, right = fig.axes
-    assert [text.get_text() for text in left.get_yticklabels()] == [
-        "AP",
-        "AP50",
-        "AP75",
-        "APs",
-        "APm",
-        "APl",
-        "AR100",
-    ]
-    assert {float(xs(line)[0]) for line in left.lines[:2]} == set(frame["AP"])
-    dots = {
-        (float(xs(line)[0]), float(ys(line)[0])) for line in right.lines if line.get_marker() == "o"
-    }
-    assert dots == {(item.f1.threshold, item.f1.f1) for item in scored}
-    with pytest.raises(ValueError, match="are too many for one figure"):
-        figures.scores.comparison(pd.concat([frame] * 8), {}, data="toy")

@@ -51,3 +51,9 @@ def paper_figure(fig: Figure) -> PaperFigure:
     """The figure as one that shows itself in a notebook."""
     assert isinstance(fig, PaperFigure)
     return fig
+
+
+def legend(ax: Axes) -> str:
+    """The entries of the legend of a panel, with ``|`` between them."""
+    found = ax.get_legend()
+    return "|".join(item.get_text() for item in found.get_texts()) if found else ""

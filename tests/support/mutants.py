@@ -67,7 +67,10 @@ TESTS = {
     "augment/pipeline.py": _AUGMENT,
     "augment/sampling.py": _AUGMENT,
     "augment/single.py": "augment/test_single augment/test_pipeline",
-    "study/ablation/statistics.py": "study/ablation/test_statistics; study/ablation/test_reading",
+    "study/ablation/statistics.py": (
+        "study/ablation/test_statistics; "
+        "study/ablation/test_reading study/ablation/test_views study/ablation/test_verdict"
+    ),
     "evaluation/backends.py": _EVALUATION,
     "evaluation/detector.py": _EVALUATION,
     "evaluation/scores.py": _EVALUATION,

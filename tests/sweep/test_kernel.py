@@ -1,6 +1,4 @@
-"""A sweep that really trains: notebook 03 at its smallest, by the sweep and by plain papermill as
-the user's card says.
-"""
+"""A notebook in a kernel of its own: the channel, and notebook 03 at its smallest."""
 
 from __future__ import annotations
 
@@ -20,11 +18,12 @@ import deim_lab
 from deim_lab import runs, sweep
 from deim_lab.config import fingerprint, preset
 from deim_lab.data import synthetic
+from deim_lab.sweep import kernel
 from places import ROOT
-
-pytestmark = pytest.mark.slow
+from sweeps import Json, plain_specs, write_notebook
 
 NOTEBOOK = ROOT / "notebooks" / "03_train.ipynb"
+
 SMALLEST = {
     "train.epochs": 1,
     "data.batch_size": 32,
@@ -33,7 +32,13 @@ SMALLEST = {
 }
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module")
+def small_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "set"
+    return synthetic.make(folder, train_images=24, val_images=6, size_px=(64, 64))
+
+
+@pytest.fixture
 def environment(
     own_kernel: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[None]:
@@ -42,9 +47,60 @@ def environment(
         yield
 
 
-def test_notebook_03_by_a_sweep(tmp_path: Path) -> None:
+def test_braces_in_a_path_are_no_gaps_for_papermill_to_fill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import papermill.parameterize
+
+    def execute(notebook: str, executed: str, parameters: Json, **_: Json) -> None:
+        write_notebook(Path(papermill.parameterize.parameterize_path(executed, parameters)))
+
+    monkeypatch.setattr("papermill.execute_notebook", execute)
+    folder = tmp_path / "{mine} {}"
+    folder.mkdir()
+    record = sweep.run_one(plain_specs(folder, folder / "n.ipynb", 1)[0])
+    assert (record.status, record.error) == ("done", None)
+
+
+def test_a_kernel_does_not_talk_over_tcp(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A kernel on TCP writes a warning about encryption into the output of every run."""
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    notebook = write_notebook(tmp_path / "n.ipynb", "print(seed)")
+    target = tmp_path / "executed.ipynb"
+    kernel.execute(notebook, target, parameters={"seed": 7}, cwd=tmp_path)
+    answer = capfd.readouterr()
+    assert "TCP" not in answer.out + answer.err
+    assert "7" in target.read_text(encoding="utf-8")
+
+
+def test_a_temporary_folder_of_a_long_name_goes_without_unix_sockets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", None)
+    with kernel.private_channel() as channel:
+        assert channel.transport == "ipc"
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setenv(kernel.FOLDER, str(long))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    with kernel.private_channel() as channel:
+        assert channel.transport == "tcp"
+    assert not channel.folder.exists()
+    record = sweep.run_one(
+        plain_specs(tmp_path, write_notebook(tmp_path / "n.ipynb", "print(seed)"), 1)[0]
+    )
+    assert (record.status, record.error) == ("done", None)
+    assert (long / kernel.PID_FILE).exists()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("environment")
+def test_notebook_03_by_a_sweep(tmp_path: Path, small_set: Path) -> None:
     grid = {
         "notebook": str(NOTEBOOK),
+        "data": str(small_set),
         "preset": "smoke",
         "base": SMALLEST,
         "parameters": {"device": "cpu", "examples": 1},
@@ -85,12 +141,15 @@ def test_notebook_03_by_a_sweep(tmp_path: Path) -> None:
     ] * 2
 
 
-def test_notebook_03_starts_from_weights_by_a_sweep(tmp_path: Path) -> None:
+@pytest.mark.slow
+@pytest.mark.usefixtures("environment")
+def test_notebook_03_starts_from_weights_by_a_sweep(tmp_path: Path, small_set: Path) -> None:
     config = preset("smoke", SMALLEST)
     start = tmp_path / "detector.pth"
     deim_lab.export_official(deim_lab.build_detector(config, 3), start, eval_size=(64, 64))
     grid = {
         "notebook": str(NOTEBOOK),
+        "data": str(small_set),
         "preset": "smoke",
         "base": SMALLEST,
         "parameters": {"device": "cpu", "examples": 1, "weights": str(start)},
@@ -107,13 +166,14 @@ def test_notebook_03_starts_from_weights_by_a_sweep(tmp_path: Path) -> None:
     assert [item.state for item in sweep.prepare(grid, tmp_path, name="tuned").runs] == ["done"]
 
 
-def test_notebook_03_by_the_command_of_papermill_and_again(tmp_path: Path) -> None:
+@pytest.mark.slow
+@pytest.mark.usefixtures("environment")
+def test_notebook_03_by_the_command_of_papermill_and_again(tmp_path: Path, small_set: Path) -> None:
     """``papermill notebooks/03_train.ipynb out.ipynb -p preset … -y "overrides: {…}"``, with own
     data: first in another folder, then in the repository's.
 
     The second execution finds the run and shows the same scores.
     """
-    data = synthetic.make(tmp_path / "set", train_images=24, val_images=6, size_px=(64, 64))
     settings = {**SMALLEST, "train.epochs": 2, "data.batch_size": 8, "loss.gamma": 2.0}
     overrides = json.dumps(settings).replace('"', "")
     reports: list[str] = []
@@ -121,7 +181,7 @@ def test_notebook_03_by_the_command_of_papermill_and_again(tmp_path: Path) -> No
         target = tmp_path / f"out{len(reports)}.ipynb"
         values = {
             "preset": "smoke",
-            "data": str(data),
+            "data": str(small_set),
             "device": "cpu",
             "runs_dir": str(tmp_path / "runs"),
             "examples": "1",

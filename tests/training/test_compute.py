@@ -1,13 +1,15 @@
-"""Device, precision and memory of a process."""
+"""training/compute.py: device and memory of a process."""
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 
 import pytest
 import torch
 
+from deim_lab.errors import ConfigError
 from deim_lab.training.compute import Compute
 
 VERBS_WITHOUT_RESOURCE = """
@@ -40,3 +42,22 @@ def test_without_the_module_resource_memory_is_unknown_and_all_else_works() -> N
 def test_peak_memory_of_the_process() -> None:
     pytest.importorskip("resource")
     assert 50 < Compute(torch.device("cpu"), "fp32").peak_memory_mib() < 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("visible", "refused"), [("97", True), ("GPU-1,2", True), ("", False), ("-1", False)]
+)
+def test_auto_does_not_take_the_cpu_where_a_gpu_was_given(
+    visible: str, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from deim_lab.training import compute
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert compute.resolve("cpu", "auto").device.type == "cpu"
+    with (
+        pytest.raises(ConfigError, match=f"CUDA_VISIBLE_DEVICES={visible} assigns")
+        if refused
+        else contextlib.nullcontext()
+    ):
+        assert compute.resolve("auto", "auto").device.type == "cpu"

@@ -1,10 +1,8 @@
-"""The optimiser's groups, the EMA, and their parity with the official numbers."""
+"""training/optimizer.py: groups as the official ones, saved states, learning rates."""
 
 from __future__ import annotations
 
 import copy
-import gzip
-import json
 
 import pytest
 import torch
@@ -13,31 +11,20 @@ from torch import nn
 from deim_lab.config import override
 from deim_lab.config.presets import preset
 from deim_lab.detector.detector import build_detector
-from deim_lab.training.ema import Ema
 from deim_lab.training.optimizer import (
     build_optimizer,
     parameter_groups,
     restore_optimizer,
     set_learning_rate,
 )
-from places import REFERENCE
+from official import NAMES, optimizer_groups
 
 pytestmark = pytest.mark.numeric
-
-NAMES = [
-    f"{flavour}{model}"
-    for flavour in ("deim_", "")
-    for model in (
-        *(f"dfine_{size}" for size in "nsmlx"),
-        *(f"rtdetrv2_{size}" for size in ("r18", "r34", "r50m", "r50", "r101")),
-    )
-]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_groups_are_the_official_ones(name: str) -> None:
-    with gzip.open(REFERENCE / "param_groups.json.gz", "rt") as file:
-        official = json.load(file)[name]["groups"]
+    official = optimizer_groups()[name]["groups"]
     config = preset(name)
     with torch.device("meta"):
         model = build_detector(config, num_classes=80)
@@ -136,35 +123,17 @@ def test_the_schedule_scales_each_group_from_its_own_base() -> None:
     assert {group["name"]: group["lr"] for group in optimizer.param_groups}["backbone"] == 5e-5
 
 
-def test_ema_follows_the_official_trace_and_counts() -> None:
-    reference = json.loads((REFERENCE / "schedules.json").read_text(encoding="utf-8"))
-    trace = reference["ema_trace"]
-    model = nn.Linear(3, 2)
-    with torch.no_grad():
-        model.weight.copy_(torch.tensor(trace["init_weight"], dtype=torch.float32))
-        model.bias.copy_(torch.tensor(trace["init_bias"], dtype=torch.float32))
-    ema = Ema(model, decay=trace["decay"], warmup_updates=trace["warmups"])
-    for expected in trace["after_each_update"]:
-        with torch.no_grad():
-            model.weight.add_(1)
-            model.bias.sub_(0.5)
-        ema.update(model)
-        torch.testing.assert_close(
-            ema.module.weight, torch.tensor(expected["weight"]), rtol=1e-5, atol=1e-6
-        )
-        torch.testing.assert_close(
-            ema.module.bias, torch.tensor(expected["bias"]), rtol=1e-5, atol=1e-6
-        )
-    for case in reference["ema"]:
-        other = Ema(model, decay=case["decay"], warmup_updates=case["warmups"])
-        assert [other.decay_at(k) for k in case["updates"]] == pytest.approx(case["d"], rel=1e-12)
-
-
-def test_ema_state_carries_its_counter() -> None:
-    model = nn.Linear(3, 2)
-    ema = Ema(model, decay=0.9, warmup_updates=10)
-    ema.update(model)
-    fresh = Ema(nn.Linear(3, 2), decay=0.9, warmup_updates=10)
-    fresh.load_state_dict(ema.state_dict())
-    assert fresh.updates == 1
-    torch.testing.assert_close(fresh.module.weight, ema.module.weight)
+@pytest.mark.parametrize("size", ["atto", "femto", "pico", "n"])
+def test_parameter_groups_are_the_official_ones(size: str) -> None:
+    official = optimizer_groups()[f"deimv2_hgnetv2_{size}"]["groups"]
+    config = preset(f"deimv2_hgnetv2_{size}")
+    with torch.device("meta"):
+        model = build_detector(config, 80)
+    expected = {
+        n: (group["lr"], group["weight_decay"]) for group in official for n in group["names"]
+    }
+    assert {
+        n: (group["lr"], group["weight_decay"])
+        for group in parameter_groups(model, config.optim)
+        for n in group["names"]
+    } == expected

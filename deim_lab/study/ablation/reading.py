@@ -51,8 +51,8 @@ def read(
     Args:
         sweep: its name. None: the latest sweep of ``runs_dir``; the runs themselves if there is no
             sweep or a preset is given. False: the runs.
-        baseline: arm that the others are compared with. None: the sweep's own baseline, else
-            ``plain``, else the arm with the fewest changes.
+        baseline: arm that the others are compared with. None: the sweep's own baseline, else the
+            arm ``plain``, else an arm of the plain recipe, else the arm with the most runs.
         names: arm → the name to show instead. Two arms cannot be merged this way.
         preset, data: only runs of this preset and on this data set (its name, folder or the start
             of its fingerprint). A name also admits data sets of that name with several

@@ -112,7 +112,7 @@ def direction(gamma: float = RECIPE_GAMMA, iou: float = POOR) -> Claim:
     return Claim(
         "direction",
         bool((gradient[above] > 0).all() and (gradient[~above] <= 0).all()),
-        f"It pushes down: at IoU {iou:g} MAL lowers every score above {least:.4f} "
+        f"MAL pushes down: at IoU {iou:g} it lowers every score above {least:.4f} "
         f"({numbers['share_lowered']:.0%} of the range), so a "
         "confident poor match is corrected instead of ignored.",
         _plain(numbers),
@@ -212,7 +212,8 @@ def negatives(gamma: float = RECIPE_GAMMA, other: float = 2.0, score: float = 0.
         (sizes["mal_other"] < sizes["mal"]) == (other > gamma) or other == gamma,
         f"On a negative of score {score:g} the gradient is {sizes['vfl']:.3f} under VFL, "
         f"{sizes['mal']:.3f} under MAL with γ = {gamma:g} "
-        f"and {sizes['mal_other']:.3f} with γ = {other:g}: a larger γ also spares easy negatives.",
+        f"and {sizes['mal_other']:.3f} with γ = {other:g}: a larger γ also "
+        f"down-weights easy negatives.",
         sizes,
     )
 

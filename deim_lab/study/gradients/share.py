@@ -27,8 +27,8 @@ def share_of_gradient(
     A run logs the IoU of its matched pairs but not their scores. The result therefore assumes one
     score p for all pairs, whatever their IoU. Read it as a function of p: p near 0 is early
     training, or pairs whose class is not detected yet. A trained detector gives poor pairs lower
-    scores than good ones, so its true share is none of these values. Within a bin the IoUs are
-    taken as evenly spread. Gradients count by their size: above its target (IoU for VFL, IoU^γ for
+    scores than good ones, so no single p gives its true share. Within a bin the IoUs are taken as
+    evenly spread. Gradients count by their size: above its target (IoU for VFL, IoU^γ for
     MAL) a poor pair is pushed *down*.
 
     Args:

@@ -1,52 +1,20 @@
-"""The microscope against the matching that trains; stability, positives and duplicates on cases
-known beforehand.
-"""
+"""A view of the matching equals what the criterion matches; duplicates are counted."""
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
-import deim_lab
 from deim_lab.config import MatchConfig
-from deim_lab.config.presets import preset
-from deim_lab.data import synthetic
-from deim_lab.data.coco import CocoDataset, open_source, resolve
-from deim_lab.detector.detector import Detector, build_detector
-from deim_lab.errors import ConfigError, DataError
+from deim_lab.data.coco import CocoDataset
+from deim_lab.errors import ConfigError
 from deim_lab.matching import assign, hungarian
 from deim_lab.structures import Matches, Targets
 from deim_lab.study import matching
-from deim_lab.study.matching import View
-
-CONFIG = preset("smoke", {"data.input_size": 64, "model.num_queries": 20})
-
-
-@pytest.fixture(scope="module")
-def small_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return synthetic.make(
-        tmp_path_factory.mktemp("data") / "set",
-        train_images=12,
-        val_images=4,
-        size_px=(64, 64),
-        seed=3,
-    )
-
-
-@pytest.fixture(scope="module")
-def dataset(small_set: Path) -> CocoDataset:
-    return open_source(resolve(small_set, cache_dir=small_set.parent))[0]
-
-
-def model_of(kind: str = "hungarian", seed: int = 0) -> Detector:
-    torch.manual_seed(seed)
-    return build_detector(replace(CONFIG, match=MatchConfig(kind=kind)), 6)
+from matching_views import CONFIG, model_of, view_of
 
 
 @pytest.mark.parametrize("kind", ["hungarian", "simota", "groups(3)"])
@@ -113,55 +81,6 @@ def test_drawn_pairs_are_in_pixels_and_every_target_has_a_row(dataset: CocoDatas
     )
 
 
-def view_of(names: list[int], pairs: list[tuple[int, int]]) -> View:
-    """One image, one level; ``pairs`` of (query, target); ``names`` who each query is."""
-    query, target = torch.tensor(pairs).T
-    zero = torch.zeros_like(query)
-    boxes = torch.full((1, 1, len(names), 4), 0.5)
-    targets = Targets.from_lists([boxes[0, 0, :3]], [torch.zeros(3, dtype=torch.int64)])
-    return View(
-        ("layer_0",),
-        {},
-        Matches(zero, query, target, zero),
-        torch.ones(len(pairs)),
-        boxes,
-        torch.zeros(1, 1, len(names), 2),
-        torch.tensor([names]),
-        targets,
-    )
-
-
-def test_stability_knows_queries_by_their_anchor() -> None:
-    before = view_of([7, 8, 9], [(0, 0), (1, 1), (2, 2)])
-    assert matching.stability(before, before) == {"layer_0": 0.0}
-    reranked = view_of([9, 7, 8], [(1, 0), (2, 1), (0, 2)])
-    assert matching.stability(before, reranked) == {"layer_0": 0.0}, (
-        "another rank is no other query"
-    )
-    swapped = view_of([7, 8, 9], [(1, 0), (0, 1), (2, 2)])
-    assert matching.stability(before, swapped) == {"layer_0": pytest.approx(2 / 3)}
-    fewer = view_of([7, 8, 9], [(0, 1)])
-    assert matching.stability(before, fewer) == {"layer_0": 1.0}, "of the targets matched in both"
-    table = matching.stability_over({0: before, 3: swapped, 4: swapped})
-    assert table["changed"].tolist() == [pytest.approx(2 / 3), 0.0]
-    assert table["epoch"].tolist() == [3, 4]
-    with pytest.raises(ValueError, match="different images or levels"):
-        matching.stability(before, replace(before, levels=("layer_1",)))
-
-
-def test_low_quality_is_the_share_below_a_half() -> None:
-    pairs = pd.DataFrame(
-        {"epoch": [0, 0, 0, 1], "level": ["a", "a", "b", "a"], "iou": [0.49, 0.5, 0.1, 0.9]}
-    )
-    found = matching.low_quality(pairs)
-    assert found.to_dict("list") == {
-        "epoch": [0, 0, 1],
-        "level": ["a", "b", "a"],
-        "share": [0.5, 1.0, 0.0],
-        "pairs": [2, 1, 1],
-    }
-
-
 def test_duplicates_count_what_detects_a_target_again() -> None:
     view = view_of([0, 1, 2, 3], [(0, 0)])
     scores = torch.tensor([[[[0.9, 0.9], [0.4, 0.9], [0.2, 0.9], [0.9, 0.9]]]])
@@ -178,107 +97,6 @@ def test_duplicates_count_what_detects_a_target_again() -> None:
     assert found["detections"].tolist()[:2] == [2, 1]
     assert found["spare"].tolist()[:2] == [0.5, 0]
     assert np.isnan(found["spare"].iloc[2])
-
-
-def test_positives_of_each_kind_on_the_same_images(dataset: CocoDataset) -> None:
-    counted = matching.positives(
-        model_of(),
-        dataset,
-        CONFIG,
-        samples=12,
-        batch_size=5,
-        kinds=("hungarian", "simota", "groups(5)"),
-    )
-    by_method = {name: rows.reset_index() for name, rows in counted.groupby("method", sort=False)}
-    assert list(by_method) == [
-        "one-to-one",
-        "SimOTA",
-        "5 query groups",
-        "Dense O2O (Mosaic 0.5, MixUp 0.5)",
-        "Dense O2O (Mosaic 1, MixUp 0)",
-        "Dense O2O (Mosaic 1, MixUp 1)",
-    ]
-    plain = by_method["one-to-one"]
-    assert sorted(plain["image"]) == list(range(12))
-    assert (plain["positives"] == plain["targets"]).all()
-    assert (
-        plain["targets"].tolist()
-        == dataset.counts[torch.tensor(plain["image"].to_numpy())].tolist()
-    )
-    for other in ("SimOTA", "5 query groups"):
-        assert by_method[other]["targets"].tolist() == plain["targets"].tolist()
-        assert by_method[other]["image"].tolist() == plain["image"].tolist()
-    assert (by_method["5 query groups"]["positives"] == 5 * plain["positives"]).all()
-    dense = by_method["Dense O2O (Mosaic 1, MixUp 1)"]
-    assert dense["targets"].mean() > 3 * plain["targets"].mean()
-    assert (dense["positives"] == dense["targets"].clip(upper=20)).all(), (
-        "one-to-one, and no more than there are queries"
-    )
-    found = matching.summary(counted).set_index("method")
-    assert found.loc["5 query groups", "times"] == pytest.approx(5)
-    assert found.loc["one-to-one", "per_target"] == 1
-
-
-def test_the_claims_are_read_from_the_numbers() -> None:
-    counted = pd.DataFrame(
-        {
-            "method": ["one-to-one", "SimOTA", "Dense O2O (a)", "Dense O2O (b)"],
-            "image": 0,
-            "targets": [2, 2, 8, 5],
-            "positives": [2, 19, 8, 5],
-        }
-    )
-    said = matching.claims(counted)
-    assert "9.5 positives per target here, about the claimed 10" in said
-    assert "4.0 times (a), 2.5 times (b)" in said
-    assert "about the claimed 4, fewer than the claimed 4" in said
-
-
-def test_looking_back_over_a_run(
-    small_set: Path, dataset: CocoDataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    fast = {
-        "data.batch_size": 4,
-        "data.input_size": 64,
-        "model.num_queries": 20,
-        "model.num_denoising": 8,
-        "train.epochs": 3,
-        "train.eval_every": 2,
-        "train.threads": 1,
-        "augment.mosaic_prob": 0.0,
-    }
-    batch = matching.fixed_batch(dataset, range(4), CONFIG)
-    kept = deim_lab.train(
-        preset("smoke", fast | {"train.keep_checkpoints": "all"}),
-        small_set,
-        runs_dir=tmp_path / "a",
-        device="cpu",
-    )
-    views = matching.look_back(kept.folder, *batch)
-    assert list(views) == [0, 1, 2]
-    assert not torch.equal(views[0].scores, views[2].scores)
-    pairs = matching.pairs_over(views)
-    assert set(pairs["epoch"]) == {0, 1, 2}
-    growth = matching.positives_over(kept.folder, dataset, CONFIG, samples=4)
-    assert growth["epoch"].tolist() == [0, 0, 1, 1, 2, 2]
-    assert growth.columns.tolist() == [
-        "method",
-        "targets",
-        "positives",
-        "per_target",
-        "times",
-        "epoch",
-    ]
-
-    usual = deim_lab.train(
-        preset("smoke", fast), small_set, seed=1, runs_dir=tmp_path / "b", device="cpu"
-    )
-    with caplog.at_level(logging.WARNING):
-        views = matching.look_back(usual.folder, *batch)
-    assert 2 in views
-    assert "keep_checkpoints" in caplog.text
-    with pytest.raises(DataError, match="no checkpoint"):
-        matching.look_back(tmp_path / "nothing", *batch)
 
 
 def test_a_model_of_other_groups_is_refused(dataset: CocoDataset) -> None:
