@@ -58,7 +58,6 @@ def open_source(
     Raises:
         DataError: names every fault that can be known, the worst first.
     """
-    log.info("data: %s", source)
     settings = settings or DataConfig()
     collected = Faults() if faults is None else faults
     train = CocoDataset.load(
@@ -81,12 +80,13 @@ def open_source(
     if not val.counts.any() and not collected:
         collected.add(
             "nothing-to-score",
-            f"{val.annotations_path.name}: the validation half (val) has {len(val)} images and no usable box, "
-            f"so nothing can be scored. Add its labels, or leave it out and give "
+            f"{val.annotations_path.name}: the validation half (val) has {len(val)} images and no "
+            f"usable box, so nothing can be scored. Add its labels, or leave it out and give "
             f"--set data.val_share=0.2.",
         )
     if faults is None:
         collected.stop()
+    train.origin = str(source)
     return train, val
 
 

@@ -37,6 +37,7 @@ class CocoDataset:
 
     Attributes:
         name: name of the data set.
+        origin: where the data come from, in words.
         annotations: what was read; the evaluator's ground truth.
         categories: class index ↔ category id, of the training file.
         notices: warnings about repaired or dropped items. Each has a name, a count and the first
@@ -62,6 +63,7 @@ class CocoDataset:
         cache: bool,
     ) -> None:
         self.name = name
+        self.origin = str(annotations.path)
         self.annotations = annotations
         self.categories = categories
         self.paths = list(paths)

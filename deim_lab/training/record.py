@@ -50,6 +50,7 @@ def announce(state: State) -> None:
             state.compute.device,
             state.compute.precision,
         )
+        _log.info("data: %s", state.train_set.origin)
         for notice in notices:
             _log.warning("%s", notice)
         state.run.log(
