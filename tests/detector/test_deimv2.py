@@ -1,6 +1,4 @@
-"""DEIMv2's HGNetV2 sizes: the official numbers and layouts, the parts that only they have, and a
-small one through the whole lab.
-"""
+"""DEIMv2's HGNetV2 sizes: official numbers, recipes, its own parts, and a small one in a run."""
 
 from __future__ import annotations
 

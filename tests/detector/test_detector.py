@@ -1,6 +1,4 @@
-"""The detector against the official numbers (forward passes, layouts, initial values), and what
-must hold for any input.
-"""
+"""detector/detector.py against the official numbers, its forms, and bad input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RT-DETRv2: what its decoder promises, its recipes, and one detector from training to prediction.
+"""RT-DETRv2: its recipes, what its decoder promises, and one from training to prediction.
 
 Parity with the official numbers stands where all families are compared: forward passes and initial
 values in test_detector, layouts in test_layout, groups in test_optimizer, schedules in
