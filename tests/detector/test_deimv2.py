@@ -1,6 +1,4 @@
-"""DEIMv2's HGNetV2 sizes: the official numbers and layouts, the parts that only they have, and a
-small one through the whole lab.
-"""
+"""DEIMv2's HGNetV2 sizes: official numbers, recipes, its own parts, and a small one in a run."""
 
 from __future__ import annotations
 
@@ -34,7 +32,7 @@ from deim_lab.study import matching
 from deim_lab.training.ema import Ema
 from deim_lab.weights.own import LoadReport, load_detector, load_official, official_state_dict
 from numeric import assert_same_queries, depth_of
-from official import fill, layout_of, layouts, picture
+from official import fill, layout_of, layouts, picture, with_parts
 from places import REFERENCE
 from short_runs import CutError, cut_at
 from small_detectors import some_targets
@@ -102,9 +100,7 @@ def test_forward_equals_the_official_one(size: str) -> None:
         double_deploy = model.deploy()(images.double())
         for layer in model.get_submodule("decoder.decoder.layers").children():
             layer.register_forward_hook(lambda _module, _inputs, output: layers.append(output))
-        double = model(images.double())
-        features = model.backbone(images.double())
-        maps = model.encoder(features)
+        double, features, maps = with_parts(model, images.double())
         chosen = model.decoder.select(*model.decoder.flatten(maps))
 
     stages = [

@@ -1,6 +1,4 @@
-"""Denoising queries: parity with the recorded draws of the official code, the cap, the mask's
-rules.
-"""
+"""detector/denoising.py: recorded draws of the official code, the cap, rules of the mask."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The detector against the official numbers (forward passes, layouts, initial values), and what
-must hold for any input.
-"""
+"""detector/detector.py against the official numbers, its forms, and bad input."""
 
 from __future__ import annotations
 
@@ -23,7 +21,7 @@ from deim_lab.detector.layers import FrozenBatchNorm2d
 from deim_lab.errors import ConfigError
 from deim_lab.structures import DetectorOutput, Prediction, Targets
 from numeric import assert_same_queries, depth_of, float32_tolerance
-from official import NAMES, fill, layouts, picture
+from official import NAMES, fill, layouts, picture, with_parts
 from places import REFERENCE
 from small_detectors import noise, some_targets, without_gradient
 
@@ -72,10 +70,9 @@ def test_forward_equals_the_official_one(case: str) -> None:
     with torch.no_grad():
         single, single_deploy = model(images), model.deploy()(images)
         model.double()
-        features = model.backbone(images.double())
-        maps = model.encoder(features)
+        double_deploy = model.deploy()(images.double())
+        double, features, maps = with_parts(model, images.double())
         chosen = model.decoder.select(*model.decoder.flatten(maps))
-        double, double_deploy = model(images.double()), model.deploy()(images.double())
 
     for name, found in [
         *((f"backbone.{i}", x) for i, x in enumerate(features)),

@@ -1,6 +1,4 @@
-"""Query groups: one group at inference and as if alone in training, isolation, matching and losses
-apart, weights in and out.
-"""
+"""detector/queries.py: anchors, and query groups from attention to losses and weights."""
 
 from __future__ import annotations
 

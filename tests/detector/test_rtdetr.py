@@ -1,4 +1,4 @@
-"""RT-DETRv2: what its decoder promises, its recipes, and one detector from training to prediction.
+"""RT-DETRv2: its recipes, what its decoder promises, and one from training to prediction.
 
 Parity with the official numbers stands where all families are compared: forward passes and initial
 values in test_detector, layouts in test_layout, groups in test_optimizer, schedules in
@@ -387,7 +387,7 @@ def test_train_and_predict_with_the_recipe_s_own_backbone(small_set: Path, tmp_p
     assert all(len(item) for item in found)
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # 150 epochs
 @pytest.mark.parametrize("kind", ["hungarian", "groups(2)"])
 def test_a_handful_of_images_is_learnt_by_heart(tmp_path: Path, kind: str) -> None:
     folder = synthetic.make(
@@ -400,9 +400,9 @@ def test_a_handful_of_images_is_learnt_by_heart(tmp_path: Path, kind: str) -> No
     smoke = preset(
         "smoke",
         {
-            "train.epochs": 300,
-            "train.eval_every": 300,
-            "train.checkpoint_every": 300,
+            "train.epochs": 150,
+            "train.eval_every": 150,
+            "train.checkpoint_every": 150,
             "augment.mosaic_prob": 0.0,
             "augment.mixup_prob": 0.0,
             "augment.photometric_prob": 0.0,

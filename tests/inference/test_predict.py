@@ -1,6 +1,4 @@
-"""Detections equal the official post-processing; picture files of every kind are predicted, broken
-ones named, boxes drawn.
-"""
+"""inference/predict.py: official post-processing, picture files of every kind, drawn boxes."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Loss terms: parity with the official values and gradients, and the properties that the paper's
-argument rests on.
-"""
+"""losses/terms.py: official values and gradients, and properties that the paper relies on."""
 
 from __future__ import annotations
 

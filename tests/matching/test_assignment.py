@@ -16,6 +16,7 @@ from deim_lab.matching import assign, assignment, union
 from deim_lab.structures import DecoderOutput, Matches, Targets
 from loss_cases import FAMILIES, OFFICIAL, official_batch, random_batch, score
 from places import REFERENCE
+from processes import CONTEXT
 
 pytestmark = pytest.mark.numeric
 
@@ -123,8 +124,7 @@ def test_means_over_ranks_are_at_least_one(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_normalisers_are_means_over_ranks(tmp_path: Path) -> None:
-    context = torch.multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_rank, args=(rank, str(tmp_path))) for rank in range(2)]
+    processes = [CONTEXT.Process(target=_rank, args=(rank, str(tmp_path))) for rank in range(2)]
     for process in processes:
         process.start()
     for process in processes:

@@ -1,4 +1,4 @@
-"""Matching: parity of costs and assignments, optimality, and the awkward batches."""
+"""matching/hungarian.py: costs and assignments, optimality, and the awkward batches."""
 
 from __future__ import annotations
 

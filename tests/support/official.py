@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from deim_lab.detector.detector import Detector
+from deim_lab.structures import Prediction
 from places import REFERENCE
 
 NAMES = [
@@ -93,3 +95,17 @@ def picture(batch: int, height: int, width: int) -> Tensor:
         turn * (4 * (5 + b) * u * v + 7 * (1 + c) * v) + b
     )
     return torch.from_numpy((0.5 + 0.25 * waves).astype(np.float32))
+
+
+def with_parts(model: Detector, images: Tensor) -> tuple[Prediction, list[Tensor], list[Tensor]]:
+    """Prediction of a detector in eval mode; maps of its backbone and of its encoder on the way."""
+    outputs: list[list[Tensor]] = []
+    handles = [
+        part.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
+        for part in (model.backbone, model.encoder)
+    ]
+    prediction = model(images)
+    for handle in handles:
+        handle.remove()
+    features, maps = outputs
+    return prediction, features, maps

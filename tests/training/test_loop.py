@@ -63,7 +63,7 @@ def test_bad_input_is_refused_before_a_run_folder_is_made(small_set: Path, tmp_p
     assert not list((tmp_path / "runs").glob("*_smoke_*"))
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # 150 epochs
 def test_a_handful_of_images_is_learnt_by_heart(tmp_path: Path) -> None:
     folder = synthetic.make(
         tmp_path / "set", train_images=4, val_images=1, size_px=(96, 96), seed=5
@@ -75,9 +75,9 @@ def test_a_handful_of_images_is_learnt_by_heart(tmp_path: Path) -> None:
     config = preset(
         "smoke",
         {
-            "train.epochs": 300,
-            "train.eval_every": 300,
-            "train.checkpoint_every": 300,
+            "train.epochs": 150,
+            "train.eval_every": 150,
+            "train.checkpoint_every": 150,
             "augment.mosaic_prob": 0.0,
             "augment.mixup_prob": 0.0,
             "augment.photometric_prob": 0.0,
@@ -93,7 +93,7 @@ def test_a_handful_of_images_is_learnt_by_heart(tmp_path: Path) -> None:
     assert val["AP"] > 0.9
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # three processes, each of which imports torch
 def test_two_processes_train_as_one(small_set: Path, tmp_path: Path) -> None:
     code = (
         "import sys, json, deim_lab; from deim_lab.config.presets import preset\n"

@@ -1,6 +1,4 @@
-"""One whole optimisation step of DEIM-D-FINE-N, taken by the training loop, against the official
-one: losses, gradients, clipping, AdamW deltas, batch norm; and the EMA after it.
-"""
+"""training/state.py: one step of the training loop against the official one, and the EMA."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""detector/classes.py and the head rows that detector/fill.py moves by class name."""
+"""weights/classes.py: names that are the same, and the head rows that move by class name."""
 
 from __future__ import annotations
 

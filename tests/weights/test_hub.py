@@ -1,4 +1,4 @@
-"""detector/hub.py against models that transformers builds, with random weights."""
+"""weights/hub.py against models that transformers builds, with random weights."""
 
 from __future__ import annotations
 
