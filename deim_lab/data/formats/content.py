@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from deim_lab.errors import DataError
+from deim_lab.errors import DataError, nearest
 from deim_lab.host import files
 
 Json = Any
@@ -200,6 +200,10 @@ class Pictures:
                 best.append(candidate)
         exact = [candidate for candidate in best if _composed(candidate) == "/".join(parts)]
         return exact or best
+
+    def nearest(self, name: str) -> str:
+        """ " (did you mean 'x'?)" for the most similar name of a picture, or ""."""
+        return nearest(name, list(self._by_last)[:2000])
 
 
 def _common_end(left: Sequence[str], right: Sequence[str]) -> int:

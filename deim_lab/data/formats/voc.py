@@ -7,13 +7,10 @@ VOC's own evaluation. The xml must not have a DTD, so no entity is ever expanded
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
-from xml.etree.ElementTree import Element, TreeBuilder
-from xml.parsers import expat
 
 from deim_lab.data.formats.content import (
     SPLITS,
@@ -29,6 +26,7 @@ from deim_lab.data.formats.content import (
     shown_size,
     split_of,
 )
+from deim_lab.data.formats.voc_xml import Document, parse
 from deim_lab.errors import DataError, first_few, nearest
 
 FORMAT = "Pascal VOC"
@@ -40,7 +38,6 @@ LOOKED_FOR = (
 _XML_FOLDERS = ("Annotations", "annotations")
 _PICTURE_FOLDERS = ("JPEGImages", "images", "Images")
 _CLASS_FILES = ("classes.txt", "labelmap.txt")  # the second is CVAT's
-_SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
 @dataclass(frozen=True)
@@ -67,20 +64,20 @@ class VocLabels:
     def read(self) -> Content:
         """Read the xml files of this half. A picture without an xml has no boxes."""
         documents = {
-            folder: {name: parse(folder / name) for name in _xml_names(folder)}
+            folder: {_stem(name): parse(folder / name) for name in _xml_names(folder)}
             for folder in dict.fromkeys((self.xml_dir, *self.all_xml_dirs))
         }
         categories = self._categories(documents)
         ids = {name: category_id for category_id, name in categories.items()}
         counts = _Counts([], [], [])
         pictures: list[Labelled] = []
-        for file_name, xml_name in self._pairs(documents[self.xml_dir]):
-            document = _Document((0, 0), "", ())
-            if xml_name is None:
+        for file_name, stem in self._pairs(documents[self.xml_dir]):
+            document = Document((0, 0), "", ())
+            if stem is None:
                 counts.no_xml.append(file_name)
             else:
-                document = documents[self.xml_dir][xml_name]
-                counts.add(xml_name, document)
+                document = documents[self.xml_dir][stem]
+                counts.add(f"{stem}.xml", document)
             size = document.size_wh
             if 0 in size:
                 size = shown_size(self.images_dir / file_name)
@@ -88,13 +85,13 @@ class VocLabels:
             pictures.append(Labelled(file_name, size, boxes))
         return build(self.images_dir, pictures, categories, counts.notices())
 
-    def _categories(self, documents: dict[Path, dict[str, _Document]]) -> dict[int, str]:
+    def _categories(self, documents: dict[Path, dict[str, Document]]) -> dict[int, str]:
         """Class ids from 1: in the order of the class file, else by name."""
         first_place: dict[str, Path] = {}
         for folder, by_name in documents.items():
-            for xml_name, document in by_name.items():
+            for stem, document in by_name.items():
                 for item in document.objects:
-                    first_place.setdefault(item.name, folder / xml_name)
+                    first_place.setdefault(item.name, folder / f"{stem}.xml")
         if self.class_file is None:
             return dict(enumerate(sorted(first_place), 1))
         names = _class_names(self.class_file)
@@ -108,27 +105,28 @@ class VocLabels:
                 )
         return dict(enumerate(names, 1))
 
-    def _pairs(self, documents: dict[str, _Document]) -> list[tuple[str, str | None]]:
+    def _pairs(self, documents: dict[str, Document]) -> list[tuple[str, str | None]]:
         """Each picture of this half and its xml."""
         pictures = Pictures(self.images_dir)
         by_stem: dict[str, list[str]] = {}
         for name in pictures.names:
             by_stem.setdefault(_stem(name), []).append(name)
-        if self.list_file is None:
-            stems = [_stem(name) for name in documents]
-            with_xml = set(stems)
-        else:
-            stems = list(_listed(self.list_file, by_stem, documents))
-            with_xml = {stem for stem in stems if f"{stem}.xml" in documents}
+        stems = list(documents)
+        if self.list_file is not None:
+            stems = list(dict.fromkeys(_listed(self.list_file, by_stem, documents)))
         pairs: dict[str, str | None] = {}
         absent: list[str] = []
-        for stem in dict.fromkeys(stems):
-            xml_name = f"{stem}.xml" if stem in with_xml else None
-            file_name = self._picture(stem, by_stem, documents.get(f"{stem}.xml"), pictures)
+        for stem in stems:
+            file_name = self._picture(stem, by_stem, documents.get(stem), pictures)
             if file_name is None:
                 absent.append(stem)
+            elif file_name in pairs:
+                raise DataError(
+                    f"{self.xml_dir}: {stem}.xml and {pairs[file_name]}.xml are of one picture, "
+                    f"{file_name}. Name each xml after its picture."
+                )
             else:
-                pairs[file_name] = xml_name
+                pairs[file_name] = stem if stem in documents else None
         if absent:
             hint = nearest(absent[0], list(by_stem)[:2000])
             raise DataError(
@@ -147,7 +145,7 @@ class VocLabels:
         self,
         stem: str,
         by_stem: dict[str, list[str]],
-        document: _Document | None,
+        document: Document | None,
         pictures: Pictures,
     ) -> str | None:
         """The picture of an xml: of the same name, else the one that the xml names."""
@@ -163,26 +161,11 @@ class VocLabels:
             return exact[0]
         if candidates:
             return candidates[0]
-        located = pictures.locate(stated) if stated else []
+        located = pictures.locate(stem) or pictures.locate(stated)
         folder = PurePosixPath(stem).parent
         same_folder = [name for name in located if PurePosixPath(name).parent == folder]
         located = same_folder or located
         return located[0] if len(located) == 1 else None
-
-
-class _Object(NamedTuple):
-    name: str
-    xywh: tuple[float, float, float, float]
-    difficult: bool
-    from_zero: bool
-
-
-class _Document(NamedTuple):
-    """Content of one xml file. ``size_wh`` has a 0 if the file states no size."""
-
-    size_wh: tuple[int, int]
-    file_name: str
-    objects: tuple[_Object, ...]
 
 
 class _Counts(NamedTuple):
@@ -192,7 +175,7 @@ class _Counts(NamedTuple):
     from_zero: list[str]
     no_xml: list[str]
 
-    def add(self, xml_name: str, document: _Document) -> None:
+    def add(self, xml_name: str, document: Document) -> None:
         self.difficult.extend(xml_name for item in document.objects if item.difficult)
         self.from_zero.extend(xml_name for item in document.objects if item.from_zero)
 
@@ -322,9 +305,6 @@ def _lists(folder: Path) -> dict[str, Path]:
     return {}
 
 
-# ---- reading --------------------------------------------------------------------------------
-
-
 def _xml_names(folder: Path) -> list[str]:
     return sorted(name for name in files_under(folder) if name.lower().endswith(".xml"))
 
@@ -334,13 +314,13 @@ def _stem(name: str) -> str:
 
 
 def _listed(
-    path: Path, by_stem: dict[str, list[str]], documents: dict[str, _Document]
+    path: Path, by_stem: dict[str, list[str]], documents: dict[str, Document]
 ) -> Iterator[str]:
     """Names of a list. A name may be followed by -1, 0 or 1, as in VOC's lists of one class."""
     for line in read_text(path).splitlines():
         stem = line.strip()
         name, _, flag = stem.rpartition(" ")
-        as_it_stands = stem in by_stem or f"{stem}.xml" in documents
+        as_it_stands = stem in by_stem or stem in documents
         if not as_it_stands and flag in ("-1", "0", "1"):
             stem = name.strip()
         if stem:
@@ -355,115 +335,3 @@ def _class_names(path: Path) -> list[str]:
     if not names:
         raise DataError(f"{path} has no class names. Write one a line, or remove the file.")
     return names
-
-
-def parse(path: Path) -> _Document:
-    """Read one xml file. Raises ``DataError`` with the file, the object and the value."""
-    root = _tree(path)
-    if root.tag != "annotation":
-        raise DataError(
-            f"{path}: the root is <{root.tag[:40]}>. Expected <annotation>, as Pascal VOC has. "
-            f"Export the labels as COCO, YOLO or Pascal VOC."
-        )
-    size = root.find("size")
-    size_wh = (0, 0)
-    if size is not None:
-        size_wh = (_side(size, "width", path), _side(size, "height", path))
-    objects = [
-        _object(item, f"{path}, object {number}")
-        for number, item in enumerate(root.iterfind("object"), 1)
-    ]
-    return _Document(size_wh, (root.findtext("filename") or "").strip(), tuple(objects))
-
-
-def _tree(path: Path) -> Element:
-    """The elements of an xml file. A DTD is refused, since entities in it can grow without end."""
-    builder = TreeBuilder()
-    parser = expat.ParserCreate()
-    parser.buffer_text = True
-    parser.StartElementHandler = builder.start
-    parser.EndElementHandler = builder.end
-    parser.CharacterDataHandler = builder.data
-
-    def refuse(*_: object) -> None:
-        raise DataError(
-            f"{path}, line {parser.CurrentLineNumber}: the xml has a DTD or entities. "
-            f"Remove the <!DOCTYPE …> part; labels need none."
-        )
-
-    parser.StartDoctypeDeclHandler = refuse
-    parser.EntityDeclHandler = refuse
-    try:
-        parser.Parse(path.read_bytes(), True)
-        return builder.close()
-    except DataError:
-        raise
-    except expat.ExpatError as error:
-        raise DataError(
-            f"{path}, line {error.lineno}: {expat.ErrorString(error.code)}. Expected complete XML. "
-            f"Write the file again."
-        ) from error
-    except OSError as error:
-        raise DataError(f"{path} can't be read: {error.strerror or error}.") from error
-    except (ValueError, LookupError, AssertionError) as error:  # encodings that expat lacks
-        raise DataError(f"{path}: {error}. Save the file as UTF-8.") from error
-
-
-def _side(size: Element, key: str, path: Path) -> int:
-    """A stated width or height; 0 if it is absent or empty, as some tools write."""
-    text = (size.findtext(key) or "").strip() or "0"
-    value = _float(text)
-    if value != value or value < 0 or value != int(value):
-        raise DataError(f"{path}: {key} {text!r} of <size> is not a whole number of pixels.")
-    return int(value)
-
-
-def _object(item: Element, where: str) -> _Object:
-    name = (item.findtext("name") or "").strip()
-    if not name:
-        raise DataError(f"{where} has no <name>. Every object needs the name of its class.")
-    where = f"{where} ({name!r})"
-    box = item.find("bndbox")
-    if box is None:
-        raise DataError(f"{where} has no <bndbox>. Expected {', '.join(_SIDES)} in pixels.")
-    xmin, ymin, xmax, ymax = (_coordinate(box, key, where) for key in _SIDES)
-    if xmax < xmin or ymax < ymin:
-        raise DataError(
-            f"{where}: the box {xmin:g}, {ymin:g}, {xmax:g}, {ymax:g} has xmax < xmin or "
-            f"ymax < ymin. Expected {', '.join(_SIDES)}. Exchange the corners."
-        )
-    return _Object(
-        name,
-        (xmin - 1, ymin - 1, xmax - xmin + 1, ymax - ymin + 1),
-        _flag(item, "difficult", where),
-        xmin == 0 or ymin == 0,
-    )
-
-
-def _coordinate(box: Element, key: str, where: str) -> float:
-    text = box.findtext(key)
-    if text is None:
-        raise DataError(
-            f"{where}: <bndbox> has no <{key}>{nearest(key, [item.tag for item in box])}. "
-            f"Expected {', '.join(_SIDES)}."
-        )
-    value = _float(text)
-    if value != value:
-        raise DataError(f"{where}: {key} {text.strip()[:40]!r} is not a number of pixels.")
-    return value
-
-
-def _flag(item: Element, key: str, where: str) -> bool:
-    text = (item.findtext(key) or "").strip().casefold() or "0"
-    if text not in ("0", "1", "false", "true"):
-        raise DataError(f"{where}: {key} {text[:40]!r} is not 0 or 1.")
-    return text in ("1", "true")
-
-
-def _float(text: str) -> float:
-    """The finite number that a text stands for; NaN for any other text."""
-    try:
-        value = math.nan if "_" in text else float(text)
-    except ValueError:
-        return math.nan
-    return value if math.isfinite(value) else math.nan

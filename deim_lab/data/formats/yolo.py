@@ -93,8 +93,8 @@ class YoloLabels:
             first = label_of(self.images_dir / names[0], self.root)
             raise DataError(
                 f"{self.images_dir}: none of {len(names)} pictures has a label file. Looked for "
-                f"{first}{files.nearest_beside(first)} and so on. Put the labels there. A picture without boxes "
-                f"may have an empty file."
+                f"{first}{files.nearest_beside(first)} and so on. Put the labels there. "
+                f"A picture without boxes may have an empty file."
             )
         if known is None:
             classes = {box.category_id for picture in pictures for box in picture.boxes}
