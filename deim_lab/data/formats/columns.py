@@ -118,9 +118,9 @@ def misses(columns: Columns, header: Sequence[str]) -> str:
     if not lacks:
         return ""
     return (
-        f"the table has no {', no '.join(lacks)}. The columns of its first row are {', '.join(header)}. Needed: "
-        f"filename, class, and xmin, ymin, xmax, ymax or x, y, width, height or bbox. Rename the "
-        f"columns, or give Table(path, columns={{'class': …}})."
+        f"the table has no {', no '.join(lacks)}. The columns of its first row are "
+        f"{', '.join(header)}. Needed: filename, class, and xmin, ymin, xmax, ymax or x, y, "
+        f"width, height or bbox. Rename the columns, or give Table(path, columns={{'class': …}})."
     )
 
 

@@ -1,0 +1,491 @@
+"""Write a data set as COCO, YOLO or Pascal VOC, from any format that the lab reads.
+
+Nothing half-written is left: the files are made in a temporary folder, which gets its name at the
+end. Polygons, keypoints and other fields beyond boxes and classes are not kept.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+import numpy as np
+import yaml
+
+from deim_lab.data import annotations as coco, formats, layouts
+from deim_lab.data.annotations import Annotations, Categories
+from deim_lab.data.formats.content import counted, header, is_picture
+from deim_lab.data.formats.yolo_files import label_of
+from deim_lab.data.pictures import find_pictures, fit_sizes
+from deim_lab.errors import ConfigError, DataError, nearest
+from deim_lab.host import files
+
+FORMATS = ("coco", "yolo", "voc")
+PICTURES = ("link", "copy", "none")
+
+_NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+
+
+class Box(NamedTuple):
+    """One labelled box: ``x, y, width, height`` and area in pixels."""
+
+    category_id: int
+    xywh: tuple[float, float, float, float]
+    area: float
+    crowd: bool
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture with its boxes. ``size_wh`` is the size that the boxes fit."""
+
+    id: int
+    path: Path
+    file_name: str
+    size_wh: tuple[int, int]
+    boxes: tuple[Box, ...]
+
+
+@dataclass(frozen=True)
+class Half:
+    """One half of a data set: ``train``, ``val`` or ``test``."""
+
+    name: str
+    categories: Categories
+    pictures: tuple[Picture, ...]
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Written:
+    """Result of a conversion: the halves as written, and what was changed on the way."""
+
+    folder: Path
+    halves: tuple[Half, ...]
+    notices: tuple[str, ...]
+
+
+def read(folder: str | Path) -> list[Half]:
+    """Read all halves of a folder in COCO's, YOLO's, Pascal VOC's or CSV's layout."""
+    try:
+        source = layouts.resolve(folder)
+    except DataError as error:
+        halves = formats.find(Path(folder))
+        if not halves:
+            looked_for = "; ".join(formats.LOOKED_FOR)
+            raise DataError(f"{error} Also looked for {looked_for}.") from error
+        return [
+            half_of_content(name, labels.read(), str(labels.path))
+            for name, (_, labels) in halves.items()
+        ]
+    return [
+        half_of(name, images_dir, coco.read(json_file))
+        for name, (images_dir, json_file) in (("train", source.train), ("val", source.val))
+    ]
+
+
+def half_of_content(name: str, content: formats.Content, source: str) -> Half:
+    """A half from the content of another format. ``source`` names its files in errors."""
+    half = half_of(name, content.images_dir, coco.parse_coco(content.coco, name=source))
+    return replace(half, notices=(*content.notices, *half.notices))
+
+
+def half_of(name: str, images_dir: Path, annotations: Annotations) -> Half:
+    """A half from checked annotations. Compares the stated sizes with the pictures."""
+    paths, _ = find_pictures(images_dir, annotations)
+    sizes_wh, _, notices = fit_sizes(annotations, paths)
+    areas = np.where(
+        np.isfinite(annotations.areas), annotations.areas, annotations.boxes_xywh[:, 2:].prod(1)
+    )
+    boxes: list[list[Box]] = [[] for _ in paths]
+    for row, index in enumerate(annotations.image_index.tolist()):
+        left, top, width, height = annotations.boxes_xywh[row].tolist()
+        boxes[index].append(
+            Box(
+                int(annotations.category_ids[row]),
+                (left, top, width, height),
+                float(areas[row]),
+                bool(annotations.crowd[row]),
+            )
+        )
+    pictures = tuple(
+        Picture(
+            int(annotations.image_ids[index]),
+            path,
+            annotations.file_names[index],
+            (int(sizes_wh[index, 0]), int(sizes_wh[index, 1])),
+            tuple(boxes[index]),
+        )
+        for index, path in enumerate(paths)
+    )
+    return Half(name, annotations.categories, pictures, tuple(notices))
+
+
+def write(
+    format: str, to: str | Path, halves: Sequence[Half], *, pictures: str = "link"
+) -> Written:
+    """Write halves into a new folder.
+
+    Args:
+        format: ``"coco"``, ``"yolo"`` or ``"voc"``.
+        to: the folder; it must be absent or empty.
+        halves: what to write. All halves share their classes.
+        pictures: ``"link"``: hard links, or copies where the disk has no links. ``"copy"``:
+            copies. ``"none"``: labels only.
+
+    Raises:
+        DataError: names the file or class that the format can't hold, or the folder in the way.
+            Then nothing is written.
+    """
+    for value, allowed in ((format, FORMATS), (pictures, PICTURES)):
+        if value not in allowed:
+            hint = nearest(value, allowed)
+            raise ConfigError(f"{value!r} is unknown{hint}. Expected {', '.join(allowed)}.")
+    target = Path(to).resolve()
+    _check_free(target)
+    halves = [_checked_names(half) for half in halves]
+    categories = _shared_categories(halves)
+    notices: list[str] = []
+    if format != "coco":
+        halves = [_boxes_in_pictures(half, notices, crowds=format == "voc") for half in halves]
+        for half in halves:
+            _check_pictures(half, format)
+    if format == "voc":
+        _check_class_names(categories)
+        halves = _distinct_halves(halves, notices)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    writers: dict[str, Callable[[Path, Sequence[Half], Categories], Iterator[tuple[Path, Path]]]]
+    writers = {"coco": _write_coco, "yolo": _write_yolo, "voc": _write_voc}
+    copied: list[str] = []
+    try:
+        temporary.mkdir()
+        for source, place in writers[format](temporary, halves, categories):
+            if not _place(source, place, pictures):
+                copied.append(place.name)
+        if target.exists():
+            target.rmdir()
+        temporary.rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    notices += counted("convert-copied", "pictures were copied; they can't be linked", copied)
+    return Written(target, tuple(halves), tuple(notices))
+
+
+# ---- checks before anything is written ------------------------------------------------------
+
+
+def _check_free(target: Path) -> None:
+    if target.is_dir() and not any(target.iterdir()):
+        return
+    if target.exists():
+        kind = "is not empty" if target.is_dir() else "is a file"
+        raise DataError(f"{target} {kind}. Nothing is overwritten. Give a new folder.")
+
+
+def _checked_names(half: Half) -> Half:
+    """The half with plain file names. Refuses names that leave the folder or occur twice."""
+    seen: set[str] = set()
+    pictures: list[Picture] = []
+    for picture in half.pictures:
+        path = PurePosixPath(picture.file_name)
+        if path.is_absolute() or ".." in path.parts or not path.name:
+            raise DataError(
+                f"{half.name}: file_name {picture.file_name!r} is not inside the folder of "
+                f"pictures. Write a relative name."
+            )
+        name = path.as_posix()
+        if name in seen:
+            raise DataError(f"{half.name}: file_name {name!r} occurs twice. Merge the two images.")
+        seen.add(name)
+        pictures.append(replace(picture, file_name=name))
+    return replace(half, pictures=tuple(pictures))
+
+
+def _shared_categories(halves: Sequence[Half]) -> Categories:
+    """The classes of all halves by ascending id. One id must name one class."""
+    names: dict[int, str] = {}
+    for half in halves:
+        for category_id, name in zip(half.categories.ids, half.categories.names, strict=True):
+            if names.setdefault(category_id, name) != name:
+                raise DataError(
+                    f"{half.name}: category id {category_id} is {name!r} here and "
+                    f"{names[category_id]!r} in another half. Give one class one id."
+                )
+    return Categories(tuple(sorted(names)), tuple(names[key] for key in sorted(names)))
+
+
+def _check_pictures(half: Half, format: str) -> None:
+    """Refuse pictures that readers would not find, or that would share a label file."""
+    by_stem: dict[str, str] = {}
+    for picture in half.pictures:
+        name = picture.file_name
+        stem = PurePosixPath(name).with_suffix("").as_posix()
+        if not is_picture(name):
+            raise DataError(
+                f"{half.name}: {name!r} is hidden or has an unusual suffix, so readers of "
+                f"{format} don't find it. Rename it to a usual name, such as a.jpg."
+            )
+        if stem in by_stem:
+            raise DataError(
+                f"{half.name}: {by_stem[stem]!r} and {name!r} would share their label file. "
+                f"Rename one of them."
+            )
+        by_stem[stem] = name
+        lines = f"{stem}\n".splitlines()
+        if format == "voc" and (lines != [stem.strip()] or _NOT_IN_XML.search(name)):
+            raise DataError(
+                f"{half.name}: {name!r} has control characters, line breaks or blanks at an end, "
+                f"which the lists and xml files of voc can't hold. Rename it."
+            )
+
+
+def _check_class_names(categories: Categories) -> None:
+    for name in categories.names:
+        if f"{name}\n".splitlines() != [name.strip()] or _NOT_IN_XML.search(name):
+            raise DataError(
+                f"class {name!r} is empty or has control characters, line breaks or blanks at an "
+                f"end, which voc can't hold. Rename it."
+            )
+        if categories.names.count(name) > 1:
+            raise DataError(
+                f"two classes are named {name!r}. Pascal VOC knows classes by their names, so they "
+                f"would become one. Rename or merge them."
+            )
+
+
+def _distinct_halves(halves: Sequence[Half], notices: list[str]) -> list[Half]:
+    """Put the halves into sub-folders if names would clash: VOC has one folder of pictures."""
+    stems = [
+        PurePosixPath(picture.file_name).with_suffix("").as_posix()
+        for half in halves
+        for picture in half.pictures
+    ]
+    clashing = len(stems) - len(set(stems))
+    if not clashing:
+        return list(halves)
+    notices.append(
+        f"convert-sub-folders: {clashing} names occur in several halves; the pictures of each half "
+        f"are in a sub-folder"
+    )
+    return [
+        replace(
+            half,
+            pictures=tuple(
+                replace(picture, file_name=f"{half.name}/{picture.file_name}")
+                for picture in half.pictures
+            ),
+        )
+        for half in halves
+    ]
+
+
+# ---- boxes ----------------------------------------------------------------------------------
+
+
+def _boxes_in_pictures(half: Half, notices: list[str], *, crowds: bool) -> Half:
+    """Boxes as YOLO and VOC can hold them: in the upright picture, clipped, with an area."""
+    changes: dict[str, list[str]] = {"crowd": [], "empty": [], "clipped": [], "turned": []}
+    pictures: list[Picture] = []
+    for original in half.pictures:
+        picture = upright(original)
+        if picture is not original:
+            changes["turned"].append(picture.file_name)
+        boxes: list[Box] = []
+        for box in picture.boxes:
+            inside = _clip(box.xywh, picture.size_wh)
+            if box.crowd:
+                changes["crowd"].append(picture.file_name)
+            if box.crowd and not crowds:
+                continue
+            if inside[2] <= 0 or inside[3] <= 0:
+                changes["empty"].append(picture.file_name)
+                continue
+            if max(abs(a - b) for a, b in zip(inside, box.xywh, strict=True)) > 0.01:
+                changes["clipped"].append(picture.file_name)
+            boxes.append(box._replace(xywh=inside))
+        pictures.append(replace(picture, boxes=tuple(boxes)))
+    crowd_text = "crowd regions are left out, because YOLO has no mark for them"
+    if crowds:
+        crowd_text = "crowd regions are marked as difficult"
+    notices += counted("convert-crowd", f"{half.name}: {crowd_text}", changes["crowd"])
+    notices += counted(
+        "convert-empty", f"{half.name}: boxes without area in the picture", changes["empty"]
+    )
+    notices += counted(
+        "convert-clipped", f"{half.name}: boxes are clipped to the picture", changes["clipped"]
+    )
+    notices += counted(
+        "convert-turned",
+        f"{half.name}: pictures have boxes of the stored pixels; turned as a viewer shows them",
+        changes["turned"],
+    )
+    return replace(half, pictures=tuple(pictures))
+
+
+def upright(picture: Picture) -> Picture:
+    """The picture with boxes that fit it as a viewer shows it.
+
+    COCO's boxes may fit the stored pixels of a picture that its EXIF orientation turns
+    (``data.pictures``). YOLO and VOC have no way to say so.
+    """
+    stored, orientation = header(picture.path)
+    width, height = picture.size_wh
+    if orientation not in (5, 6, 7, 8) or picture.size_wh != stored or width == height:
+        return picture
+    from_right = orientation in (6, 7)  # the shown x runs against the stored y
+    from_bottom = orientation in (7, 8)  # the shown y runs against the stored x
+    boxes: list[Box] = []
+    for box in picture.boxes:
+        x, y, w, h = box.xywh
+        left = height - y - h if from_right else y
+        top = width - x - w if from_bottom else x
+        boxes.append(box._replace(xywh=(left, top, h, w)))
+    return replace(picture, size_wh=(height, width), boxes=tuple(boxes))
+
+
+def _clip(
+    xywh: tuple[float, float, float, float], size_wh: tuple[int, int]
+) -> tuple[float, float, float, float]:
+    x, y, w, h = xywh
+    left, right = (min(max(value, 0.0), float(size_wh[0])) for value in (x, x + w))
+    top, bottom = (min(max(value, 0.0), float(size_wh[1])) for value in (y, y + h))
+    if (left, top, right, bottom) == (x, y, x + w, y + h):
+        return xywh
+    return left, top, right - left, bottom - top
+
+
+# ---- the three formats: each writes labels and yields (picture, its place) ------------------
+
+
+def _place(source: Path, place: Path, pictures: str) -> bool:
+    """Put a picture at its place; False if it was copied instead of linked."""
+    if pictures == "none":
+        return True
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if pictures == "link":
+        try:
+            os.link(os.path.realpath(source), place)
+            return True
+        except OSError:  # another disk, or one without links
+            pass
+    shutil.copyfile(source, place)
+    return pictures == "copy"
+
+
+def _write_coco(
+    folder: Path, halves: Sequence[Half], categories: Categories
+) -> Iterator[tuple[Path, Path]]:
+    (folder / "annotations").mkdir()
+    for half in halves:
+        annotations = [
+            {
+                "image_id": picture.id,
+                "category_id": box.category_id,
+                "bbox": list(box.xywh),
+                "area": box.area,
+                "iscrowd": int(box.crowd),
+            }
+            for picture in half.pictures
+            for box in picture.boxes
+        ]
+        content = {
+            "images": [
+                {
+                    "id": picture.id,
+                    "file_name": picture.file_name,
+                    "width": picture.size_wh[0],
+                    "height": picture.size_wh[1],
+                }
+                for picture in half.pictures
+            ],
+            "annotations": [{"id": place, **item} for place, item in enumerate(annotations, 1)],
+            "categories": categories.as_list(),
+        }
+        files.write_json(folder / "annotations" / f"instances_{half.name}.json", content)
+        for picture in half.pictures:
+            yield picture.path, folder / "images" / half.name / picture.file_name
+
+
+def _write_yolo(
+    folder: Path, halves: Sequence[Half], categories: Categories
+) -> Iterator[tuple[Path, Path]]:
+    content = {
+        **{half.name: f"images/{half.name}" for half in halves},
+        "nc": len(categories),
+        "names": dict(enumerate(categories.names)),
+    }
+    text = yaml.safe_dump(content, allow_unicode=True, sort_keys=False, width=1000)
+    (folder / "data.yaml").write_text(text, encoding="utf-8")
+    for half in halves:
+        for picture in half.pictures:
+            place = folder / "images" / half.name / picture.file_name
+            label = label_of(place, folder)
+            label.parent.mkdir(parents=True, exist_ok=True)
+            width, height = picture.size_wh
+            lines = []
+            for box in picture.boxes:
+                x, y, w, h = box.xywh
+                values = ((x + w / 2) / width, (y + h / 2) / height, w / width, h / height)
+                numbers = " ".join(f"{value:.10g}" for value in values)
+                lines.append(f"{categories.index(box.category_id)} {numbers}\n")
+            label.write_text("".join(lines), encoding="utf-8")
+            yield picture.path, place
+
+
+def _write_voc(
+    folder: Path, halves: Sequence[Half], categories: Categories
+) -> Iterator[tuple[Path, Path]]:
+    lists = folder / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    text = "".join(f"{name}\n" for name in categories.names)
+    (folder / "classes.txt").write_text(text, encoding="utf-8")
+    for half in halves:
+        stems: list[str] = []
+        for picture in half.pictures:
+            stem = PurePosixPath(picture.file_name).with_suffix("").as_posix()
+            stems.append(stem)
+            xml_file = folder / "Annotations" / f"{stem}.xml"
+            xml_file.parent.mkdir(parents=True, exist_ok=True)
+            root = _voc_xml(picture, categories)
+            xml_file.write_bytes(ElementTree.tostring(root, encoding="utf-8"))
+            yield picture.path, folder / "JPEGImages" / picture.file_name
+        text = "".join(f"{stem}\n" for stem in stems)
+        (lists / f"{half.name}.txt").write_text(text, encoding="utf-8")
+
+
+def _voc_xml(picture: Picture, categories: Categories) -> ElementTree.Element:
+    root = ElementTree.Element("annotation")
+    path = PurePosixPath(picture.file_name)
+    _add(root, folder=path.parent.name, filename=path.name)
+    width, height = picture.size_wh
+    _add(ElementTree.SubElement(root, "size"), width=width, height=height, depth=3)
+    _add(root, segmented=0)
+    for box in picture.boxes:
+        item = ElementTree.SubElement(root, "object")
+        _add(item, name=categories.names[categories.index(box.category_id)], pose="Unspecified")
+        _add(item, truncated=0, difficult=int(box.crowd))
+        x, y, w, h = box.xywh
+        xmin, xmax = _whole_pixels(x, x + w, width)
+        ymin, ymax = _whole_pixels(y, y + h, height)
+        _add(ElementTree.SubElement(item, "bndbox"), xmin=xmin, ymin=ymin, xmax=xmax, ymax=ymax)
+    ElementTree.indent(root)
+    return root
+
+
+def _whole_pixels(start: float, end: float, side: int) -> tuple[int, int]:
+    """First and last pixel of a span, counted from 1; at least one pixel."""
+    first = min(round(start) + 1, side)
+    return first, max(round(end), first)
+
+
+def _add(parent: ElementTree.Element, **texts: str | int) -> None:
+    for tag, text in texts.items():
+        ElementTree.SubElement(parent, tag).text = str(text)
