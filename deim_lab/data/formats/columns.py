@@ -109,9 +109,9 @@ def misses(columns: Columns, header: Sequence[str]) -> str:
     """What a table lacks, for a message; "" if nothing."""
     lacks = []
     if columns.file is None:
-        lacks.append(f"a column of pictures{_nearest('file', header)}")
+        lacks.append(f"column of pictures{_nearest('file', header)}")
     if columns.label is None:
-        lacks.append(f"a column of classes{_nearest('class', header)}")
+        lacks.append(f"column of classes{_nearest('class', header)}")
     if not columns.box:
         close = "".join(_nearest(meaning, header) for meaning in _CORNERS)
         lacks.append(f"columns of boxes{close}")

@@ -23,6 +23,7 @@ from deim_lab.data.formats.columns import (
     with_decimal_point,
 )
 from deim_lab.data.formats.content import (
+    SPLITS,
     Box,
     Content,
     Halves,
@@ -133,7 +134,11 @@ def find(folder: Path) -> Halves:
         if split is not None and _is_table(path):
             tables.setdefault(split, path)
     if tables:
-        return {split: _half(folder, path, tables.values()) for split, path in tables.items()}
+        return {
+            split: _half(folder, tables[split], tables.values())
+            for split in SPLITS
+            if split in tables
+        }
     paths = [path for path in sorted(folder.glob("*.csv")) if _is_table(path)]
     if len(paths) > 1:
         raise DataError(
@@ -178,7 +183,7 @@ def _splits(path: Path) -> list[str]:
     if match(header, None, str(path)).split is None:
         return []
     present = {row.split for row in _rows(path, None)}
-    return [split for split in ("train", "val", "test") if split in present]
+    return [split for split in SPLITS if split in present]
 
 
 def _header(path: Path) -> tuple[list[str], str]:

@@ -211,9 +211,9 @@ def _parse(
             continue
         where = f"{path}, line {number}"
         values = [_number(token, where) for token in tokens]
-        if keypoint_numbers and len(values) == 5 + keypoint_numbers:
+        _check_count(len(values), keypoint_numbers, where)
+        if keypoint_numbers:
             values = values[:5]
-        _check_count(len(values), where)
         category = _category(values[0], tokens[0], names, where)
         for value, token in zip(values[1:], tokens[1:], strict=False):
             if not -_MARGIN <= value <= 1 + _MARGIN:
@@ -239,8 +239,13 @@ def _number(token: str, where: str) -> float:
     return value
 
 
-def _check_count(count: int, where: str) -> None:
-    if count == 5 or (count >= 7 and count % 2 == 1):
+def _check_count(count: int, keypoint_numbers: int, where: str) -> None:
+    if keypoint_numbers and count not in (5, 5 + keypoint_numbers):
+        raise DataError(
+            f"{where} has {count} numbers. Expected 5 (class cx cy w h) and {keypoint_numbers} "
+            f"numbers of keypoints, as kpt_shape in the yaml says."
+        )
+    if count in (5, 5 + keypoint_numbers) or (count >= 7 and count % 2 == 1):
         return
     hint = "Expected 5 (class cx cy w h), or a class and the x and y of at least 3 points."
     if count == 6:

@@ -46,6 +46,8 @@ def find_files(folder: Path) -> Found:
             folder, by_name, {split: _names_beside(folder, by_name[split]) for split in by_name}
         )
     sources = _stated_sources(folder, yaml_file, content) or _sources_by_name(folder)
+    if not sources:
+        return Found(yaml_file, {}, {})
     names = _class_names(yaml_file, content)
     by_half = {split: names or _names_beside(folder, sources[split]) for split in sources}
     return Found(yaml_file, sources, by_half, _keypoint_numbers(yaml_file, content))
@@ -120,7 +122,7 @@ def _stated_sources(
 def _class_names(yaml_file: Path, content: dict[str, Json]) -> Names | None:
     names = content.get("names")
     if isinstance(names, dict):
-        wrong = [key for key in names if not str(key).isdecimal()]
+        wrong = [key for key in names if not _is_count(key)]
         if wrong:
             raise DataError(
                 f"{yaml_file}: names has the key {str(wrong[0])!r}. Expected class numbers 0, 1, …"
@@ -128,7 +130,7 @@ def _class_names(yaml_file: Path, content: dict[str, Json]) -> Names | None:
         pairs = sorted((int(key), name) for key, name in names.items())
     elif isinstance(names, list):
         pairs = list(enumerate(names))
-    elif names is None:
+    elif names is None or names == "":
         pairs = []
     else:
         raise DataError(f"{yaml_file}: names is {names!r}. Expected a list of class names.")
@@ -141,7 +143,7 @@ def _class_names(yaml_file: Path, content: dict[str, Json]) -> Names | None:
     count = content.get("nc")
     if count is None:
         return tuple(pairs) or None
-    if not (isinstance(count, str) and count.isdecimal() and len(count) < 7):
+    if not _is_count(count):
         raise DataError(f"{yaml_file}: nc is {str(count)[:40]!r}. Expected the number of classes.")
     if pairs and len(pairs) != int(count):
         raise DataError(
@@ -150,11 +152,15 @@ def _class_names(yaml_file: Path, content: dict[str, Json]) -> Names | None:
     return tuple(pairs) or tuple((number, str(number)) for number in range(int(count))) or None
 
 
+def _is_count(value: Json) -> bool:
+    return isinstance(value, str) and value.isdecimal() and len(value) < 7
+
+
 def _keypoint_numbers(yaml_file: Path, content: dict[str, Json]) -> int:
     shape = content.get("kpt_shape")
     if shape is None:
         return 0
-    if not isinstance(shape, list) or not all(str(item).isdecimal() for item in shape):
+    if not isinstance(shape, list) or not all(map(_is_count, shape)):
         raise DataError(f"{yaml_file}: kpt_shape is not a list of numbers such as [17, 3].")
     return math.prod(int(item) for item in shape)
 
