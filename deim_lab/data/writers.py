@@ -1,4 +1,4 @@
-"""Write the labels of a data set as COCO, YOLO or Pascal VOC; ``data.convert`` prepares them.
+"""Write the labels of a data set as COCO, YOLO or Pascal VOC, after ``data.convert``.
 
 Each writer makes the label files in a folder, and yields every picture with its place there.
 """

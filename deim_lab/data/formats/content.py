@@ -1,4 +1,4 @@
-"""What all readers of other formats share: content in COCO's terms, and a folder's pictures.
+"""Shared by all readers of other formats: content in COCO's terms, pictures of a folder.
 
 A reader finds the halves of a folder with ``find(folder)`` and defers the reading to
 ``Labels.read``. Nothing here imports torch.

@@ -159,7 +159,7 @@ def _half(folder: Path, path: Path, paths: Iterable[Path]) -> tuple[Path, Table]
 
 
 def _split_of_path(path: Path) -> str | None:
-    """The half of ``train.csv``, ``train_labels.csv`` or ``train/labels.csv``; None for others."""
+    """The half of ``train.csv``, ``train_boxes.csv`` or ``train/boxes.csv``; else None."""
     if len(path.parts) > 1:
         return split_of(path.parts[0])
     words = re.split(r"[^a-z]+", path.stem.casefold())

@@ -48,7 +48,7 @@ def parse(path: Path) -> Document:
 
 
 def _tree(path: Path) -> Element:
-    """The elements of an xml file. A DTD is refused, since entities in it can grow without end."""
+    """The elements of an xml file. A DTD is refused: its entities can grow without end."""
     builder = TreeBuilder()
     parser = expat.ParserCreate()
     parser.buffer_text = True
