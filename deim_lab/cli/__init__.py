@@ -43,6 +43,7 @@ VERBS = (
     "export",
     "latency",
     "doctor",
+    "convert",
     "presets",
     "notebooks",
     "demo",

@@ -8,6 +8,15 @@ from typing import Literal
 from deim_lab.config.values import at_least
 from deim_lab.errors import ConfigError
 
+BoxFormat = Literal[
+    "auto",
+    "xywh",
+    "xyxy",
+    "cxcywh",
+    "normalised-xywh",
+    "normalised-xyxy",
+    "normalised-cxcywh",
+]
 # Ways to write a box as four numbers; COCO's is the first.
 BOX_FORMATS = (
     "xywh",
@@ -31,15 +40,7 @@ class DataConfig:
     cache: bool = False  # keep decoded images in memory
     # what the four numbers of a box are in the annotations; auto: COCO's xywh, and an error if
     # another format fits better
-    boxes: Literal[
-        "auto",
-        "xywh",
-        "xyxy",
-        "cxcywh",
-        "normalised-xywh",
-        "normalised-xyxy",
-        "normalised-cxcywh",
-    ] = "auto"
+    boxes: BoxFormat = "auto"
     # a picture that can't be decoded stops the run before step 1, or is left out and named
     on_bad_image: Literal["error", "skip"] = "error"
     # share of the training images to validate on, for a data set without a validation half

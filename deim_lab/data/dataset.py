@@ -129,31 +129,31 @@ class CocoDataset:
         """
         settings = settings or DataConfig()
         collected = Faults() if faults is None else faults
-        read, folder = _read(annotations_json, Path(images_dir), collected)
-        annotations, sizes_bytes, files_of, notices = _matched(read, folder, settings, collected)
+        half = read_half(annotations_json, Path(images_dir), settings, collected)
+        annotations = half.annotations
         classes = categories or annotations.categories
         labels, known = _labels(annotations, classes, collected)
-        clipped_xyxy, keep, dropped = clip_boxes(annotations, files_of.sizes.served_wh)
+        clipped_xyxy, keep, dropped = clip_boxes(annotations, half.sizes.served_wh)
         if categories is None and not keep.any() and not collected:
             collected.add("nothing-to-train", _nothing_to_train(annotations))
         if faults is None:
             collected.stop()
-        notices = [*annotations.notices, *notices, *dropped]
+        notices = [*half.notices, *dropped]
         for notice in notices:
             log.warning("%s: %s", annotations.path, notice)
         dataset = cls(
             name=name or name_of(annotations.path),
             annotations=annotations,
             categories=classes,
-            paths=files_of.paths,
-            sizes_wh=files_of.sizes.served_wh,
-            follow_exif=files_of.sizes.follow_exif,
+            paths=half.paths,
+            sizes_wh=half.sizes.served_wh,
+            follow_exif=half.sizes.follow_exif,
             boxes=_Boxes(clipped_xyxy, labels, keep & known),
-            fingerprint=_fingerprint(annotations, sizes_bytes),
+            fingerprint=_fingerprint(annotations, half.sizes_bytes),
             notices=notices,
             cache=cache or settings.cache,
         )
-        unreadable = files_of.sizes.unreadable
+        unreadable = half.sizes.unreadable
         return dataset.without(unreadable) if unreadable else dataset
 
     def without(self, damaged: Mapping[int, str]) -> CocoDataset:
@@ -294,33 +294,57 @@ def _labels(
     return labels, known
 
 
-class _Files(NamedTuple):
-    """The pictures of a set: their paths, and what their headers say."""
+class HalfRead(NamedTuple):
+    """One half as read: labels, the pictures that are there, and notices on both.
 
+    Attributes:
+        annotations: of the present pictures, with boxes in COCO's format.
+        paths, sizes_bytes: of the ``N`` pictures.
+        sizes: what their headers say.
+        notices: what was read with tolerance, each with a name and a count.
+    """
+
+    annotations: Annotations
     paths: list[Path]
+    sizes_bytes: list[int]
     sizes: Sizes
+    notices: list[str]
 
 
-def _matched(
-    annotations: Annotations, folder: Path, settings: DataConfig, faults: Faults
-) -> tuple[Annotations, list[int], _Files, list[str]]:
-    """Compare annotations with the files: those of present pictures, sizes in bytes, notices."""
-    pictures = find_pictures(folder, annotations, faults)
+def read_half(
+    labels: str | Path | Labels,
+    images_dir: Path,
+    settings: DataConfig,
+    faults: Faults | None = None,
+) -> HalfRead:
+    """Read the labels of one half, and compare them with its pictures.
+
+    ``faults`` collects the faults; None: raise all of them as one error.
+    """
+    collected = Faults() if faults is None else faults
+    annotations, folder = _read(labels, images_dir, collected)
+    pictures = find_pictures(folder, annotations, collected)
     present = [index for index, path in enumerate(pictures.paths) if path is not None]
     annotations = annotations.take(np.asarray(present, dtype=np.int64))
     paths = [path for path in pictures.paths if path is not None]
-    sizes = fit_sizes(annotations, paths, faults)
+    sizes = fit_sizes(annotations, paths, collected)
     if settings.on_bad_image == "error":
-        add_damaged(sizes.unreadable, faults)
+        add_damaged(sizes.unreadable, collected)
     if settings.boxes == "auto":
         bad = np.asarray(list(sizes.unreadable), dtype=np.int64)
         readable = np.setdiff1d(np.arange(len(paths)), bad)
-        box_formats.judge(annotations.take(readable), sizes.served_wh[readable], faults)
+        box_formats.judge(annotations.take(readable), sizes.served_wh[readable], collected)
     else:
         annotations = box_formats.converted(annotations, sizes.served_wh, settings.boxes)
-    notices = [*pictures.notices, *sizes.notices]
-    sizes_bytes = [pictures.sizes_bytes[index] for index in present]
-    return annotations, sizes_bytes, _Files(paths, sizes), notices
+    if faults is None:
+        collected.stop()
+    return HalfRead(
+        annotations,
+        paths,
+        [pictures.sizes_bytes[index] for index in present],
+        sizes,
+        [*annotations.notices, *pictures.notices, *sizes.notices],
+    )
 
 
 def add_damaged(bad: Mapping[int, str], faults: Faults) -> None:

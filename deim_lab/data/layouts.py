@@ -130,17 +130,16 @@ def _is_cut(folder: Path, layout: _Layout, halves: Mapping[str, Half]) -> bool:
 
 
 def _other_formats(folder: Path) -> DataSource | None:
-    for find in formats.FINDERS:
-        halves = find(folder)
-        if "train" in halves:
-            return DataSource(
-                halves["train"],
-                halves.get("val"),
-                folder.resolve().name,
-                halves.get("test"),
-                halves["train"][1].format,
-            )
-    return None
+    halves = formats.find(folder)
+    if "train" not in halves:
+        return None
+    return DataSource(
+        halves["train"],
+        halves.get("val"),
+        folder.resolve().name,
+        halves.get("test"),
+        halves["train"][1].format,
+    )
 
 
 def _single_json(folder: Path) -> DataSource | None:
@@ -208,7 +207,7 @@ def _layout_message(folder: Path) -> str:
     )
     return (
         f"data folder {str(folder)!r} has no {', no '.join(absent)}{nearest(absent[0], existing)}. "
-        f"Looked for {layouts}, for YOLO, Pascal VOC and CSV, and for one json. "
+        f"Looked for {layouts}, for one json, and for {'; '.join(formats.LOOKED_FOR)}. "
         "For any other layout, give the image folders and json files one by one."
     )
 
