@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from deim_lab.augment import mixup, single
+from deim_lab.augment import OPERATIONS, Operation, mixup, single
+from deim_lab.augment.mosaic import Mosaic
 from deim_lab.augment.pipeline import Pipeline, generator_of
 from deim_lab.config import AugmentConfig
 from deim_lab.schedule import Phase, multiscale_sizes
@@ -144,6 +145,7 @@ def test_images_without_boxes_pass_everywhere(phase: Phase) -> None:
 
 
 def test_tile_is_half_the_shorter_side_unless_given() -> None:
+    assert build((640, 640))._mosaic == Mosaic(), "the defaults of the config at 640 px"
     assert build((640, 640))._mosaic.tile_px == 320
     assert build((384, 640))._mosaic.tile_px == 192
     assert build((384, 640), mosaic_tile_px=256)._mosaic.tile_px == 256
@@ -194,6 +196,17 @@ def test_multiscale_keeps_the_shape_of_a_rectangle(height: int, width: int) -> N
     assert clean.shape[-2:] == (height, width)
 
 
+@pytest.mark.parametrize("input_size", [(32, 32), (32, 96)])
+def test_multiscale_never_goes_below_32_pixels(input_size: tuple[int, int]) -> None:
+    """The official sizes of a side of 32 are 0 and 32."""
+    pipeline, images = build(input_size, multiscale_repeat=1), torch.zeros(1, 3, *input_size)
+    shapes = {
+        tuple(pipeline.multiscale(images, Phase.PLAIN, generator_of(seed)).shape[-2:])
+        for seed in range(20)
+    }
+    assert shapes == {(32, 32), input_size}
+
+
 def test_multiscale_takes_the_nearest_pixel() -> None:
     pipeline = build((64, 64), multiscale_repeat=1)
     images = torch.rand(1, 3, 64, 64)
@@ -203,3 +216,14 @@ def test_multiscale_takes_the_nearest_pixel() -> None:
         if (out := pipeline.multiscale(images, Phase.PLAIN, generator_of(seed))).shape[-1] != 64
     )
     assert set(scaled.flatten().tolist()) <= set(images.flatten().tolist())
+
+
+def test_an_added_operation_that_is_off_does_not_hide_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, phases in (("early", ("warm_up",)), ("late", ("plain",))):
+        added = Operation(lambda scene, generator: scene, prob=1.0, phases=phases)
+        monkeypatch.setitem(OPERATIONS, name, added)
+    pipeline = build(extra=("early", "late"))
+    for phase, name in ((Phase.WARM_UP, "early"), (Phase.PLAIN, "late")):
+        assert pipeline.compose(source(), 0, phase, generator_of(0)).applied[0] == name
