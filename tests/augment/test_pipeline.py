@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Generator, Tensor
 
 from deim_lab.augment import OPERATIONS, Operation, mixup, single
 from deim_lab.augment.mosaic import Mosaic
 from deim_lab.augment.pipeline import Pipeline, generator_of
 from deim_lab.config import AugmentConfig
+from deim_lab.errors import ConfigError
 from deim_lab.schedule import Phase, multiscale_sizes
 from deim_lab.structures import Batch, Scene, Targets
 from places import REFERENCE
@@ -227,3 +230,55 @@ def test_an_added_operation_that_is_off_does_not_hide_the_next(
     pipeline = build(extra=("early", "late"))
     for phase, name in ((Phase.WARM_UP, "early"), (Phase.PLAIN, "late")):
         assert pipeline.compose(source(), 0, phase, generator_of(0)).applied[0] == name
+
+
+def test_an_added_operation_on_a_batch_gives_its_images_and_its_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def brighter(images: Tensor, targets: Targets, generator: Generator) -> tuple[Tensor, Targets]:
+        return images + 1, targets
+
+    monkeypatch.setitem(
+        OPERATIONS, "brighter", Operation(brighter, of="batch", prob=1.0, phases=("plain",))
+    )
+    made = batch_of(build(extra=("brighter",)), source(), Phase.PLAIN)
+    assert {names[-1] for names in made.applied} == {"brighter"}
+    assert float(made.images.min()) >= 1
+
+
+@pytest.mark.parametrize(
+    ("of", "result", "named"),
+    [
+        ("image", lambda scene, _: scene.image, "returned Tensor. Expected a Scene"),
+        ("image", lambda scene, _: replace(scene, labels=scene.labels[1:]), "one label for each"),
+        ("batch", lambda images, targets, _: [images, targets], "returned list. Expected images"),
+        ("batch", lambda images, targets, _: (images,), "returned tuple. Expected images"),
+        ("batch", lambda images, targets, _: (images[1:], targets), "the shape .6, 3, 64, 64."),
+    ],
+)
+def test_an_added_operation_with_another_result_is_refused(
+    of: Any, result: Any, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(OPERATIONS, "wrong", Operation(result, of=of, prob=1.0, phases=("plain",)))
+    with pytest.raises(ConfigError, match=named):
+        batch_of(build(extra=("wrong",)), source(), Phase.PLAIN)
+
+
+def test_each_setting_reaches_its_operation() -> None:
+    pipeline = build(
+        (64, 96),
+        photometric_prob=0.1,
+        zoom_out_prob=0.2,
+        zoom_out_max=3.0,
+        iou_crop_prob=0.4,
+        min_box_px=5.0,
+        flip_prob=0.6,
+    )
+    assert pipeline._singles == {
+        "photometric": single.Photometric(prob=0.1),
+        "zoom_out": single.ZoomOut(prob=0.2, max_ratio=3.0),
+        "iou_crop": single.IouCrop(prob=0.4),
+        "sanitise": single.Sanitise(min_px=5.0),
+        "flip": single.Flip(prob=0.6),
+        "resize": single.Resize(size_hw=(64, 96)),
+    }

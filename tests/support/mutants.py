@@ -40,31 +40,40 @@ PRELOADED = (
 OPTIONS = "-x -q --no-header -p no:cacheprovider -m 'not slow and not browser and not cluster'"
 TIMES_CLEAN, SECONDS_MORE = 5.0, 30.0  # limit of a mutant: so many clean runs, and so much more
 
-_SUMS = "losses/test_criterion -k 'not over_ranks'"
-_CRITERION = f"{_SUMS}; matching/test_simota -k 'not resumes'"
-_LATE = (
-    "detector/test_deimv2 detector/test_queries "
-    "-k 'late_cost or late_matching or matched_apart or equal_groups'"
+_CRITERION = "losses/test_criterion; matching/test_simota"
+_LATE = "detector/test_deimv2 detector/test_queries -k 'late_cost or equal_groups'"
+_RANKS = "matching/test_assignment -k normalisers"
+_AUGMENT = (
+    "augment/test_mixup augment/test_mosaic augment/test_single augment/test_pipeline "
+    "-k 'not torchvision_does'"
 )
-_RANKS = "losses/test_criterion -k over_ranks"
-_AUGMENT = "augment/test_single augment/test_pipeline -k 'not torchvision_does'"
-_TRAINING = "training/test_optimizer training/test_state; training/test_loop"
-_EVALUATION = "evaluation/test_scores"
+_TRAINING = (
+    "training/test_checkpoint training/test_ema training/test_finite training/test_optimizer "
+    "training/test_state training/test_tally; "
+    "training/test_record training/test_loop; training/test_resume"
+)
+_EVALUATION = (
+    "evaluation/test_backends evaluation/test_detector evaluation/test_scores "
+    "evaluation/test_thresholds"
+)
 # Package file → the tests that own it. What follows a ";" runs if all before it passed.
 TESTS = {
-    "boxes.py": f"test_boxes losses/test_terms matching/test_hungarian; {_SUMS}",
-    "losses/terms.py": f"losses/test_terms; {_SUMS}",
+    "boxes.py": "test_boxes losses/test_terms matching/test_hungarian; losses/test_criterion",
+    "losses/terms.py": "losses/test_terms; losses/test_criterion",
     "losses/criterion.py": f"{_CRITERION}; {_RANKS}",
     "matching/assignment.py": (
-        f"matching/test_hungarian; {_CRITERION}; config/test_entries; {_LATE}; {_RANKS}"
+        "matching/test_assignment -k 'not normalisers'; matching/test_hungarian; "
+        f"{_CRITERION}; config/test_entries; {_LATE}; {_RANKS}"
     ),
-    "matching/hungarian.py": f"matching/test_hungarian; {_LATE}; {_CRITERION}",
-    "matching/simota.py": "matching/test_simota -k 'not resumes'",
+    "matching/hungarian.py": (
+        f"matching/test_hungarian; matching/test_assignment -k late_matching; {_LATE}; {_CRITERION}"
+    ),
+    "matching/simota.py": "matching/test_simota",
     "structures.py": f"test_structures; matching/test_hungarian; {_AUGMENT}",
     "schedule.py": "test_schedule; detector/test_deimv2 -k 'late_matching or tail or phases'",
     "augment/mixup.py": _AUGMENT,
     "augment/mosaic.py": _AUGMENT,
-    "augment/pipeline.py": _AUGMENT,
+    "augment/pipeline.py": f"{_AUGMENT}; config/test_entries",
     "augment/sampling.py": _AUGMENT,
     "augment/single.py": "augment/test_single augment/test_pipeline",
     "study/ablation/statistics.py": (
@@ -75,7 +84,7 @@ TESTS = {
     "evaluation/detector.py": _EVALUATION,
     "evaluation/scores.py": _EVALUATION,
     "evaluation/thresholds.py": _EVALUATION,
-    "training/ema.py": "training/test_optimizer training/test_state",
+    "training/ema.py": "training/test_ema training/test_state",
     "training/optimizer.py": "training/test_optimizer training/test_state",
     "training/checkpoint.py": _TRAINING,
     "training/compute.py": "training/test_compute training/test_loop",
