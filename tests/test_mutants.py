@@ -69,3 +69,7 @@ def test_files_and_tests_of_the_table_exist() -> None:
         assert (ROOT / "deim_lab" / file).is_file()
         for name in re.findall(r"[\w/]*test_\w+", tests):
             assert (ROOT / "tests" / f"{name}.py").is_file()
+        room, slash, name = file.removesuffix(".py").rpartition("/")
+        own_tests = f"{room}{slash}test_{name}"
+        if (ROOT / "tests" / f"{own_tests}.py").is_file():
+            assert own_tests in re.findall(r"[\w/]*test_\w+", tests), f"{file}: not {own_tests}"

@@ -66,6 +66,24 @@ def test_preset_follows_the_official_learning_rate(tag: str, name: str) -> None:
     assert built.notices == ()
 
 
+def test_the_flat_part_includes_its_last_step_even_without_a_cosine() -> None:
+    """Dense O2O ends where the clean tail begins. The official code tests ``<= flat`` first."""
+    built = Schedule(
+        epochs=4,
+        steps_per_epoch=10,
+        dense_start=0,
+        dense_end=3,
+        clean_start=3,
+        lr_warmup_steps=0,
+        lr_final_ratio=0.5,
+    )
+    assert [built.lr_factor(step) for step in (29, 30, 31)] == [1.0, 1.0, 0.5]
+
+
+def test_the_names_of_the_phases_are_those_in_run_logs_and_added_operations() -> None:
+    assert [str(phase) for phase in Phase] == ["warm_up", "dense", "plain", "clean"]
+
+
 @pytest.mark.parametrize("key", CASES["scales"])
 def test_multiscale_sizes_are_the_official_ones(key: str) -> None:
     base, repeat = (int(item.split("=")[1]) for item in key.split(","))
@@ -123,9 +141,9 @@ def test_each_change_is_noticed_once_by_its_key() -> None:
         "schedule.clean_epochs",
         "schedule.lr_warmup_steps",
     ]
-    assert "4 → 1" in built.notices[0]
-    assert "12 → 2" in built.notices[1]
-    assert "2000 → 60" in built.notices[2]
+    assert "4 → 1: at most 10% of 12 epochs" in built.notices[0]
+    assert "12 → 2: at most 20% of 12 epochs" in built.notices[1]
+    assert "2000 → 60: at most 10% of 600 steps" in built.notices[2]
 
 
 def test_unscaled_keeps_the_numbers_and_says_what_is_never_reached() -> None:
@@ -134,7 +152,11 @@ def test_unscaled_keeps_the_numbers_and_says_what_is_never_reached() -> None:
     assert (built.dense_start, built.clean_start, built.lr_warmup_steps) == (4, 4, 2000)
     assert [built.phase(epoch) for epoch in range(12)] == [Phase.WARM_UP] * 4 + [Phase.CLEAN] * 8
     assert any("Dense O2O is never on" in notice for notice in built.notices)
-    assert any("never leaves its warm-up" in notice for notice in built.notices)
+    # The last of 120 steps has the factor (119 / 2000)².
+    assert any(
+        "never leaves its warm-up of 2000 steps: 0.4% of optim.lr after 120 steps" in notice
+        for notice in built.notices
+    )
 
 
 def test_unscaled_numbers_that_do_not_fit_are_refused() -> None:

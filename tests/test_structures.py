@@ -130,6 +130,18 @@ def test_a_batch_says_what_its_images_went_through(
     assert batch.shares(["flip", "crop"]) == share
 
 
+def test_pinning_a_batch_pins_each_of_its_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a GPU has page-locked memory, so pinning adds 1 here."""
+    monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: tensor + 1)
+    batch = Batch(torch.zeros(3, 3, 8, 8), targets((11, 12, 13)), ((), (), ()))
+    pinned = batch.pin_memory()
+    assert torch.equal(pinned.images, batch.images + 1)
+    for name in ("boxes_cxcywh", "labels", "image_index"):
+        assert torch.equal(getattr(pinned.targets, name), getattr(batch.targets, name) + 1), name
+    assert pinned.targets.image_ids == (11, 12, 13)
+    assert pinned.targets.batch_size == 3
+
+
 def test_matches_of_one_level() -> None:
     image, query, target = torch.arange(9).reshape(3, 3)
     matches = Matches(image, query, target, torch.tensor([0, 1, 1]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from deim_lab.augment import mixup
@@ -37,7 +38,22 @@ def test_mixup_of_a_batch_without_targets() -> None:
     assert mixed.counts.tolist() == [0, 0, 0]
 
 
+@pytest.mark.parametrize("counts", [(1, 0), (0, 1), (1,), (40, 0, 30)])
+def test_each_image_has_its_own_targets_then_those_of_the_previous_image(
+    counts: tuple[int, ...],
+) -> None:
+    labels = list(torch.arange(sum(counts)).split(counts))
+    boxes = [torch.rand(count, 4) for count in counts]
+    mixed = mixup.mix_targets(Targets.from_lists(boxes, labels))
+    assert mixed.batch_size == len(counts)
+    for index in range(len(counts)):
+        found_boxes, found_labels = mixed.of_image(index)
+        assert torch.equal(found_labels, torch.cat([labels[index], labels[index - 1]]))
+        assert torch.equal(found_boxes, torch.cat([boxes[index], boxes[index - 1]]))
+
+
 def test_mixup_ratio_is_rounded_and_in_range() -> None:
     ratios = [mixup.draw_ratio((0.45, 0.55), generator_of(seed)) for seed in range(200)]
     assert all(round(ratio, 6) == ratio for ratio in ratios)
+    assert any(round(ratio, 5) != ratio for ratio in ratios)
     assert 0.45 <= min(ratios) < 0.46 < 0.54 < max(ratios) <= 0.55

@@ -68,6 +68,13 @@ def test_affine_without_motion_is_identity() -> None:
     assert_same(mosaic.affine(scene, angle_deg=0.0, shift_xy=(0, 0), scale=1.0), scene)
 
 
+def test_outside_the_turned_canvas_it_is_black() -> None:
+    white = replace(painted(80, 120, 2), image=torch.full((3, 80, 120), 255, dtype=torch.uint8))
+    moved = mosaic.affine(white, angle_deg=10.0, shift_xy=(8, 0), scale=0.5)
+    assert set(moved.image.flatten().tolist()) == {0, 255}
+    assert moved.image[:, 0, 0].tolist() == [0, 0, 0]
+
+
 def test_mosaic_keeps_the_own_image_first_and_draws_the_others_from_all() -> None:
     source = [painted(40, 40, 1, seed, image_id=seed) for seed in range(6)]
     ids = [Mosaic(tile_px=32)(source, 2, generator_of(seed)).image_ids for seed in range(60)]

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Generator, Tensor
 
-from deim_lab.augment import mixup, single
+from deim_lab.augment import OPERATIONS, Operation, mixup, single
+from deim_lab.augment.mosaic import Mosaic
 from deim_lab.augment.pipeline import Pipeline, generator_of
 from deim_lab.config import AugmentConfig
+from deim_lab.errors import ConfigError
 from deim_lab.schedule import Phase, multiscale_sizes
 from deim_lab.structures import Batch, Scene, Targets
 from places import REFERENCE
@@ -144,6 +148,7 @@ def test_images_without_boxes_pass_everywhere(phase: Phase) -> None:
 
 
 def test_tile_is_half_the_shorter_side_unless_given() -> None:
+    assert build((640, 640))._mosaic == Mosaic(), "the defaults of the config at 640 px"
     assert build((640, 640))._mosaic.tile_px == 320
     assert build((384, 640))._mosaic.tile_px == 192
     assert build((384, 640), mosaic_tile_px=256)._mosaic.tile_px == 256
@@ -194,6 +199,17 @@ def test_multiscale_keeps_the_shape_of_a_rectangle(height: int, width: int) -> N
     assert clean.shape[-2:] == (height, width)
 
 
+@pytest.mark.parametrize("input_size", [(32, 32), (32, 96)])
+def test_multiscale_never_goes_below_32_pixels(input_size: tuple[int, int]) -> None:
+    """The official sizes of a side of 32 are 0 and 32."""
+    pipeline, images = build(input_size, multiscale_repeat=1), torch.zeros(1, 3, *input_size)
+    shapes = {
+        tuple(pipeline.multiscale(images, Phase.PLAIN, generator_of(seed)).shape[-2:])
+        for seed in range(20)
+    }
+    assert shapes == {(32, 32), input_size}
+
+
 def test_multiscale_takes_the_nearest_pixel() -> None:
     pipeline = build((64, 64), multiscale_repeat=1)
     images = torch.rand(1, 3, 64, 64)
@@ -203,3 +219,77 @@ def test_multiscale_takes_the_nearest_pixel() -> None:
         if (out := pipeline.multiscale(images, Phase.PLAIN, generator_of(seed))).shape[-1] != 64
     )
     assert set(scaled.flatten().tolist()) <= set(images.flatten().tolist())
+
+
+def test_an_added_operation_that_is_off_does_not_hide_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, phases in (("early", ("warm_up",)), ("late", ("plain",))):
+        added = Operation(lambda scene, generator: scene, prob=1.0, phases=phases)
+        monkeypatch.setitem(OPERATIONS, name, added)
+    pipeline = build(extra=("early", "late"))
+    for phase, name in ((Phase.WARM_UP, "early"), (Phase.PLAIN, "late")):
+        assert pipeline.compose(source(), 0, phase, generator_of(0)).applied[0] == name
+
+
+def test_an_added_operation_on_a_batch_gives_its_images_and_its_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def brighter(images: Tensor, targets: Targets, generator: Generator) -> tuple[Tensor, Targets]:
+        return images + 1, targets
+
+    monkeypatch.setitem(
+        OPERATIONS, "brighter", Operation(brighter, of="batch", prob=1.0, phases=("plain",))
+    )
+    made = batch_of(build(extra=("brighter",)), source(), Phase.PLAIN)
+    assert {names[-1] for names in made.applied} == {"brighter"}
+    assert float(made.images.min()) >= 1
+
+
+def short_of_a_label(scene: Scene, generator: Generator) -> Scene:
+    made = replace(scene)
+    object.__setattr__(made, "labels", scene.labels[1:])  # the shape check would refuse it
+    return made
+
+
+@pytest.mark.parametrize(
+    ("of", "result", "named"),
+    [
+        ("image", lambda scene, _: scene.image, "returned Tensor. Expected a Scene"),
+        ("image", short_of_a_label, "one label for each box"),
+        ("batch", lambda images, targets, _: [images, targets], "returned list. Expected images"),
+        ("batch", lambda images, targets, _: (images,), "returned tuple. Expected images"),
+        ("batch", lambda images, targets, _: (images[1:], targets), "the shape .6, 3, 64, 64."),
+    ],
+)
+def test_an_added_operation_with_another_result_is_refused(
+    of: Any, result: Any, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(OPERATIONS, "wrong", Operation(result, of=of, prob=1.0, phases=("plain",)))
+    with pytest.raises(ConfigError, match=named):
+        batch_of(build(extra=("wrong",)), source(), Phase.PLAIN)
+
+
+def test_each_setting_reaches_its_operation() -> None:
+    pipeline = build(
+        (64, 96),
+        photometric_prob=0.1,
+        zoom_out_prob=0.2,
+        zoom_out_max=3.0,
+        iou_crop_prob=0.4,
+        min_box_px=5.0,
+        flip_prob=0.6,
+    )
+    assert pipeline._singles == {
+        "photometric": single.Photometric(prob=0.1),
+        "zoom_out": single.ZoomOut(prob=0.2, max_ratio=3.0),
+        "iou_crop": single.IouCrop(prob=0.4),
+        "sanitise": single.Sanitise(min_px=5.0),
+        "flip": single.Flip(prob=0.6),
+        "resize": single.Resize(size_hw=(64, 96)),
+    }
+
+
+def test_a_key_gives_the_same_seed_in_every_version() -> None:
+    """BLAKE2b of "0/1/2", 4 bytes: 6b 34 f3 9d. A run that is resumed draws on from it."""
+    assert generator_of(0, 1, 2).initial_seed() == 0x9DF3346B

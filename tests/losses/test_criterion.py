@@ -221,6 +221,20 @@ def test_half_precision_outputs_and_autocast_give_single_precision_losses(
     assert inside.as_dict() == pytest.approx(score(rounded, targets).as_dict(), rel=1e-6)
 
 
+def test_half_precision_references_are_raised_also_with_a_scale_of_no_axis() -> None:
+    """A number of no axis leaves its partner in half precision: the bins would be rounded."""
+    output, targets = random_batch([3, 2])
+    output = replace(output, reg_scale=torch.tensor(3.0))
+    reference = output.matching.reference_cxcywh
+    assert reference is not None
+    lower = replace(output.matching, reference_cxcywh=reference.bfloat16())
+    rounded = replace(output.matching, reference_cxcywh=reference.bfloat16().float())
+    half, single = (
+        score(replace(output, matching=decoder), targets).as_dict() for decoder in (lower, rounded)
+    )
+    assert half == pytest.approx(single, rel=1e-6)
+
+
 def test_the_normaliser_can_be_given() -> None:
     output, targets = random_batch([3, 2])
     plain, other = (

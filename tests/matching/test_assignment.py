@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from deim_lab.config import MatchConfig
-from deim_lab.matching import assign, assignment, union
+from deim_lab.errors import ConfigError
+from deim_lab.matching import Divisors, assign, assignment, union
 from deim_lab.structures import DecoderOutput, Matches, Targets
 from loss_cases import FAMILIES, OFFICIAL, official_batch, random_batch, score
 from places import REFERENCE
@@ -53,6 +54,34 @@ def test_of_equally_frequent_targets_the_union_keeps_the_lowest(later: int) -> N
     found = union(matches_of([*twice, (4, 1, 3, later), (0, 1, 4, 2), (0, 0, 3, 2)]))
     pairs = list(zip(found.image.tolist(), found.query.tolist(), found.target.tolist()))
     assert pairs == [(0, 3, 2), (1, 3, 0), (1, 4, 2)]
+
+
+@pytest.mark.parametrize(
+    ("index", "described"),
+    [
+        (torch.zeros(1, dtype=torch.int32), r"torch.int32 \[1\] on cpu"),
+        (torch.zeros(1, 1, dtype=torch.int64), r"torch.int64 \[1, 1\] on cpu"),
+        (torch.zeros(1, dtype=torch.int64, device="meta"), r"torch.int64 \[1\] on meta"),
+    ],
+    ids=["dtype", "shape", "device"],
+)
+@pytest.mark.parametrize("name", ["level", "image", "query", "target"])
+def test_each_index_of_an_added_matching_is_checked(
+    name: str, index: Tensor, described: str
+) -> None:
+    output, targets = random_batch([1])
+    matches = matches_of([(0, 0, 0, 0)])
+    assignment._check(matches, output.matching.logits, targets, "mine")
+    object.__setattr__(matches, name, index)  # the shape check of the tests would refuse it
+    with pytest.raises(ConfigError, match=rf"'mine': Matches.{name} must be int64.* {described}"):
+        assignment._check(matches, output.matching.logits, targets, "mine")
+
+
+def test_edge_terms_have_the_divisors_of_the_last_levels() -> None:
+    by_level = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert torch.equal(Divisors(1.0, by_level, 1.0).edge_terms(3), by_level[2:])  # type: ignore[arg-type]
+    assert Divisors(1.0, torch.tensor(6.0), 1.0).edge_terms(3) == 6.0
+    assert Divisors(1.0, 7.0, 1.0).edge_terms(3) == 7.0
 
 
 @pytest.mark.parametrize("case", CASES["go_union"], ids=lambda case: str(case["case"]))
@@ -121,6 +150,45 @@ def test_means_over_ranks_are_at_least_one(monkeypatch: pytest.MonkeyPatch) -> N
         [torch.as_tensor(v) for v in assignment._mean_over_ranks([0, 2, 6], device)]
     )
     assert found.tolist() == [1.0, 1.5, 4.0]
+
+
+def test_a_rank_without_pairs_counts_as_zero_in_the_mean_over_ranks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two ranks; the other one has 3 targets, 3 pairs of the union and 3 of the level."""
+
+    def all_reduce(values: Tensor) -> None:
+        values += 3.0
+
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    found = Divisors.count(
+        MatchConfig(),
+        num_targets=0,
+        pairs_by_level=[0],
+        pairs_of_union=0,
+        device=torch.device("cpu"),
+    )
+    assert (found.targets, found.box_terms, found.class_terms) == (1.5, 1.5, 1.5)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_divisors_of_pairs_are_made_on_the_given_device(
+    ranks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: ranks > 1)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: ranks)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda values: None)
+    found = Divisors.count(
+        MatchConfig(kind="simota"),
+        num_targets=3,
+        pairs_by_level=[2, 4],
+        pairs_of_union=None,
+        device=torch.device("meta"),
+    )
+    assert torch.as_tensor(found.class_terms).device.type == "meta"
+    assert ranks == 1 or torch.as_tensor(found.targets).device.type == "meta"
 
 
 def test_normalisers_are_means_over_ranks(tmp_path: Path) -> None:

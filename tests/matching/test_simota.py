@@ -237,6 +237,40 @@ def test_a_prediction_that_is_not_finite_adds_nothing_to_the_number_of_claims() 
     assert found.query.tolist()[0] == 1
 
 
+def test_scores_that_are_not_finite_are_counted_although_the_iou_is_finite(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    logits, boxes, targets = random_case([2], levels=1)
+    logits[0, 0, 3] = float("nan")
+    with caplog.at_level(logging.WARNING, logger="deim_lab"):
+        found = simota.simota(logits, boxes, targets)
+    assert "2 of 24 matching costs are not finite" in caplog.text
+    assert 3 not in found.query.tolist()
+
+
+def test_autocast_is_off_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    states: list[bool] = []
+
+    def iou_of(*boxes: Tensor) -> Tensor:
+        states.append(torch.is_autocast_enabled("cpu"))
+        return paired_iou(*boxes)
+
+    monkeypatch.setattr(simota, "paired_iou", iou_of)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        simota.simota(*random_case([2, 3]))
+    assert states == [False]
+
+
+def test_all_tensors_are_made_on_the_device_of_the_predictions() -> None:
+    """The device "meta" computes nothing, but refuses a tensor of the CPU."""
+    logits, boxes, targets = random_case([3, 2])
+    targets = targets.to("meta")
+    cost, iou = simota.costs(logits.to("meta"), boxes.to("meta"), targets)
+    claimed = simota._claims(cost, iou, 4)
+    settled = simota._settle(claimed, cost, targets)
+    assert {item.device.type for item in (cost, iou, claimed, settled)} == {"meta"}
+
+
 # --- the losses on top
 # --------------------------------------------------------------------------------------------------
 
