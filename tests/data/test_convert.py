@@ -71,6 +71,7 @@ def test_there_and_back(tmp_path: Path, format: str) -> None:
     boxes = {name: [(3.0, 4.0, 10.0, 6.0)] for name in ODD}
     boxes["empty.jpg"] = []
     boxes["b c.jpg"] = [(0.0, 0.0, 40.0, 30.0), (1.4, 2.6, 0.2, 7.123456)]
+    boxes["tiny.jpg"] = [(1.6, 29.6, 0.2, 0.3), (39.7, 0.1, 0.3, 0.2)]
     halves = [half(tmp_path / "from", boxes), half(tmp_path / "from", {"v.jpg": []}, "val")]
     written = convert.write(format, tmp_path / "to", halves)
     assert written.notices == ()
