@@ -34,8 +34,8 @@ def half(
     pictures: list[Picture] = []
     for place, (file_name, listed) in enumerate(boxes.items(), 5):
         path = sets.picture(folder / f"{name}{place}.jpg")
-        found = tuple(Box(classes.ids[1], xywh, xywh[2] * xywh[3], crowd) for xywh in listed)
-        pictures.append(Picture(place, path, file_name, (40, 30), found))
+        listed_boxes = tuple(Box(classes.ids[1], xywh, xywh[2] * xywh[3], crowd) for xywh in listed)
+        pictures.append(Picture(place, path, file_name, (40, 30), listed_boxes))
     return Half(name, classes, tuple(pictures))
 
 
