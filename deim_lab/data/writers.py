@@ -5,6 +5,7 @@ Each writer makes the label files in a folder, and yields every picture with its
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -141,17 +142,19 @@ def _voc_xml(picture: Picture, categories: Categories) -> ElementTree.Element:
         _add(item, name=categories.names[categories.index(box.category_id)], pose="Unspecified")
         _add(item, truncated=0, difficult=int(box.crowd))
         x, y, w, h = box.xywh
-        xmin, xmax = _whole_pixels(x, x + w, width)
-        ymin, ymax = _whole_pixels(y, y + h, height)
+        xmin, xmax = _whole_pixels(x, x + w)
+        ymin, ymax = _whole_pixels(y, y + h)
         _add(ElementTree.SubElement(item, "bndbox"), xmin=xmin, ymin=ymin, xmax=xmax, ymax=ymax)
     ElementTree.indent(root)
     return root
 
 
-def _whole_pixels(start: float, end: float, side: int) -> tuple[int, int]:
-    """First and last pixel of a span, counted from 1; at least one pixel."""
-    first = min(round(start) + 1, side)
-    return first, max(round(end), first)
+def _whole_pixels(start: float, end: float) -> tuple[int, int]:
+    """First and last pixel of a span, counted from 1; at least the pixel of its middle."""
+    first, last = round(start) + 1, round(end)
+    if last < first:
+        first = last = math.floor((start + end) / 2) + 1
+    return first, last
 
 
 def _add(parent: ElementTree.Element, **texts: str | int) -> None:

@@ -34,8 +34,8 @@ def half(
     pictures: list[Picture] = []
     for place, (file_name, listed) in enumerate(boxes.items(), 5):
         path = sets.picture(folder / f"{name}{place}.jpg")
-        found = tuple(Box(classes.ids[1], xywh, xywh[2] * xywh[3], crowd) for xywh in listed)
-        pictures.append(Picture(place, path, file_name, (40, 30), found))
+        listed_boxes = tuple(Box(classes.ids[1], xywh, xywh[2] * xywh[3], crowd) for xywh in listed)
+        pictures.append(Picture(place, path, file_name, (40, 30), listed_boxes))
     return Half(name, classes, tuple(pictures))
 
 
@@ -71,6 +71,7 @@ def test_there_and_back(tmp_path: Path, format: str) -> None:
     boxes = {name: [(3.0, 4.0, 10.0, 6.0)] for name in ODD}
     boxes["empty.jpg"] = []
     boxes["b c.jpg"] = [(0.0, 0.0, 40.0, 30.0), (1.4, 2.6, 0.2, 7.123456)]
+    boxes["tiny.jpg"] = [(1.6, 29.6, 0.2, 0.3), (39.7, 0.1, 0.3, 0.2)]
     halves = [half(tmp_path / "from", boxes), half(tmp_path / "from", {"v.jpg": []}, "val")]
     written = convert.write(format, tmp_path / "to", halves)
     assert written.notices == ()

@@ -27,7 +27,7 @@ from deim_lab.data.formats.content import (
     read_text,
     shown_size,
 )
-from deim_lab.data.formats.yolo_files import NAME_FILES, Found, Names, find_files, label_of
+from deim_lab.data.formats.yolo_files import NAME_FILES, Names, YoloFiles, find_files, label_of
 from deim_lab.errors import DataError, first_few
 from deim_lab.host import files
 
@@ -72,7 +72,7 @@ class YoloLabels:
                 f"end in {', '.join(SUFFIXES)}."
             )
         counts = _Counts([], [], [], [])
-        known = None if self.names is None else dict(self.names)
+        class_names = None if self.names is None else dict(self.names)
         pictures: list[Labelled] = []
         label_files: dict[Path, str] = {}
         for file_name in names:
@@ -83,7 +83,7 @@ class YoloLabels:
             label_files[label] = file_name
             size = shown_size(picture)
             if label.is_file():
-                lines = _parse(label, known, self.keypoint_numbers, counts)
+                lines = _parse(label, class_names, self.keypoint_numbers, counts)
                 boxes = [_pixels(line, size) for line in lines]
             else:
                 counts.absent.append(file_name)
@@ -96,11 +96,11 @@ class YoloLabels:
                 f"{first}{files.nearest_beside(first)} and so on. Put the labels there. "
                 f"A picture without boxes may have an empty file."
             )
-        if known is None:
+        if class_names is None:
             classes = {box.category_id for picture in pictures for box in picture.boxes}
-            known = {number: str(number) for number in range(max(classes, default=-1) + 1)}
+            class_names = {number: str(number) for number in range(max(classes, default=-1) + 1)}
         counts.orphans.extend(_orphans(label_files, self.images_dir, self.root))
-        return build(self.images_dir, pictures, known, counts.notices())
+        return build(self.images_dir, pictures, class_names, counts.notices())
 
     def _file_names(self) -> list[str]:
         names: list[str] = []
@@ -161,7 +161,7 @@ def find(folder: Path) -> Halves:
 
 
 def _half(
-    root: Path, located: Found, sources: Sequence[Path], names: Names | None
+    root: Path, located: YoloFiles, sources: Sequence[Path], names: Names | None
 ) -> tuple[Path, YoloLabels]:
     folders = [source if source.is_dir() else root for source in sources]
     images_dir = folders[0]
@@ -183,14 +183,14 @@ def _listed(path: Path, pictures: Pictures) -> list[str]:
     for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip():
             continue
-        found = pictures.locate(line.strip())
-        if len(found) > 1:
+        located = pictures.locate(line.strip())
+        if len(located) > 1:
             raise DataError(
-                f"{path}, line {number}: {line.strip()!r} may be {first_few(found, 3)}. "
+                f"{path}, line {number}: {line.strip()!r} may be {first_few(located, 3)}. "
                 f"Write more of the path."
             )
-        if found:
-            names.append(found[0])
+        if located:
+            names.append(located[0])
         else:
             absent.append(f"line {number} ({line.strip()!r})")
     if absent:

@@ -18,7 +18,7 @@ Names = tuple[tuple[int, str], ...]
 
 
 @dataclass(frozen=True)
-class Found:
+class YoloFiles:
     """Files of a YOLO data set.
 
     Attributes:
@@ -34,7 +34,7 @@ class Found:
     keypoint_numbers: int = 0
 
 
-def find_files(folder: Path) -> Found:
+def find_files(folder: Path) -> YoloFiles:
     """Find the halves of a YOLO data set. ``sources`` is empty for any other folder.
 
     Raises ``DataError`` for a ``data.yaml`` that is faulty or names absent folders.
@@ -42,15 +42,15 @@ def find_files(folder: Path) -> Found:
     yaml_file, content = _data_yaml(folder)
     if yaml_file is None:
         by_name = _sources_by_name(folder)
-        return Found(
+        return YoloFiles(
             folder, by_name, {split: _names_beside(folder, by_name[split]) for split in by_name}
         )
     sources = _stated_sources(folder, yaml_file, content) or _sources_by_name(folder)
     if not sources:
-        return Found(yaml_file, {}, {})
+        return YoloFiles(yaml_file, {}, {})
     names = _class_names(yaml_file, content)
     by_half = {split: names or _names_beside(folder, sources[split]) for split in sources}
-    return Found(yaml_file, sources, by_half, _keypoint_numbers(yaml_file, content))
+    return YoloFiles(yaml_file, sources, by_half, _keypoint_numbers(yaml_file, content))
 
 
 def label_of(picture: Path, root: Path) -> Path:
