@@ -1,4 +1,4 @@
-"""Bound the canvas of Mosaic and zoom-out, so that extreme pictures do not fill the memory.
+"""Bound the canvas of Mosaic and zoom-out, so that no picture fills the memory.
 
 One lying and one standing strip make a Mosaic of gigabytes, although both pictures are small. So
 does zoom-out of a large photo. Such pictures are made smaller before they are put on the canvas.
@@ -27,7 +27,7 @@ ZOOM_OUT_PX = 2**25
 
 
 def mosaic_factor(cell_hw: tuple[int, int], tile_px: int) -> float:
-    """The factor on the sides of all tiles of a Mosaic; 1.0 if its canvas is within the bound.
+    """The factor on the sides of all tiles of a Mosaic; 1.0 within the bound.
 
     ``cell_hw``: height and width of the largest tile, which are half those of the canvas.
     """
@@ -35,7 +35,7 @@ def mosaic_factor(cell_hw: tuple[int, int], tile_px: int) -> float:
 
 
 def zoom_out_factor(size_hw: tuple[int, int], ratio: float) -> float:
-    """The factor on the sides of a picture before zoom-out; 1.0 if the canvas is within the bound.
+    """The factor on the sides of a picture before zoom-out; 1.0 within the bound.
 
     ``ratio``: side of the canvas / side of the picture.
     """

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from deim_lab.errors import DataError
+from deim_lab.host.files import user_path
 
 # Suffixes to search for in a folder of images. A file given by name may have any suffix that Pillow
 # reads.
@@ -46,7 +47,7 @@ def decode(path: str | os.PathLike[str], *, follow_exif: bool = True) -> Tensor:
     Raises ``DataError`` with the file name for a file that is missing, truncated or not a picture.
     Also raises it for pixels without a defined range (float, 32-bit integer above 65535).
     """
-    file = Path(path)
+    file = user_path(path)
     try:
         with Image.open(file) as opened:
             opened.load()
@@ -70,9 +71,10 @@ def decode(path: str | os.PathLike[str], *, follow_exif: bool = True) -> Tensor:
 
 
 def orientation(image: Image.Image) -> int:
-    """The EXIF orientation of an opened picture, 1 to 8; 1 (upright) if the tag makes no sense.
+    """The EXIF orientation of an opened picture, 1 to 8.
 
-    Reads leniently, as viewers do: a damaged tag says nothing about the pixels.
+    1 (upright) if the tag makes no sense. Reads leniently, as viewers do: a damaged tag says
+    nothing about the pixels.
     """
     try:
         value = image.getexif().get(_ORIENTATION, 1)

@@ -117,9 +117,7 @@ def test_pixels_are_turned_whatever_the_other_tags_hold(
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
-def test_the_eight_orientations_are_pillows(
-    tmp_path: Path, orientation: int, suffix: str
-) -> None:
+def test_the_eight_orientations_are_pillows(tmp_path: Path, orientation: int, suffix: str) -> None:
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     path = tmp_path / f"a.{suffix}"
