@@ -4,6 +4,8 @@ A Mosaic has about four times the targets of one image. As in the official code,
 each image becomes ``tile_px``. The canvas is twice as wide as the widest tile and twice as high as
 the highest tile. Every tile lies at the top left of its quadrant. Then an affine map transforms the
 whole canvas. A box becomes the upright box around its rotated corners.
+
+Very long images would make a huge canvas. Their tiles are made smaller (``canvas``).
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from torch import Generator
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
+from deim_lab.augment import canvas
 from deim_lab.augment.single import black, from_pil, resize, to_pil, uniform
 from deim_lab.structures import Scene
 
@@ -42,16 +45,34 @@ class Mosaic:
 
     def __call__(self, source: SceneSource, index: int, generator: Generator) -> Scene:
         others = torch.randint(len(source), (3,), generator=generator).tolist()
-        canvas = assemble([resize_shorter(source[item], self.tile_px) for item in (index, *others)])
-        height, width = canvas.size_hw
+        tiles = [self._tile(source[item]) for item in (index, *others)]
+        joined = assemble(self._bounded(tiles))
+        height, width = joined.size_hw
         angle_deg = uniform(-self.rotation_deg, self.rotation_deg, generator)
         shift_xy = (
             round(uniform(-1, 1, generator) * self.translate * width),
             round(uniform(-1, 1, generator) * self.translate * height),
         )
         return affine(
-            canvas, angle_deg=angle_deg, shift_xy=shift_xy, scale=uniform(*self.scale, generator)
+            joined, angle_deg=angle_deg, shift_xy=shift_xy, scale=uniform(*self.scale, generator)
         )
+
+    def _tile(self, scene: Scene) -> Scene:
+        """Resize an image to a tile; bound the longer side of a very long image."""
+        shorter, longer = sorted(scene.size_hw)
+        if longer <= canvas.MOSAIC_ASPECT * shorter:
+            return resize_shorter(scene, self.tile_px)
+        canvas.note_mosaic()
+        factor = canvas.MOSAIC_ASPECT * self.tile_px / longer
+        return resize(scene, canvas.scaled(scene.size_hw, factor))
+
+    def _bounded(self, tiles: Sequence[Scene]) -> Sequence[Scene]:
+        """Make all tiles smaller by one factor if their canvas would be too large."""
+        factor = canvas.mosaic_factor(_cell(tiles), self.tile_px)
+        if factor == 1:
+            return tiles
+        canvas.note_mosaic()
+        return [resize(tile, canvas.scaled(tile.size_hw, factor)) for tile in tiles]
 
 
 def resize_shorter(scene: Scene, shorter_px: int) -> Scene:
@@ -66,10 +87,7 @@ def resize_shorter(scene: Scene, shorter_px: int) -> Scene:
 
 def assemble(tiles: Sequence[Scene]) -> Scene:
     """Join four scenes on a black canvas: top left, top right, bottom left, bottom right."""
-    cell_height, cell_width = (
-        max(tile.size_hw[0] for tile in tiles),
-        max(tile.size_hw[1] for tile in tiles),
-    )
+    cell_height, cell_width = _cell(tiles)
     image = black(2 * cell_height, 2 * cell_width, like=tiles[0].image)
     boxes_xyxy = []
     for position, tile in enumerate(tiles):
@@ -86,6 +104,11 @@ def assemble(tiles: Sequence[Scene]) -> Scene:
         torch.cat([tile.labels for tile in tiles]),
         tuple(image_id for tile in tiles for image_id in tile.image_ids),
     )
+
+
+def _cell(tiles: Sequence[Scene]) -> tuple[int, int]:
+    """Height of the highest tile and width of the widest tile."""
+    return max(tile.size_hw[0] for tile in tiles), max(tile.size_hw[1] for tile in tiles)
 
 
 def affine(scene: Scene, *, angle_deg: float, shift_xy: tuple[int, int], scale: float) -> Scene:

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Generator, Tensor
 from torchvision.transforms.v2 import functional as F
 
+from deim_lab.augment import canvas
 from deim_lab.boxes import pairwise_iou
 from deim_lab.structures import Scene
 
@@ -85,7 +86,8 @@ class Photometric:
 class ZoomOut:
     """Put the image at a random place of a black canvas, so that objects become small.
 
-    The canvas is 1 to ``max_ratio`` times as large as the image, per side.
+    The canvas is 1 to ``max_ratio`` times as large as the image, per side. A very large image is
+    made smaller first (``canvas.ZOOM_OUT_PX``).
     """
 
     prob: float = 0.5
@@ -94,7 +96,12 @@ class ZoomOut:
     def __call__(self, scene: Scene, generator: Generator) -> Scene:
         if not coin(self.prob, generator):
             return scene
-        (height, width), ratio = scene.size_hw, uniform(1.0, self.max_ratio, generator)
+        ratio = uniform(1.0, self.max_ratio, generator)
+        factor = canvas.zoom_out_factor(scene.size_hw, ratio)
+        if factor < 1:
+            canvas.note_zoom_out()
+            scene = resize(scene, canvas.scaled(scene.size_hw, factor))
+        height, width = scene.size_hw
         canvas_height, canvas_width = int(height * ratio), int(width * ratio)
         left = int(uniform(0, canvas_width - width, generator))
         top = int(uniform(0, canvas_height - height, generator))

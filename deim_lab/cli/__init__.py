@@ -10,8 +10,11 @@ import argparse
 import importlib
 import io
 import logging
+import os
+import select
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
 import deim_lab
 from deim_lab.cli import options
@@ -50,12 +53,52 @@ VERBS = (
     "sweep",
 )
 
+_CLOSED_PIPE = 141  # as a shell reports a program that SIGPIPE ended
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code.
 
-    0: success; 1: runs of a sweep failed; 2: a typed error; 130: interrupted.
+    0: success; 1: runs of a sweep failed; 2: a typed error; 130: interrupted; 141: the reader of
+    the output is gone, as in ``deim-lab presets | head -1``.
     """
+    try:
+        try:
+            return _run(argv)
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+    except BrokenPipeError:
+        if not _silence_closed_streams():
+            raise  # of another pipe, so a fault of the lab
+        return _CLOSED_PIPE
+
+
+def _silence_closed_streams() -> bool:
+    """Send output streams without a reader to the null device; return whether there was one.
+
+    Otherwise Python would report the closed pipe once more at its end.
+    """
+    closed = [stream for stream in (sys.stdout, sys.stderr) if _has_no_reader(stream)]
+    for stream in closed:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
+    return bool(closed)
+
+
+def _has_no_reader(stream: TextIO) -> bool:
+    """Whether a stream is a pipe that nobody reads."""
+    try:
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)  # errors are reported without being requested
+    except (AttributeError, OSError):  # a system without poll; a stream without a file
+        return False
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    """Run one verb and return the exit code; a typed error becomes one line."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(

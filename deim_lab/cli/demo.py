@@ -17,6 +17,7 @@ from deim_lab.cli import options
 from deim_lab.config.presets import PLAIN_RECIPE, preset
 from deim_lab.errors import ConfigError, RunFailedError
 from deim_lab.host import shipped
+from deim_lab.host.files import user_path
 
 if TYPE_CHECKING:
     from deim_lab.study.ablation import Comparison
@@ -56,7 +57,7 @@ def main(
     source = None if notebook is None else shipped.locate("notebooks", notebook)
     if source is not None and not source.is_file():
         raise ConfigError(f"notebook {str(source)!r} does not exist")
-    root = Path(runs_dir)
+    root = user_path(runs_dir)
     sweep = _train(root, preset_name, dict(overrides or {}), seed)
     comparison = ablation.read(root, sweep.name)
     out = root / "demo"

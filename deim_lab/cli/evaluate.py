@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from deim_lab import config as configs
 from deim_lab.cli import options
 from deim_lab.errors import ConfigError, DataError
+from deim_lab.host.files import user_path
 
 if TYPE_CHECKING:
     from deim_lab.config import Config
@@ -34,9 +35,19 @@ def add(verbs: Any, shared: options.Shared) -> None:
         help="compute COCO's 12 numbers on the val half",
         allow_abbrev=False,
     )
-    parser.add_argument("weights", metavar="RUN_OR_WEIGHTS", nargs="?", help=options.WEIGHTS)
     parser.add_argument(
-        "--weights", dest="named", metavar="RUN_OR_WEIGHTS", help="RUN_OR_WEIGHTS as an option"
+        "weights",
+        metavar="RUN_OR_WEIGHTS",
+        type=options.path_text,
+        nargs="?",
+        help=options.WEIGHTS,
+    )
+    parser.add_argument(
+        "--weights",
+        dest="named",
+        metavar="RUN_OR_WEIGHTS",
+        type=options.path_text,
+        help="RUN_OR_WEIGHTS as an option",
     )
     parser.add_argument(
         "--split",
@@ -50,13 +61,13 @@ def add(verbs: Any, shared: options.Shared) -> None:
     parser.add_argument(
         "--out",
         metavar="JSON",
-        type=Path,
+        type=user_path,
         help="result file (default: in the run's eval folder, else in <runs>/evaluations)",
     )
     parser.add_argument(
         "--detections",
         metavar="JSON",
-        type=Path,
+        type=user_path,
         help="also write the detections, as COCO result rows",
     )
     parser.set_defaults(run=run)
@@ -170,7 +181,7 @@ def _summary(
 
 def _is_run(args: argparse.Namespace) -> bool:
     """Whether the weights are a run's folder; a folder of transformers is not."""
-    return Path(args.weights).is_dir() and args.preset is None
+    return user_path(args.weights).is_dir() and args.preset is None
 
 
 def _val_half(args: argparse.Namespace, loaded: LoadedDetector) -> CocoDataset:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from deim_lab.cli import options
+from deim_lab.host.files import user_path
 
 
 def add(verbs: Any, shared: options.Shared) -> None:
@@ -17,7 +18,11 @@ def add(verbs: Any, shared: options.Shared) -> None:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--out", metavar="ONNX", type=Path, default=Path("model.onnx"), help="(default: model.onnx)"
+        "--out",
+        metavar="ONNX",
+        type=user_path,
+        default=Path("model.onnx"),
+        help="(default: model.onnx)",
     )
     parser.add_argument(
         "--raw",
@@ -37,6 +42,7 @@ def add(verbs: Any, shared: options.Shared) -> None:
         "--check-images",
         nargs="+",
         metavar="IMAGES",
+        type=options.path_text,
         default=[],
         help="pictures to compare on (default: patterns, in which a trained detector may detect "
         "little)",

@@ -13,6 +13,7 @@ from deim_lab import config as configs
 from deim_lab.cli import options
 from deim_lab.config.presets import preset
 from deim_lab.errors import ConfigError, WeightsError
+from deim_lab.host.files import user_path
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +40,7 @@ def add(verbs: Any, shared: options.Shared) -> None:
     parser.add_argument(
         "--out",
         metavar="JSON",
-        type=Path,
+        type=user_path,
         default=Path("latency.json"),
         help="(default: latency.json)",
     )
@@ -59,6 +60,7 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
         "--weights",
         nargs="+",
         metavar="RUN_OR_WEIGHTS",
+        type=options.path_text,
         default=[],
         help="models of runs or weights files of this lab",
     )

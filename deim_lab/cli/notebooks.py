@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from deim_lab.cli import options
 from deim_lab.host import shipped
+from deim_lab.host.files import user_path
 
 
 def add(verbs: Any, shared: options.Shared) -> None:
@@ -18,7 +18,7 @@ def add(verbs: Any, shared: options.Shared) -> None:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "folder", metavar="DIR", type=Path, help="target folder, created if it does not exist"
+        "folder", metavar="DIR", type=user_path, help="target folder, created if it does not exist"
     )
     parser.set_defaults(run=run)
 

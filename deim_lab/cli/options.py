@@ -12,6 +12,7 @@ import deim_lab
 from deim_lab import config as configs
 from deim_lab.config.presets import preset
 from deim_lab.errors import ConfigError, WeightsError
+from deim_lab.host.files import user_path
 
 if TYPE_CHECKING:
     from deim_lab.weights.own import LoadedDetector
@@ -59,7 +60,7 @@ def shared_options() -> Shared:
     runs.add_argument(
         "--runs",
         metavar="DIR",
-        type=Path,
+        type=user_path,
         default=Path("runs"),
         help="folder of runs (default: runs)",
     )
@@ -67,6 +68,7 @@ def shared_options() -> Shared:
     data.add_argument(
         "--data",
         metavar="FOLDER",
+        type=path_text,
         help="data set in COCO layout: images/{train,val}, annotations/instances_{train,val}.json, "
         "or COCO 2017's own; 'embedded': the small set that is shipped with the lab",
     )
@@ -77,6 +79,7 @@ def shared_options() -> Shared:
         data.add_argument(
             f"--{name.replace('_', '-')}",
             metavar="DIR" if name.endswith("images") else "JSON",
+            type=path_text,
             help=kind,
         )
     checkpoint = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -86,12 +89,12 @@ def shared_options() -> Shared:
     checkpoint.add_argument(
         "--categories",
         metavar="JSON",
-        type=Path,
+        type=user_path,
         help="COCO json with the classes of an official checkpoint, head rows in the order of the "
         "ids unless the file has the names itself (default: COCO's 80)",
     )
     weights = argparse.ArgumentParser(add_help=False, allow_abbrev=False, parents=[checkpoint])
-    weights.add_argument("weights", metavar="RUN_OR_WEIGHTS", help=WEIGHTS)
+    weights.add_argument("weights", metavar="RUN_OR_WEIGHTS", type=path_text, help=WEIGHTS)
     return Shared(common, settings, device, runs, data, weights, checkpoint)
 
 
@@ -144,7 +147,7 @@ def load(args: argparse.Namespace) -> LoadedDetector:
     from deim_lab.weights import own
     from deim_lab.weights.hub import is_hub
 
-    if official is not None and Path(args.weights).is_dir() and not is_hub(args.weights):
+    if official is not None and user_path(args.weights).is_dir() and not is_hub(args.weights):
         raise ConfigError(
             f"--preset {args.preset} has no effect: {args.weights} is a run folder with its own "
             f"preset. Leave --preset out"
@@ -155,7 +158,7 @@ def load(args: argparse.Namespace) -> LoadedDetector:
         except WeightsError as error:
             hint = (
                 ". (An official checkpoint needs --preset NAME)"
-                if Path(args.weights).is_file()
+                if user_path(args.weights).is_file()
                 else ""
             )
             raise WeightsError(f"{error}{hint}") from error
@@ -200,6 +203,11 @@ def override_trained(
             "model keys out"
         )
     return changed
+
+
+def path_text(text: str) -> str:
+    """The text of an option that may be a path, with ``~`` as the home folder."""
+    return str(user_path(text)) if text.startswith("~") else text
 
 
 def seed(text: str) -> int:

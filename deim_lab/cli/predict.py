@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from deim_lab import config as configs
 from deim_lab.cli import options
 from deim_lab.errors import ConfigError, DataError
-from deim_lab.host.files import free_path, write_json, writing_whole
+from deim_lab.host.files import free_path, user_path, write_json, writing_whole
 
 if TYPE_CHECKING:
     from deim_lab.inference.predict import Predictor
@@ -50,7 +50,11 @@ def add(verbs: Any, shared: options.Shared) -> None:
         description="RUN_OR_WEIGHTS may also be an ONNX file that `deim-lab export` wrote.",
     )
     parser.add_argument(
-        "images", nargs="*", metavar="IMAGES", help="files, folders, globs, also of videos"
+        "images",
+        nargs="*",
+        metavar="IMAGES",
+        type=options.path_text,
+        help="files, folders, globs, also of videos",
     )
     parser.add_argument(
         "--webcam",
@@ -73,7 +77,7 @@ def add(verbs: Any, shared: options.Shared) -> None:
     parser.add_argument(
         "--out",
         metavar="DIR",
-        type=Path,
+        type=user_path,
         default=Path("predictions"),
         help="(default: predictions)",
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deim_lab.cli import options
+from deim_lab.host.files import user_path
 
 if TYPE_CHECKING:
     from deim_lab.study.scores import Scored
@@ -24,7 +25,7 @@ def add(verbs: Any, shared: options.Shared) -> None:
         "w, h] px, score}) in the same way as this lab's own detectors.",
     )
     parser.add_argument(
-        "gt", metavar="GT_JSON", type=Path, help="ground truth: a COCO instances file"
+        "gt", metavar="GT_JSON", type=user_path, help="ground truth: a COCO instances file"
     )
     parser.add_argument(
         "detections",
@@ -35,7 +36,7 @@ def add(verbs: Any, shared: options.Shared) -> None:
     parser.add_argument(
         "--out",
         metavar="DIR",
-        type=Path,
+        type=user_path,
         help="write scores.{json,csv,md}, per_class.csv and the figure scores.{png,svg,pdf}",
     )
     parser.add_argument(

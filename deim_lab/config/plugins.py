@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from deim_lab.config.entries import CLASSIFICATION, KINDS, OPERATIONS, VALIDATION, Entries, Source
 from deim_lab.errors import ConfigError
-from deim_lab.host.files import nearest_beside
+from deim_lab.host.files import nearest_beside, user_path
 
 if TYPE_CHECKING:
     from deim_lab.config.schema import Config
@@ -78,7 +78,7 @@ def load(modules: Iterable[str]) -> None:
     for name in modules:
         try:
             if name.endswith(".py"):
-                _import_file(Path(name))
+                _import_file(user_path(name))
             else:
                 _import_name(name)
         except ConfigError:
@@ -98,11 +98,11 @@ def absolute(modules: Iterable[str], *folders: Path) -> list[str]:
     """
     result = []
     for name in modules:
-        file = name if name.endswith(".py") else f"{name}.py"
+        file = str(user_path(name)) if name.endswith(".py") else f"{name}.py"
         matching_files = [folder / file for folder in folders if (folder / file).is_file()]
         if not matching_files and name.endswith(".py"):
             raise ConfigError(
-                f"train.plugins: {name!r} does not exist{nearest_beside(Path(name))}."
+                f"train.plugins: {name!r} does not exist{nearest_beside(user_path(name))}."
             )
         result.append(str(matching_files[0].resolve()) if matching_files else name)
     return result

@@ -6,6 +6,8 @@ A wrong value raises ``ConfigError``, which names the key and the value.
 from __future__ import annotations
 
 import math
+import re
+import struct
 import types
 import typing
 from typing import Any, Literal
@@ -14,13 +16,20 @@ from deim_lab.errors import ConfigError, nearest
 
 Json = Any
 
+_WHOLE = re.compile(r"[-+]?[0-9]{1,18}", re.ASCII)
+_DECIMAL = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?", re.ASCII)
+_LAYOUTS = {2: "e", 4: "f"}  # bytes of a short float → its layout in ``struct``
+
 
 def coerce(key: str, value: Json, kind: Any) -> Any:
     """``value`` converted to the type ``kind``.
 
-    There are three conversions: int → float, one number → a square (``data.input_size``), and one
-    name → a list (``train.plugins``).
+    There are four conversions: int → float, one number → a square (``data.input_size``), one name →
+    a list (``train.plugins``), and text of a number → the number. The last one is for parameters of
+    papermill, whose YAML reads ``1e-3`` as text. Values of numpy, pandas and torch count as the
+    numbers that they show.
     """
+    value = plain(value)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in arguments:
@@ -34,7 +43,7 @@ def coerce(key: str, value: Json, kind: Any) -> Any:
             )
         return value
     if origin is tuple:
-        if key == "data.input_size" and isinstance(value, int):
+        if key == "data.input_size" and isinstance(_number(value), int):
             value = [value, value]
         if key == "train.plugins" and isinstance(value, str):
             value = [value]
@@ -48,6 +57,8 @@ def coerce(key: str, value: Json, kind: Any) -> Any:
         return tuple(
             coerce(key, item, item_kind) for item, item_kind in zip(value, item_kinds, strict=True)
         )
+    if kind in (int, float):
+        value = _number(value)
     if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         if not math.isfinite(value):
             raise ConfigError(f"{key}: {value!r} is not finite. Give a finite number.")
@@ -58,6 +69,45 @@ def coerce(key: str, value: Json, kind: Any) -> Any:
         f"{key}: expected {getattr(kind, '__name__', kind)}, got {value!r} "
         f"({type(value).__name__})."
     )
+
+
+def plain(value: Json) -> Json:
+    """A scalar or an array of numpy, pandas or torch as plain Python; other values unchanged.
+
+    A float of 16 or 32 bits becomes the shortest decimal number that it stands for:
+    ``float32(0.1)`` is 0.1, not 0.10000000149011612. So both give the same experiment.
+    """
+    dimensions = getattr(value, "ndim", None)
+    if not isinstance(dimensions, int) or not hasattr(value, "item"):
+        return value
+    if dimensions:
+        return [plain(item) for item in value]
+    number, layout = value.item(), _LAYOUTS.get(getattr(value, "itemsize", 8))
+    if layout is None or not isinstance(number, float) or not math.isfinite(number):
+        return number
+    if number.is_integer():
+        return number  # exact
+    rounded = (float(f"{number:.{digits}g}") for digits in range(1, 10))
+    stored = struct.pack(layout, number)
+    return next((item for item in rounded if _packed(layout, item) == stored), number)
+
+
+def _packed(layout: str, number: float) -> bytes:
+    """The bytes of a number as a short float; none if it is too large for one."""
+    try:
+        return struct.pack(layout, number)
+    except OverflowError:
+        return b""
+
+
+def _number(value: Json) -> Json:
+    """Text of a decimal number as that number; any other value unchanged."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    if _WHOLE.fullmatch(text):
+        return int(text)
+    return float(text) if _DECIMAL.fullmatch(text) else value
 
 
 def within(key: str, value: float, low: float, high: float) -> None:

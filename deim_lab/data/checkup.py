@@ -22,7 +22,6 @@ from deim_lab.errors import DataError, first_few
 _NAMED = 5  # names in a notice
 _LONGEST = 10.0  # long side / short side of a picture that is reported
 _LARGEST_MPX = 50.0
-_TWELVE_BITS = 4096
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,6 @@ def check(source: DataSource, config: Config, *, quick: bool = False) -> Checkup
         looks = {"train": look.at_all(train.paths), "val": look.at_all(val.paths)}
         for half, dataset in (("train", train), ("val", val)):
             notices += _faults_of_pictures(dataset, looks[half], config, faults)
-        notices += _notices_of_pictures(train, looks["train"])
         pairs = _alike(train, val, looks)
         notices += _notices_of_pairs(pairs)
     notices += _notices_of_shapes(train)
@@ -134,20 +132,6 @@ def _faults_of_pictures(
         key=str(dataset.annotations_path),
     )
     return []
-
-
-def _notices_of_pictures(dataset: CocoDataset, looks: Sequence[look.Look]) -> list[str]:
-    """A notice on 16-bit pictures whose values end at 12 bits or less: they come out dark."""
-    largest = {
-        position: seen.largest for position, seen in enumerate(looks) if seen.largest is not None
-    }
-    values = [value for value in largest.values() if value is not None]
-    if not values or max(values) >= _TWELVE_BITS or max(values) < 256:
-        return []
-    return [
-        f"sixteen-bit-dark: {len(values)} images have 16 bits, but no value above {max(values)}. "
-        f"They are read as if 65535 were white, and come out dark. Scale them to the whole range."
-    ]
 
 
 def _notices_of_shapes(dataset: CocoDataset) -> list[str]:

@@ -13,8 +13,9 @@ import numpy as np
 from deim_lab.config.data import DataConfig
 from deim_lab.data import look, split, whole
 from deim_lab.data.annotations import Annotations, Categories
-from deim_lab.data.dataset import CocoDataset, add_damaged
+from deim_lab.data.dataset import CocoDataset
 from deim_lab.data.faults import Faults
+from deim_lab.data.half import add_damaged
 from deim_lab.data.layouts import EMBEDDED, DataSource, resolve
 from deim_lab.errors import DataError
 from deim_lab.structures import Scene

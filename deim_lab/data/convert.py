@@ -17,9 +17,10 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from deim_lab.config.data import BoxFormat, DataConfig
-from deim_lab.data import dataset, layouts
+from deim_lab.data import layouts
 from deim_lab.data.annotations import Categories
 from deim_lab.data.formats.content import Labels, counted, header, is_picture
+from deim_lab.data.half import read_half
 from deim_lab.data.writers import Box, Half, Picture, write_coco, write_voc, write_yolo
 from deim_lab.errors import ConfigError, DataError, nearest
 
@@ -59,7 +60,7 @@ def half_of(
     name: str, images_dir: Path, labels: Path | Labels, *, settings: DataConfig | None = None
 ) -> Half:
     """Read one half. Compares the stated sizes with the pictures."""
-    opened = dataset.read_half(labels, images_dir, settings or DataConfig())
+    opened = read_half(labels, images_dir, settings or DataConfig())
     annotations, sizes_wh = opened.annotations, opened.sizes.served_wh
     paths, notices = opened.paths, opened.notices
     areas = np.where(

@@ -7,10 +7,8 @@ labels, ``find`` and ``pictures`` compare them with the picture files.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,13 +17,13 @@ import torch
 from torch import Tensor
 
 from deim_lab.config.data import DataConfig
-from deim_lab.data import box_formats, images, parse
+from deim_lab.data import images
 from deim_lab.data.annotations import Annotations, Categories
 from deim_lab.data.faults import Faults
-from deim_lab.data.find import find_pictures
 from deim_lab.data.formats.content import Labels
+from deim_lab.data.half import read_half
 from deim_lab.data.layouts import name_of
-from deim_lab.data.pictures import Sizes, clip_boxes, fit_sizes
+from deim_lab.data.pictures import clip_boxes
 from deim_lab.errors import DataError, first_few
 from deim_lab.structures import Scene
 
@@ -261,24 +259,6 @@ class _Boxes(NamedTuple):
     keep: np.ndarray
 
 
-def _read(
-    labels: str | Path | Labels, images_dir: Path, faults: Faults
-) -> tuple[Annotations, Path]:
-    """Annotations of a COCO file or another format, and the folder of their images."""
-    if isinstance(labels, (str, Path)):
-        return parse.read(labels, faults), images_dir
-    content = labels.read()
-    text = json.dumps(content.coco, sort_keys=True)
-    annotations = parse.parse_coco(
-        content.coco,
-        name=str(labels.path),
-        sha256=hashlib.sha256(text.encode()).hexdigest(),
-        faults=faults,
-    )
-    notices = (*content.notices, *annotations.notices)
-    return replace(annotations, notices=notices), content.images_dir
-
-
 def _labels(
     annotations: Annotations, categories: Categories, faults: Faults
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -292,66 +272,6 @@ def _labels(
     labels = np.zeros(len(known), dtype=np.int64)
     labels[known] = [categories.index(int(key)) for key in annotations.category_ids[known]]
     return labels, known
-
-
-class HalfRead(NamedTuple):
-    """One half as read: labels, the pictures that are there, and notices on both.
-
-    Attributes:
-        annotations: of the present pictures, with boxes in COCO's format.
-        paths, sizes_bytes: of the ``N`` pictures.
-        sizes: what their headers say.
-        notices: what was read with tolerance, each with a name and a count.
-    """
-
-    annotations: Annotations
-    paths: list[Path]
-    sizes_bytes: list[int]
-    sizes: Sizes
-    notices: list[str]
-
-
-def read_half(
-    labels: str | Path | Labels,
-    images_dir: Path,
-    settings: DataConfig,
-    faults: Faults | None = None,
-) -> HalfRead:
-    """Read the labels of one half, and compare them with its pictures.
-
-    ``faults`` collects the faults; None: raise all of them as one error.
-    """
-    collected = Faults() if faults is None else faults
-    annotations, folder = _read(labels, images_dir, collected)
-    pictures = find_pictures(folder, annotations, collected)
-    present = [index for index, path in enumerate(pictures.paths) if path is not None]
-    annotations = annotations.take(np.asarray(present, dtype=np.int64))
-    paths = [path for path in pictures.paths if path is not None]
-    sizes = fit_sizes(annotations, paths, collected)
-    if settings.on_bad_image == "error":
-        add_damaged(sizes.unreadable, collected)
-    if settings.boxes == "auto":
-        bad = np.asarray(list(sizes.unreadable), dtype=np.int64)
-        readable = np.setdiff1d(np.arange(len(paths)), bad)
-        box_formats.judge(annotations.take(readable), sizes.served_wh[readable], collected)
-    else:
-        annotations = box_formats.converted(annotations, sizes.served_wh, settings.boxes)
-    if faults is None:
-        collected.stop()
-    return HalfRead(
-        annotations,
-        paths,
-        [pictures.sizes_bytes[index] for index in present],
-        sizes,
-        [*annotations.notices, *pictures.notices, *sizes.notices],
-    )
-
-
-def add_damaged(bad: Mapping[int, str], faults: Faults) -> None:
-    """Add pictures that can't be decoded as faults, with the remedy."""
-    remedy = "To leave such pictures out, add --set data.on_bad_image=skip."
-    for reason in bad.values():
-        faults.add("picture", f"{reason} {remedy}")
 
 
 def _nothing_to_train(annotations: Annotations) -> str:

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from deim_lab.augment import mixup, single
+from deim_lab.augment import canvas, mixup, single
 from deim_lab.augment.mosaic import SceneSource
 from deim_lab.augment.pipeline import Pipeline, generator_of, stack
+from deim_lab.augment.sampling import Undecoded
 from deim_lab.config import Config
 from deim_lab.errors import DataError
 from deim_lab.schedule import Phase, Schedule
@@ -76,6 +77,8 @@ def train_batches(
         _note_small_set(len(dataset), plan.batch_size, config.data.batch_size, world_size)
     if plan.batch_size == 1 and phase is Phase.DENSE and config.augment.mixup_prob > 0:
         mixup.note_single_image()
+    if isinstance(dataset, Undecoded):
+        _announce_bounds(dataset, config)
     pipeline = Pipeline(augment=config.augment, input_size=config.data.input_size)
     batches = _TrainBatches(dataset, pipeline, plan, phase, epoch, seed, rank)
     return _iterate(batches, range(start_batch, plan.batches), config, workers, pin_memory)
@@ -150,6 +153,16 @@ def _note_small_set(images: int, size: int, configured: int, world_size: int) ->
         configured,
         size,
         shared,
+    )
+
+
+def _announce_bounds(dataset: Undecoded, config: Config) -> None:
+    """Log here, once, what loader workers would have to say in every epoch."""
+    augment = config.augment
+    canvas.announce(
+        dataset.sizes_wh,
+        mosaic=augment.mosaic_prob > 0,
+        zoom_out=augment.zoom_out_max if augment.zoom_out_prob > 0 else 1.0,
     )
 
 

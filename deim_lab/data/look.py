@@ -1,4 +1,4 @@
-"""Look at every picture once: whether it decodes, its thumbnail, its largest value."""
+"""Look at every picture once: whether it decodes, and its thumbnail."""
 
 from __future__ import annotations
 
@@ -29,13 +29,11 @@ class Look:
     Attributes:
         fault: why it can't be decoded; "" if it can.
         thumb: ``[32, 32]`` grey values; None if it can't be decoded.
-        largest: largest value of a 16-bit picture; None for other pictures.
         pixels: width times height.
     """
 
     fault: str
     thumb: np.ndarray | None = None
-    largest: int | None = None
     pixels: int = 0
 
 
@@ -51,18 +49,13 @@ class Alike:
 def at(path: Path) -> Look:
     """Decode a picture and look at it."""
     try:
-        with Image.open(path) as opened:
-            largest = None
-            if opened.mode.startswith("I"):
-                extrema = opened.getextrema()
-                largest = int(extrema[1]) if isinstance(extrema[1], (int, float)) else None
         pixels = images.decode(path)
     except (DataError, OSError, ValueError) as error:
         return Look(fault=str(error))
     height, width = pixels.shape[1:]
     grey = Image.fromarray(pixels.permute(1, 2, 0).numpy()).convert("L")
     small = grey.resize((THUMB, THUMB), Image.Resampling.BOX)
-    return Look("", np.asarray(small, dtype=np.float32), largest, height * width)
+    return Look("", np.asarray(small, dtype=np.float32), height * width)
 
 
 def at_all(paths: Sequence[Path], what: str = "looking at pictures") -> list[Look]:

@@ -1,6 +1,6 @@
 """Compare annotations with picture files: orientation, size, boxes inside the image.
 
-Only the headers of the files are read.
+Only the headers of the files are read, and the pixels of a few 16-bit pictures.
 
 Orientation: COCO's boxes fit the pixels stored in the file. Boxes of most annotation tools fit the
 picture after its EXIF orientation. The width and height stated in the json decide for each image.
@@ -12,18 +12,20 @@ stated, as in annotation tools. Prediction on files without a json always follow
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from deim_lab.data import images
 from deim_lab.data.annotations import Annotations
 from deim_lab.data.faults import Faults
 from deim_lab.errors import DataError
 
-_EXIF_ORIENTATION = 0x0112
-_TURNED = (5, 6, 7, 8)  # orientations that swap width and height
+_DARK_BITS = 14  # a 16-bit picture with no more bits in use becomes almost black
+_CHECKED = 8  # 16-bit pictures that are decoded to find their largest value
 
 
 class Sizes(NamedTuple):
@@ -51,7 +53,7 @@ def fit_sizes(annotations: Annotations, paths: Sequence[Path], faults: Faults) -
     sizes_wh = np.zeros((len(paths), 2), dtype=np.int64)
     follow_exif = np.ones(len(paths), dtype=bool)
     has_boxes = np.bincount(annotations.image_index, minlength=len(paths)) > 0
-    unstated, different, turned = [], [], []
+    unstated, different, turned, deep = [], [], [], []
     unreadable: dict[int, str] = {}
     for position, path in enumerate(paths):
         image_id, stated = (
@@ -59,11 +61,14 @@ def fit_sizes(annotations: Annotations, paths: Sequence[Path], faults: Faults) -
             tuple(annotations.sizes_wh[position].tolist()),
         )
         try:
-            stored, orientation = _header(path, image_id, stated)
+            header = _header(path, image_id, stated)
         except DataError as error:
             unreadable[position] = str(error)
             continue
-        upright = (stored[1], stored[0]) if orientation in _TURNED else stored
+        stored, orientation = header.size_wh, header.orientation
+        upright = (stored[1], stored[0]) if orientation in images.TURNED else stored
+        if header.sixteen_bit:
+            deep.append(position)
         follow_exif[position] = orientation != 1 and (stated == upright or stated != stored)
         served = upright if follow_exif[position] else stored
         sizes_wh[position] = served
@@ -100,19 +105,55 @@ def fit_sizes(annotations: Annotations, paths: Sequence[Path], faults: Faults) -
         _notice(
             "exif-turned", turned, "images are turned by their EXIF orientation to fit their boxes"
         ),
+        _dark_notice(annotations, paths, deep),
     ]
     return Sizes(sizes_wh, follow_exif, [notice for notice in notices if notice], unreadable)
 
 
-def _header(path: Path, image_id: int, stated: tuple[int, ...]) -> tuple[tuple[int, int], int]:
-    """Stored (width, height) and EXIF orientation (1: upright), from the file's header."""
+def _dark_notice(annotations: Annotations, paths: Sequence[Path], deep: Sequence[int]) -> str:
+    """A notice if the 16-bit pictures at positions ``deep`` use few of their bits.
+
+    Decodes some of them, spread over the set. One picture that uses the range silences the notice.
+    """
+    checked = list(deep[:: max(1, -(-len(deep) // _CHECKED))])
+    used = 0
+    for position in checked:
+        try:
+            used = max(used, images.bits_in_use(paths[position]))
+        except Exception:  # a damaged picture is reported where it is decoded
+            continue
+    if not 0 < used <= _DARK_BITS:
+        return ""
+    return _notice(
+        "16-bit-dark",
+        [int(annotations.image_ids[position]) for position in checked],
+        f"of {len(deep)} 16-bit images were checked and use at most {used} of 16 bits; as 8-bit "
+        f"pictures they are almost black (at most {2**used // 257} of 255). Multiply their pixel "
+        f"values by {2 ** (16 - used)} and save them again",
+    )
+
+
+@dataclass(frozen=True)
+class _Header:
+    """The stored size, EXIF orientation (1: upright) and depth of a picture file."""
+
+    size_wh: tuple[int, int]
+    orientation: int
+    sixteen_bit: bool
+
+
+def _header(path: Path, image_id: int, stated: tuple[int, ...]) -> _Header:
+    """Read the header of a picture file; no pixels."""
     try:
         with Image.open(path) as image:
+            deep = images.is_sixteen_bit(image)
             # Pillow decodes a whole PNG to find EXIF data after the pixels. Do so only if the
             # stored size differs from the stated size.
             if image.format == "PNG" and "exif" not in image.info and image.size == stated:
-                return image.size, 1
-            return image.size, int(image.getexif().get(_EXIF_ORIENTATION, 1))
+                return _Header(image.size, 1, deep)
+            return _Header(image.size, images.orientation(image), deep)
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path} (image id {image_id}) {images.too_large(error)}") from error
     except Exception as error:  # Pillow raises almost anything on a damaged file
         raise DataError(
             f"{path} (image id {image_id}) is not a readable picture: {error}. "

@@ -19,6 +19,7 @@ import numpy as np
 from deim_lab.data import drawing
 from deim_lab.errors import DataError
 from deim_lab.host import files
+from deim_lab.host.files import user_path
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ def make(
     Raises:
         DataError: a value out of range, or a folder with other content.
     """
-    folder = Path(folder)
+    folder = user_path(folder)
     spec = _checked_spec(train_images, val_images, size_px, seed)
     if _is_complete(folder, spec):
         return folder

@@ -7,7 +7,6 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from deim_lab.data.parse import parse_coco
 from deim_lab.errors import DataError
 from deim_lab.evaluation.backends import Json, accumulated, resolve_backend
 from deim_lab.host import files
+from deim_lab.host.files import user_path
 
 Source = str | os.PathLike[str] | Mapping[str, Json] | Sequence[Mapping[str, Json]]
 
@@ -272,7 +272,7 @@ def read_detections(source: Source, truth: dict[str, Json]) -> list[dict[str, Js
 def read_json(source: Source) -> Any:
     if not isinstance(source, (str, os.PathLike)):
         return source
-    return files.read_json(Path(source))
+    return files.read_json(user_path(source))
 
 
 def _name(source: Source, otherwise: str) -> str:

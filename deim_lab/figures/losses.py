@@ -169,6 +169,7 @@ def ratio(
             xlabel="predicted score p",
             ylabel="|gradient MAL / VFL|",
         )
+        style.plain_log_ticks(ax.yaxis)
         ax.set_title(f"γ = {gamma:g}; dotted: opposite directions")
         ax.legend(loc="upper right", ncols=3)
         style.attach(fig, "ratio", table)

@@ -15,12 +15,17 @@ from typing import Any, cast
 import matplotlib
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.backend_bases import RendererBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from deim_lab import palette
 from deim_lab.config.entries import CLASSIFICATION, OPERATIONS
+from deim_lab.figures import lettering
 from deim_lab.host import files
+from deim_lab.host.files import user_path
 
 SINGLE = 3.4  # inches: one column of a two-column paper
 DOUBLE = 7.0  # inches: both columns
@@ -70,6 +75,7 @@ _RC: dict[str, Any] = {
     "ps.fonttype": 42,
     "svg.fonttype": "path",
     "svg.hashsalt": "deim-lab",
+    "text.parse_math": False,  # names of classes and arms are text: "$5 or $10" is no formula
 }
 _SCREEN_DPI, _SCREEN_PX_PER_INCH, _PRINT_DPI = 144, 104, 300
 
@@ -88,6 +94,11 @@ class PaperFigure(Figure):
         self.photographic = photographic
         FigureCanvasAgg(self)
 
+    def draw(self, renderer: RendererBase) -> None:
+        """Draw the figure, with glyphs for all of its text."""
+        lettering.complete(self)
+        super().draw(renderer)
+
     def _repr_png_(self) -> tuple[bytes, dict[str, int]] | None:
         return None if self.photographic else self._shown("png", {})
 
@@ -99,6 +110,13 @@ class PaperFigure(Figure):
         with context():
             self.savefig(buffer, format=kind, dpi=_SCREEN_DPI, **options)
         return buffer.getvalue(), {"width": round(self.get_figwidth() * _SCREEN_PX_PER_INCH)}
+
+
+class _PlainNumbers(LogFormatter):
+    """Label the same ticks as matplotlib does, with 0.01 instead of a formula for 10⁻²."""
+
+    def _num_to_string(self, x: float, vmin: float, vmax: float) -> str:
+        return f"{x:g}"
 
 
 def context() -> AbstractContextManager[None]:
@@ -123,6 +141,7 @@ def canvas(
 ) -> tuple[Figure, Axes]:
     """The given axes and its figure, or one axes on a new figure."""
     if ax is not None:
+        lettering.as_text(ax)
         return _root(ax), ax
     fresh = figure(width, height)
     return fresh, fresh.add_subplot()
@@ -166,7 +185,7 @@ def save(
     Returns:
         The four paths: ``.png``, ``.svg``, ``.pdf``, ``.csv``.
     """
-    stem = Path(path_stem)
+    stem = user_path(path_stem)
     if stem.suffix.lower() in {".png", ".svg", ".pdf", ".csv"}:
         raise ValueError(
             f"{stem.name!r} has a suffix; expected a path without one (save writes .png, .svg, "
@@ -176,6 +195,7 @@ def save(
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths = {end: stem.with_name(f"{stem.name}.{end}") for end in ("png", "svg", "pdf", "csv")}
     with context():
+        lettering.complete(fig)
         for suffix in ("png", "svg", "pdf"):
             # No date in the file: the same numbers give the same bytes.
             metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(suffix)
@@ -184,6 +204,12 @@ def save(
     with files.writing_whole(paths["csv"]) as temporary:
         table.to_csv(temporary, index=False)
     return paths["png"], paths["svg"], paths["pdf"], paths["csv"]
+
+
+def plain_log_ticks(axis: Axis) -> None:
+    """Label a logarithmic axis with numbers; matplotlib's own labels are formulas."""
+    axis.set_major_formatter(_PlainNumbers())
+    axis.set_minor_formatter(_PlainNumbers())
 
 
 def label(name: str) -> str:

@@ -127,6 +127,7 @@ def loss_terms(table: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
             )
         if len(losses.columns) > 1 and (losses.drop(columns="epoch") > 0).any(axis=None):
             ax.set_yscale("log")
+            style.plain_log_ticks(ax.yaxis)
             low, high = ax.get_ylim()
             ax.set_ylim(low, high * (high / low) ** 0.32)  # room for the legend
         ax.set_ylabel("loss (all levels)")

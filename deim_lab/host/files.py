@@ -19,6 +19,15 @@ Json = Any
 _log = logging.getLogger(__name__)
 
 
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """A path that a user gave, with ``~`` and ``~name`` replaced by the home folder.
+
+    A shell does this only at the start of a word, so not in ``--runs=~/x``. A file, a notebook's
+    parameter or a Python string never meets a shell. An unknown ``~name`` stays as it is.
+    """
+    return Path(os.path.expanduser(path))
+
+
 @contextlib.contextmanager
 def writing_whole(path: Path, *, suffix: str = ".tmp") -> Iterator[Path]:
     """Give a temporary path next to ``path``, and rename it to ``path`` when the block ends.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from deim_lab.errors import ConfigError, nearest
+from deim_lab.host.files import user_path
 
 Kind = Literal["notebooks", "grids"]
 
@@ -37,7 +38,7 @@ def locate(kind: Kind, name_or_path: str | Path) -> Path:
         ConfigError: no ready file has this name (with the nearest name), or the path does not exist
             but a ready file has its name.
     """
-    path, ready, one = Path(name_or_path), files(kind), kind.removesuffix("s")
+    path, ready, one = user_path(name_or_path), files(kind), kind.removesuffix("s")
     if path.suffix or str(path) != path.name:
         if path.suffix == SUFFIX[kind] and path.stem in ready and not path.exists():
             raise ConfigError(

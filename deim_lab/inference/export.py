@@ -35,6 +35,7 @@ from deim_lab.detector.detector import Detector
 from deim_lab.detector.layers import TableCache
 from deim_lab.errors import ConfigError, ExportError
 from deim_lab.host import files
+from deim_lab.host.files import user_path
 from deim_lab.host.optional import require
 from deim_lab.inference.onnx_file import (
     DETECTIONS,
@@ -127,7 +128,7 @@ def export_onnx(
             is not installed.
         DataError: a picture that can't be read.
     """
-    path = Path(path)
+    path = user_path(path)
     _check(path, opset)
     info = _info(loaded, raw=raw, size=size, half=half)
     model = (copy.deepcopy(loaded.model) if loaded.model.deployed else loaded.model.deploy()).cpu()

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from deim_lab.detections import Detections, check_finite, postprocess
 from deim_lab.errors import ConfigError, NonFiniteError, WeightsError
+from deim_lab.host.files import user_path
 from deim_lab.host.optional import require
 from deim_lab.structures import Prediction
 
@@ -120,7 +121,7 @@ class OnnxDetector:
 
     def __init__(self, path: str | Path, device: torch.device | str = "auto") -> None:
         runtime = require("onnxruntime", extra="export", purpose="Running an ONNX file")
-        self.path = Path(path)
+        self.path = user_path(path)
         if not self.path.is_file():
             raise WeightsError(f"{self.path} does not exist")
         settings = runtime.SessionOptions()

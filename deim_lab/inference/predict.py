@@ -20,6 +20,7 @@ from deim_lab import palette
 from deim_lab.data import images
 from deim_lab.detections import Detections, ImageDetections, check_finite, coco_rows, postprocess
 from deim_lab.errors import DataError
+from deim_lab.host.files import user_path
 from deim_lab.structures import Prediction
 from deim_lab.weights.own import LoadedDetector
 
@@ -213,7 +214,7 @@ def expand(sources: Source | Iterable[Source]) -> list[Path | Tensor]:
         if isinstance(source, (np.ndarray, Tensor)):
             result.append(_pixels(source))
             continue
-        path = Path(source)
+        path = user_path(source)
         if path.is_dir():
             files = sorted(
                 item
@@ -223,11 +224,9 @@ def expand(sources: Source | Iterable[Source]) -> list[Path | Tensor]:
             if not files:
                 raise DataError(f"folder {path} holds no picture ({', '.join(images.SUFFIXES)})")
             result += files
-        elif not path.exists() and glob.has_magic(str(source)):
+        elif not path.exists() and glob.has_magic(str(path)):
             files = sorted(
-                Path(item)
-                for item in glob.glob(str(source), recursive=True)
-                if Path(item).is_file()
+                Path(item) for item in glob.glob(str(path), recursive=True) if Path(item).is_file()
             )
             if not files:
                 raise DataError(f"no file matches {str(source)!r}")

@@ -25,6 +25,7 @@ from deim_lab.host.files import (
     make_free_folder,
     nearest_beside,
     read_object,
+    user_path,
     write_json,
 )
 from deim_lab.runs import record
@@ -89,7 +90,7 @@ class Run:
         differs = _slug(what or _differs(overrides)).replace("_", "-") or "base"
         name = f"{record.now():%Y%m%d-%H%M%S}_{config.preset}_{differs}_s{seed}_{fingerprint}"
         run = cls(
-            make_free_folder(Path(runs_dir) / name),
+            make_free_folder(user_path(runs_dir) / name),
             {
                 "status": "running",
                 "preset": config.preset,
@@ -120,7 +121,7 @@ class Run:
     @classmethod
     def open(cls, folder: str | Path) -> Run:
         """Read a run folder. Raises ``DataError`` if it is no run folder or is damaged."""
-        path = Path(folder)
+        path = user_path(folder)
         if not path.is_dir():
             raise DataError(f"run folder {path} does not exist{nearest_beside(path)}")
         info = read_object(path / INFO)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from deim_lab.errors import ConfigError, DataError, nearest
-from deim_lab.host.files import nearest_beside
+from deim_lab.host.files import nearest_beside, user_path
 from deim_lab.runs.run import CONFIG, INFO, LOG, STATUSES, Run
 
 _log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ def find(
     identity = {"fingerprint": fingerprint, "seed": seed, "data_fingerprint": data_fingerprint}
     matching = (
         [run for run in all_runs(runs_dir, status=statuses) if run.identity == identity]
-        if Path(runs_dir).is_dir()
+        if user_path(runs_dir).is_dir()
         else []
     )
     return max(matching, key=_precedence, default=None)
@@ -45,7 +45,7 @@ def all_runs(runs_dir: str | Path, *, status: str | Collection[str] | None = Non
     Damaged run folders are left out with a warning that names them.
     """
     statuses = _statuses(status)
-    root = Path(runs_dir)
+    root = user_path(runs_dir)
     if not root.is_dir():
         raise DataError(f"folder of runs {root} does not exist{nearest_beside(root)}")
     matching = []

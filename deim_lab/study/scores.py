@@ -21,7 +21,7 @@ from deim_lab import evaluation
 from deim_lab.data.parse import check_lists
 from deim_lab.errors import ConfigError, DataError, nearest
 from deim_lab.evaluation import METRICS, F1Curve
-from deim_lab.host.files import read_json
+from deim_lab.host.files import read_json, user_path
 from deim_lab.study.paper import reported
 from deim_lab.study.paper.measured import is_coco_val2017
 
@@ -97,8 +97,9 @@ def score_files(
         DataError: a file that cannot be scored. The message names file, row, value and the likely
             mistake.
     """
-    truth = _truth(Path(gt))
-    return [_scored(name, Path(file), Path(gt), truth, backend) for name, file in files.items()]
+    gt_path = user_path(gt)
+    truth = _truth(gt_path)
+    return [_scored(name, user_path(file), gt_path, truth, backend) for name, file in files.items()]
 
 
 def table(scored: Sequence[Scored]) -> pd.DataFrame:
@@ -153,8 +154,8 @@ def names_of(arguments: Sequence[str]) -> dict[str, Path]:
     pairs: list[tuple[str | None, Path]] = []
     for argument in arguments:
         name, equals, file = argument.partition("=")
-        named = bool(equals and name and file) and not Path(argument).exists()
-        pairs.append((name, Path(file)) if named else (None, Path(argument)))
+        named = bool(equals and name and file) and not user_path(argument).exists()
+        pairs.append((name, user_path(file)) if named else (None, user_path(argument)))
     stems = Counter(path.stem for name, path in pairs if name is None)
     result: dict[str, Path] = {}
     for given, path in pairs:

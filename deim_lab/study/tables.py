@@ -13,42 +13,12 @@ import numpy as np
 import pandas as pd
 
 from deim_lab.errors import ConfigError, nearest
+from deim_lab.study import latex
 
 Best = Literal["max", "min"]
 
 ABSENT = "–"  # what a cell without a value shows
 _DECIMALS = 3
-# LaTeX for the non-ASCII and special characters of a paper's tables. The only package needed is
-# booktabs, which draws the rules.
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "±": r"$\pm$",
-    "×": r"$\times$",
-    "−": "$-$",
-    "≥": r"$\geq$",
-    "≤": r"$\leq$",
-    "γ": r"$\gamma$",
-    "→": r"$\rightarrow$",
-    "Δ": r"$\Delta$",
-    "–": "--",
-    "…": r"\ldots{}",
-    "²": "$^2$",
-    "[": "{[}",
-    "*": "{*}",  # after \\ LaTeX would read [ and * as arguments
-    "`": r"\textasciigrave{}",
-}
 
 
 def to_markdown(
@@ -113,14 +83,17 @@ def to_latex(
     """Format the same table for a paper: a ``tabular`` with booktabs' rules.
 
     With ``caption`` or ``label`` it is inside a ``table``. Text is escaped, so it prints as it
-    reads. The preamble needs ``\\usepackage{booktabs}`` and nothing else.
+    reads. The preamble needs ``\\usepackage{booktabs}`` and nothing else. Raises ``ConfigError``
+    for a sign that LaTeX cannot print that way, such as a Chinese one.
 
     Args:
         caption, label: plain text. The caption is escaped; the label is unchanged, for ``\\ref``.
         rule_at: a column; wherever its value changes, a ``\\midrule`` separates the groups.
         (the others as in ``to_markdown``)
     """
-    header, rows, numeric = _cells(frame, decimals, best, kinds, signed, _latex, r"\textbf{{{}}}")
+    header, rows, numeric = _cells(
+        frame, decimals, best, kinds, signed, latex.escape, r"\textbf{{{}}}"
+    )
     parted: set[int] = set()
     if rule_at is not None:
         _check_columns([rule_at], frame, "rule_at")
@@ -141,7 +114,7 @@ def to_latex(
         lines += [r"\midrule"] * (number in parted) + [" & ".join(row) + r" \\"]
     lines += [r"\bottomrule", r"\end{tabular}"]
     if caption is not None or label is not None:
-        heading = [rf"\caption{{{_latex(caption)}}}"] if caption is not None else []
+        heading = [rf"\caption{{{latex.escape(caption)}}}"] if caption is not None else []
         heading += [rf"\label{{{label}}}"] if label is not None else []
         lines = [r"\begin{table}[t]", r"\centering", *heading, *lines, r"\end{table}"]
     return "\n".join(lines) + "\n"
@@ -267,7 +240,3 @@ def _markdown(text: str) -> str:
     return re.sub(
         r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", escaped
     )  # an underscore inside a name needs no escape
-
-
-def _latex(text: str) -> str:
-    return "".join(_LATEX.get(sign, sign) for sign in " ".join(text.split()))

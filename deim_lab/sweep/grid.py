@@ -17,8 +17,10 @@ from typing import Any
 from deim_lab import config as configs
 from deim_lab.config import Config, checks, plugins
 from deim_lab.config.presets import preset as preset_config
+from deim_lab.config.values import plain as plain_value
 from deim_lab.errors import ConfigError, nearest
 from deim_lab.host import shipped
+from deim_lab.host.files import user_path
 from deim_lab.sweep import gridfile
 
 Json = Any
@@ -132,7 +134,10 @@ def read(
         path, label = str(source), str(source)
         values = gridfile.load(shipped.locate("grids", source))
     _check_kinds(values, label)
-    base, added = _absolute_start(values.get("base") or {}), _absolute_start(overrides or {})
+    base, added = (
+        _absolute_start(values.get("base") or {}),
+        _absolute_start(gridfile.plain(overrides or {}, "overrides")),
+    )
     base |= _plugins(values.get("plugins"), base, label)
     _check_keys(base, f"{label}: base")
     _check_keys(added, label)
@@ -295,7 +300,7 @@ def _shown(value: Json) -> str:
 
 
 def _seeds(seeds: Json, label: str) -> tuple[int, ...]:
-    chosen = [0] if seeds is None else list(seeds)
+    chosen = [0] if seeds is None else [plain_value(seed) for seed in seeds]
     if not chosen:
         raise ConfigError(f"{label}: seeds is empty")
     for seed in chosen:
@@ -329,7 +334,7 @@ def _parameters(values: Mapping[str, Json], label: str) -> dict[str, Json]:
         )
     return (
         {**values, "weights": _absolute(weights)}
-        if isinstance(weights, str) and Path(weights).exists()
+        if isinstance(weights, str) and user_path(weights).exists()
         else dict(values)
     )
 
@@ -342,7 +347,7 @@ def _name(name: str | None, path: str | None) -> str:
 
 
 def _absolute(path: str | Path) -> str:
-    return str(Path(path).expanduser().absolute())
+    return str(user_path(path).absolute())
 
 
 def _absolute_start(overrides: Mapping[str, Json]) -> dict[str, Json]:
@@ -352,7 +357,7 @@ def _absolute_start(overrides: Mapping[str, Json]) -> dict[str, Json]:
     """
     weights = overrides.get(START)
     result = dict(overrides)
-    if isinstance(weights, str) and Path(weights).is_file():
+    if isinstance(weights, str) and user_path(weights).is_file():
         result[START] = _absolute(weights)
     if overrides.get(PLUGINS):
         result[PLUGINS] = plugins.absolute(configs.coerce_plugins(overrides), Path.cwd())

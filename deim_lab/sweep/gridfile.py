@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from deim_lab.config.values import plain as without_arrays
 from deim_lab.errors import ConfigError
 from deim_lab.host.files import nearest_beside
 
@@ -82,6 +83,7 @@ def plain(values: Mapping[str, Json], said: str) -> dict[str, Json]:
 
 
 def _plain(value: Json, label: str, inside: tuple[int, ...]) -> Json:
+    value = without_arrays(value)
     if id(value) in inside:
         raise ConfigError(f"{label} contains itself")
     if isinstance(value, Mapping):

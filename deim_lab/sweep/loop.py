@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from deim_lab import config as configs
 from deim_lab.errors import ConfigError, DataError
 from deim_lab.host import gpus as gpu_ids
+from deim_lab.host.files import user_path
 from deim_lab.sweep import grid as grids, plan as plans
 from deim_lab.sweep.grid import Grid
 from deim_lab.sweep.plan import MOST_RUNS, Plan, Planned
@@ -130,7 +131,7 @@ def prepare(
         )
     resolved = grid if isinstance(grid, Grid) else grids.read(grid, **chosen)
     plans.check(resolved, max_runs=max_runs, yes=yes)
-    folder = Path(runs_dir).absolute() / "sweeps" / resolved.name
+    folder = user_path(runs_dir).absolute() / "sweeps" / resolved.name
     content = index.read(folder)
     # The fingerprint of weights needs torch, for the weights of a detector and of a backbone.
     if resolved.parameters.get("weights") is None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from deim_lab.errors import ConfigError
+from deim_lab.host.files import user_path
 from deim_lab.host.optional import require
 from deim_lab.sweep.shared import LIVES, arrived, check_counts, died, kill_all, run_on_node
 from deim_lab.sweep.spec import Failure, RunRecord, RunSpec, failed
@@ -138,7 +139,7 @@ class SlurmExecutor:
     def _queue(self, submitit: Any) -> Any:
         """submitit's executor with all options of a job."""
         queue = submitit.AutoExecutor(
-            folder=Path(self.folder).resolve(), cluster=self.cluster or "slurm"
+            folder=user_path(self.folder).resolve(), cluster=self.cluster or "slurm"
         )
         options: dict[str, Any] = {
             "name": "deim-lab",

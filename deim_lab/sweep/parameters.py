@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from deim_lab.errors import ConfigError, nearest
-from deim_lab.host.files import nearest_beside
+from deim_lab.host.files import nearest_beside, user_path
 
 Json = Any
 
@@ -27,7 +27,7 @@ def read(notebook: str | Path) -> dict[str, Json]:
     Raises:
         ConfigError: the notebook does not exist, can't be read, or has no valid parameters cell.
     """
-    path = Path(notebook)
+    path = user_path(notebook)
     try:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         tagged = [

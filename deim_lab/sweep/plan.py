@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from deim_lab import config as configs
 from deim_lab.errors import ConfigError
 from deim_lab.host import gpus
+from deim_lab.host.files import user_path
 from deim_lab.sweep import cost, parameters, worker
 from deim_lab.sweep.cost import Cost
 from deim_lab.sweep.grid import OWN_PARAMETERS, START, Grid
@@ -113,7 +114,7 @@ def make(
     """
     from deim_lab import runs
 
-    root = Path(runs_dir).absolute()
+    root = user_path(runs_dir).absolute()
     runs_on_disk = runs.all_runs(root) if root.is_dir() else []
     by_identity = runs.by_identity(runs_on_disk)
     data_fingerprint = _data_fingerprint(grid)

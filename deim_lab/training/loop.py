@@ -23,10 +23,12 @@ from torch import Tensor, nn
 
 from deim_lab import config as configs, evaluation, matching, schedule
 from deim_lab.config import Config, plugins
+from deim_lab.config.values import coerce
 from deim_lab.data import coco, loader
 from deim_lab.data.coco import CocoDataset
 from deim_lab.detector.detector import build_detector
 from deim_lab.errors import ConfigError
+from deim_lab.host.files import user_path
 from deim_lab.losses import criterion
 from deim_lab.runs import Run
 from deim_lab.schedule import Phase
@@ -80,12 +82,12 @@ def train(
             to reproduce the error.
     """
     plugins.ready(config)
-    start = read_start(config, weights)
+    seed, start = coerce("seed", seed, int), read_start(config, weights)
     compute = resolve_compute(device or config.train.device, config.train.precision)
     source = coco.resolve(data)
     train_set, val_set = coco.open_source(source, config.data)
     run, finished = _open_run(
-        config, seed, compute, train_set, val_set, start, Path(runs_dir), resume
+        config, seed, compute, train_set, val_set, start, user_path(runs_dir), resume
     )
     if finished:
         _log.info("%s is already done (resume='never' trains it again)", run.folder)

@@ -25,6 +25,7 @@ from deim_lab.detector import hgnetv2, lite0, resnet_vd
 from deim_lab.detector.detector import Detector
 from deim_lab.detector.features import FeatureBackbone, is_adapted
 from deim_lab.errors import ConfigError, WeightsError
+from deim_lab.host.files import user_path
 from deim_lab.host.optional import require
 from deim_lab.weights.hub import cache_alone_without_network
 from deim_lab.weights.layout import some
@@ -98,12 +99,12 @@ def read_backbone_weights(model: ModelConfig) -> BackboneWeights | None:
             lambda: FeatureBackbone(backbone, model.backbone_stages, pretrained=True),
         )
         return _of_tensors(source, built.state_dict())
-    if not Path(source).is_file():
+    if not user_path(source).is_file():
         raise ConfigError(
             f"model.backbone_weights {source!r} is neither a file nor one of the sources "
             f"{', '.join(SOURCES)}, timm:NAME"
         )
-    return _of_file(Path(source), backbone, source)
+    return _of_file(user_path(source), backbone, source)
 
 
 def load_backbone_weights(model: Detector, weights: BackboneWeights) -> None:

@@ -30,6 +30,7 @@ from torch import Tensor
 from deim_lab.detector.detector import Detector
 from deim_lab.errors import WeightsError, nearest
 from deim_lab.host import files
+from deim_lab.host.files import user_path
 from deim_lab.host.optional import require
 from deim_lab.weights.classes import Category
 from deim_lab.weights.fill import LoadReport, fill
@@ -139,7 +140,7 @@ def is_hub(source: str | Path) -> bool:
 
     A hub id looks like ``owner/name``, and no path of this name exists.
     """
-    path = Path(source)
+    path = user_path(source)
     if path.exists():
         return (path / "config.json").is_file() and any(
             (path / name).is_file() for name in (*FILES, "pytorch_model.bin")
@@ -219,7 +220,7 @@ def read_hub(folder_or_id: str | Path) -> HubCheckpoint:
 
 def hub_folder(folder_or_id: str | Path) -> Path:
     """The folder itself, or the cached folder of a hub id, downloaded if necessary."""
-    path = Path(folder_or_id)
+    path = user_path(folder_or_id)
     if path.is_dir():
         return path
     snapshot_download = require(

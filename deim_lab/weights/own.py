@@ -24,6 +24,7 @@ from deim_lab.detector.backbones import BACKBONES
 from deim_lab.detector.detector import Detector, build_detector
 from deim_lab.errors import WeightsError
 from deim_lab.host import files
+from deim_lab.host.files import user_path
 from deim_lab.weights.classes import Category
 from deim_lab.weights.coco80 import COCO80
 from deim_lab.weights.fill import LoadReport, fill
@@ -105,7 +106,7 @@ def load_official(
             source_categories=source_categories,
             unnamed_categories=unnamed_categories,
         )
-    content, where = _open(source if isinstance(source, Mapping) else _weights_file(Path(source)))
+    content, where = _open(source if isinstance(source, Mapping) else _weights_file(source))
     state = _state_of(content, where)
     notes = _of_other_activation(model, content)
     is_own_file = content.get("format") == FORMAT
@@ -151,7 +152,7 @@ def fingerprint_of(source: str | Path) -> str:
     For a run folder, this is the digest of its best checkpoint, else its last. Raises
     ``WeightsError`` if no file exists.
     """
-    files = hub_files(hub_folder(source)) if is_hub(source) else [_weights_file(Path(source))]
+    files = hub_files(hub_folder(source)) if is_hub(source) else [_weights_file(source)]
     digests = []
     for file in files:
         if not file.is_file():
@@ -198,9 +199,9 @@ def export_official(
                 for key, value in official_state_dict(model, eval_size).items()
             }
         },
-        Path(path),
+        user_path(path),
     )
-    return Path(path)
+    return user_path(path)
 
 
 def save_weights(
@@ -240,7 +241,7 @@ def save_weights(
         "deployed": model.deployed,
         **(extra or {}),
     }
-    _save(content, Path(path))
+    _save(content, user_path(path))
 
 
 def load_detector(
@@ -253,7 +254,7 @@ def load_detector(
     Raises:
         WeightsError: the file is missing, not readable, or not a file of this project.
     """
-    path = _weights_file(Path(path_or_run_folder))
+    path = _weights_file(path_or_run_folder)
     content, where = _open(path)
     if content.get("format") != FORMAT:
         raise WeightsError(
@@ -315,7 +316,7 @@ def _open(source: Mapping[str, Any] | str | Path) -> tuple[Mapping[str, Any], st
     """The content of a weights file, and its name in messages."""
     if isinstance(source, Mapping):
         return source, "the state dict"
-    path = Path(source)
+    path = user_path(source)
     if not path.is_file():
         raise WeightsError(f"{path} does not exist")
     if path.suffix.lower() == ".onnx":
@@ -365,8 +366,9 @@ def _state_of(content: Mapping[str, Any], where: str) -> dict[str, Tensor]:
     return tensors
 
 
-def _weights_file(path: Path) -> Path:
+def _weights_file(source: str | Path) -> Path:
     """The file itself; for a run folder, its best checkpoint, else its last."""
+    path = user_path(source)
     if not path.is_dir():
         return path
     folder = path / "checkpoints"

@@ -86,7 +86,7 @@ def test_paths_are_made_absolute_once(monkeypatch: pytest.MonkeyPatch, tmp_path:
         ),
         ({"axes": {"loss.alpha": [0.5, 0.5]}}, "resolve to the same config"),
         ({"arms": {"a": {"loss.gamma": -1}}}, "arm 'a': loss.gamma -1.0 is outside [0, 20]"),
-        ({"arms": {"a": {"loss.gamma": "2"}}}, "arm 'a': loss.gamma: expected float, got '2'"),
+        ({"arms": {"a": {"loss.gamma": "two"}}}, "arm 'a': loss.gamma: expected float, got 'two'"),
         (
             {"arms": {"a": {}, "b": {"loss.gamma": 1.5}}},
             "arms 'a' and 'b' resolve to the same config",

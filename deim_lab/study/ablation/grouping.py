@@ -15,6 +15,7 @@ from deim_lab.config import Config
 from deim_lab.config.presets import PLAIN_RECIPE, PRESETS
 from deim_lab.errors import DataError
 from deim_lab.host import files
+from deim_lab.host.files import user_path
 from deim_lab.runs import Run
 from deim_lab.study.ablation.arms import Arm, Trial, Unfinished
 
@@ -33,14 +34,14 @@ _EVENTS = ("train", "val", "step")
 
 def sweeps(runs_dir: str | Path) -> tuple[str, ...]:
     """Names of the sweeps in a folder of runs, the latest last."""
-    folder = Path(runs_dir) / "sweeps"
+    folder = user_path(runs_dir) / "sweeps"
     names = (
         [item.name for item in folder.iterdir() if (item / "index.json").is_file()]
         if folder.is_dir()
         else []
     )
     return tuple(
-        sorted(names, key=lambda name: (str(index(Path(runs_dir), name).get("created")), name))
+        sorted(names, key=lambda name: (str(index(user_path(runs_dir), name).get("created")), name))
     )
 
 

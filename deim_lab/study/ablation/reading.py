@@ -17,6 +17,7 @@ import pandas as pd
 from deim_lab import config as configs
 from deim_lab.config.presets import PLAIN_RECIPE, PRESETS
 from deim_lab.errors import ConfigError, DataError, nearest
+from deim_lab.host.files import user_path
 from deim_lab.study.ablation.arms import Arm, Comparison, Trial
 from deim_lab.study.ablation.grouping import (
     by_config,
@@ -65,7 +66,7 @@ def read(
     """
     if preset is not None and preset not in PRESETS:
         raise ConfigError(f"unknown preset {preset!r}{nearest(preset, PRESETS)}")
-    root = Path(runs_dir)
+    root = user_path(runs_dir)
     available = sweeps(root)
     chosen = available[-1] if _latest_sweep(available, sweep, preset) else sweep
     if chosen is True or (chosen and chosen not in available):
@@ -105,7 +106,7 @@ def lacking(
 
     Also None if a sweep would be read.
     """
-    root = Path(runs_dir)
+    root = user_path(runs_dir)
     if sweep or _latest_sweep(sweeps(root), sweep, preset):
         return None
     arms, _ = of_runs(root, preset, data)
@@ -132,7 +133,7 @@ def overview(runs_dir: str | Path) -> pd.DataFrame:
     A group of runs shares the preset, the data set and the starting weights. Columns: ``what, name,
     data, arms, done, failed, unfinished``. Empty for a folder that does not exist.
     """
-    root, rows = Path(runs_dir), []
+    root, rows = user_path(runs_dir), []
     if root.is_dir():
         for name in sweeps(root):
             rows.append(

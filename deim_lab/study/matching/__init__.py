@@ -6,7 +6,7 @@ positives for each kind of matching, and ``batches`` composes the images. Nothin
 
 from __future__ import annotations
 
-from deim_lab.study.matching.batches import compose, fixed_batch
+from deim_lab.study.matching.batches import compose, fixed_batch, with_targets
 from deim_lab.study.matching.checkpoints import (
     LOW_QUALITY,
     kept_checkpoints,
@@ -43,4 +43,5 @@ __all__ = [
     "stability",
     "stability_over",
     "summary",
+    "with_targets",
 ]

@@ -5,13 +5,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from deim_lab.augment.mosaic import SceneSource
 from deim_lab.augment.pipeline import Pipeline, generator_of
 from deim_lab.config import AugmentConfig, Config
+from deim_lab.data.coco import CocoDataset
+from deim_lab.errors import DataError
 from deim_lab.schedule import Phase
 from deim_lab.structures import Targets
+
+
+def with_targets(*sources: CocoDataset, limit: int = 32) -> tuple[CocoDataset, Sequence[int]]:
+    """The first source that has targets, and the images to look at: its first ``limit``.
+
+    If those have no target, the first ``limit`` images that have one. Raises ``DataError`` if no
+    source has a target: matching cannot be seen without one.
+    """
+    for source in sources:
+        positions = torch.nonzero(source.counts).flatten().tolist()
+        if positions:
+            first = range(min(limit, len(source)))
+            return source, first if positions[0] in first else positions[:limit]
+    raise DataError(
+        f"no image of {' or '.join(source.name for source in sources)} has a box. Matching needs "
+        "targets. Choose a data set with boxes."
+    )
 
 
 def fixed_batch(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from deim_lab.errors import DataError
+from deim_lab.host.files import user_path
 from deim_lab.structures import Targets
 from deim_lab.study.matching.view import View, inspect
 from deim_lab.weights.own import load_detector
@@ -41,7 +42,7 @@ def look_back(run_folder: str | Path, images: Tensor, targets: Targets) -> dict[
 
 def kept_checkpoints(run_folder: str | Path) -> dict[int, Path]:
     """Map epochs to checkpoint files, in order: one per epoch, or else best and last."""
-    folder = Path(run_folder) / "checkpoints"
+    folder = user_path(run_folder) / "checkpoints"
     paths = {
         int(path.stem.removeprefix("epoch_")): path for path in sorted(folder.glob("epoch_*.pt"))
     }

@@ -18,6 +18,7 @@ import pandas as pd
 from deim_lab import config as configs, runs
 from deim_lab.errors import ConfigError, DataError, nearest
 from deim_lab.host import files
+from deim_lab.host.files import user_path
 from deim_lab.runs import Run
 from deim_lab.weights.coco80 import COCO80
 
@@ -101,7 +102,7 @@ def finished_runs(
         if key not in valid_keys:
             raise ConfigError(f"unknown config key {key!r}{nearest(key, valid_keys)}")
     groups: dict[tuple[Json, ...], list[dict[str, Json]]] = {}
-    for run in runs.all_runs(runs_dir, status="done") if Path(runs_dir).is_dir() else []:
+    for run in runs.all_runs(runs_dir, status="done") if user_path(runs_dir).is_dir() else []:
         info, place = run.info, str(run.info.get("device") or "unknown")
         limits = ((info["preset"], preset), (info["data"]["name"], data), (info["seed"], seed))
         if any(limit is not None and value != limit for value, limit in limits) or (
@@ -123,7 +124,7 @@ def evaluations(runs_dir: str | Path) -> pd.DataFrame:
     val2017. ``epochs`` is given if the detector is a run's. Damaged files are left out with a
     warning.
     """
-    root = Path(runs_dir)
+    root = user_path(runs_dir)
     rows = []
     for path in sorted([*root.glob("*/eval/*.json"), *root.glob("evaluations/*.json")]):
         try:
