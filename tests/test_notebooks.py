@@ -34,7 +34,7 @@ TRAINS = "03_train"
 LOSSES = "02_mal_vs_vfl"
 OVERRIDES = {"data.batch_size": 8}
 # Parameters of one notebook, on top of the common ones.
-PARAMETERS = {
+PARAMETERS: dict[str, dict[str, Any]] = {
     "01_dense_o2o": {"samples": 64},
     LOSSES: {"overrides": OVERRIDES | {"loss.gamma": 2.0}},
 }
@@ -143,7 +143,7 @@ def execute(name: str, runs_dir: Path, own_kernel: OwnKernel) -> None:
     """
     pytest.importorskip("papermill")
     with own_kernel(runs_dir.parent / f"{name}-jupyter"):
-        parameters = {
+        parameters: dict[str, Json] = {
             "preset": "smoke",
             "overrides": OVERRIDES,
             "device": "cpu",
