@@ -62,6 +62,7 @@ def test_what_nobody_reports_stays_empty(table: pd.DataFrame) -> None:
     assert table.loc["deimv2_hgnetv2_femto", "reported_ap_percent"] == 31.0
 
 
+# Slow: a second for each preset, though its model is built on the meta device.
 @pytest.mark.slow
 def test_all_presets_are_in_it_with_the_published_parameters() -> None:
     whole = models.table()
