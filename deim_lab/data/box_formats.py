@@ -19,7 +19,7 @@ from deim_lab.errors import DataError
 _TOLERANCE_PX = 1.0  # annotation tools round
 _LARGEST_NORMALISED = 1.05  # a box in pixels is larger
 _FEWEST = 3  # boxes outside their picture below which nothing is concluded
-_SMALLEST_SHARE = 0.02  # share of boxes outside below which nothing is concluded
+_SMALLEST_SHARE = 0.005  # share of boxes outside below which nothing is concluded
 _CLEARER = 10  # times fewer boxes outside in the other format
 WORDS = {
     "xywh": "x, y, width, height in pixels",
