@@ -99,7 +99,7 @@ def too_large(error: Image.DecompressionBombError) -> str:
 
 def is_sixteen_bit(image: Image.Image) -> bool:
     """Whether an opened file stores more than 8 bits per value. Reads only the header."""
-    return image.mode.startswith("I") or ";16" in str(image.tile)
+    return image.mode.startswith("I") or ";16" in str(getattr(image, "tile", ""))
 
 
 def bits_in_use(path: Path) -> int:

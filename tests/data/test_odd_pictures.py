@@ -172,7 +172,12 @@ def test_one_bright_picture_silences_the_notice_and_few_are_decoded(
     object.__setattr__(annotations, "image_ids", np.arange(1000))
     asked: list[Path] = []
     bits = images.bits_in_use
-    monkeypatch.setattr(images, "bits_in_use", lambda path: asked.append(path) or bits(path))
+
+    def counted(path: Path) -> int:
+        asked.append(path)
+        return bits(path)
+
+    monkeypatch.setattr(images, "bits_in_use", counted)
     dark = [tmp_path / "dark.tif"] * 1000
     assert pictures._dark_notice(annotations, dark, range(1000))
     assert len(asked) <= 8
