@@ -64,6 +64,20 @@ def test_no_mosaic_has_more_pixels_than_its_bound(sizes: tuple[tuple[int, int], 
         assert min(made.size_hw) >= 2
 
 
+def test_no_tile_on_the_way_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A strip of 3 × 30,000 px would be a tile of 48 × 480,000 px before the canvas is bounded."""
+    sides: list[int] = []
+
+    def resize(scene: Scene, size_hw: tuple[int, int]) -> Scene:
+        sides.extend(size_hw)
+        return single.resize(scene, size_hw)
+
+    monkeypatch.setattr(mosaic, "resize", resize)
+    drawn([plain(3, 30_000, box=(0.0, 0.0, 3.0, 3.0)), plain(30_000, 3, box=(0.0, 0.0, 3.0, 3.0))])
+    assert max(sides) <= canvas.MOSAIC_ASPECT * 48
+    assert min(sides) >= 1
+
+
 def test_boxes_stay_on_their_objects_in_a_bounded_mosaic() -> None:
     scenes = [
         plain(*LYING, box=(300.0, 4.0, 900.0, 16.0)),

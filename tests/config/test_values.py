@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+import deim_lab
 from deim_lab import config as configs
 from deim_lab.config.presets import preset
 from deim_lab.config.values import coerce
@@ -127,3 +128,9 @@ def test_a_grid_takes_the_same_values() -> None:
     config = read.config("lr=0.1, gamma=2")
     assert (config.optim.lr, config.loss.gamma, config.train.epochs) == (0.1, 2.0, 3)
     json.dumps(read.as_dict())
+
+
+@pytest.mark.parametrize("seed", [1.5, "one", None, True])
+def test_a_seed_that_is_no_whole_number_is_refused_before_anything_starts(seed: Any) -> None:
+    with pytest.raises(ConfigError, match="seed: expected int"):
+        deim_lab.train(preset("smoke"), "no such folder", seed=seed)

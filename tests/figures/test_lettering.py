@@ -84,7 +84,9 @@ def test_an_installed_font_draws_what_the_papers_font_lacks() -> None:
         fig.add_subplot().set_title(f"class {PRIVATE}")
     texts = drawn(fig)
     assert f"class {PRIVATE}" in texts
-    title = fig.axes[0].title if fig.axes[0].title.get_text() else fig.axes[0]._left_title  # type: ignore[attr-defined]
+    (title,) = [
+        text for text in fig.findobj(Text) if isinstance(text, Text) and PRIVATE in text.get_text()
+    ]
     assert title.get_fontfamily() == ["sans-serif", "STIXNonUnicode"]
 
 
