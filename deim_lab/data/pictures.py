@@ -77,19 +77,12 @@ def fit_sizes(annotations: Annotations, paths: Sequence[Path], faults: Faults) -
         if 0 in stated:
             unstated.append(image_id)
         elif stated != served:
-            if (
-                has_boxes[position]
-                and max(abs(a - b) for a, b in zip(stated, served, strict=True)) > 1
-            ):
-                faults.add(
-                    "size",
-                    f"{annotations.path}: image {image_id} ({annotations.file_names[position]}) is "
-                    f"stated as "
-                    f"{stated[0]}×{stated[1]}, but its file is {served[0]}×{served[1]}, so its "
-                    f"boxes can't fit. Scale the boxes with the image or restore the file.",
-                )
-                continue
-            different.append(image_id)
+            gap = max(abs(a - b) for a, b in zip(stated, served, strict=True))
+            if gap > 1 and has_boxes[position]:
+                name = annotations.file_names[position]
+                faults.add("size", _size_message(annotations.path, image_id, name, stated, served))
+            else:
+                different.append(image_id)
     notices = [
         _notice(
             "size-missing",
@@ -108,6 +101,16 @@ def fit_sizes(annotations: Annotations, paths: Sequence[Path], faults: Faults) -
         _dark_notice(annotations, paths, deep),
     ]
     return Sizes(sizes_wh, follow_exif, [notice for notice in notices if notice], unreadable)
+
+
+def _size_message(
+    path: Path, image_id: int, name: str, stated: tuple[int, ...], served: tuple[int, int]
+) -> str:
+    return (
+        f"{path}: image {image_id} ({name}) is stated as {stated[0]}×{stated[1]}, but its file is "
+        f"{served[0]}×{served[1]}, so its boxes can't fit. Scale the boxes with the image or "
+        f"restore the file."
+    )
 
 
 def _dark_notice(annotations: Annotations, paths: Sequence[Path], deep: Sequence[int]) -> str:
