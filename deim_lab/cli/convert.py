@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from deim_lab.cli import options
 from deim_lab.config.data import BOX_FORMATS
+from deim_lab.host.files import user_path
 
 
 def add(verbs: Any, shared: options.Shared) -> None:
@@ -19,8 +19,15 @@ def add(verbs: Any, shared: options.Shared) -> None:
         description="Read a folder in COCO's, YOLO's, Pascal VOC's or CSV's layout and write its "
         "boxes and classes in another format. Polygons and keypoints are not kept.",
     )
-    parser.add_argument("source", metavar="FROM", help="folder of the data set, or 'embedded'")
-    parser.add_argument("to", metavar="TO", type=Path, help="new folder; nothing is overwritten")
+    parser.add_argument(
+        "source",
+        metavar="FROM",
+        type=options.path_text,
+        help="folder of the data set, or 'embedded'",
+    )
+    parser.add_argument(
+        "to", metavar="TO", type=user_path, help="new folder; nothing is overwritten"
+    )
     parser.add_argument("--format", required=True, choices=("coco", "yolo", "voc"))
     parser.add_argument(
         "--pictures",
