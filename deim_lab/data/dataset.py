@@ -38,6 +38,7 @@ class CocoDataset:
         origin: where the data come from, in words.
         annotations: what was read; the evaluator's ground truth.
         categories: class index ↔ category id, of the training file.
+        image_ids: ``N`` ids.
         notices: warnings about repaired or dropped items. Each has a name, a count and the first
             ids. They are already logged.
         fingerprint: hex sha256 of the json's bytes and of each picture's name and size in bytes.
@@ -64,6 +65,7 @@ class CocoDataset:
         self.origin = str(annotations.path)
         self.annotations = annotations
         self.categories = categories
+        self.image_ids: list[int] = annotations.image_ids.tolist()
         self.paths = list(paths)
         self.sizes_wh = torch.from_numpy(sizes_wh)
         self.crowd_counts = torch.from_numpy(
@@ -85,12 +87,6 @@ class CocoDataset:
     def annotations_path(self) -> Path:
         """The json, or the file or folder of another format."""
         return self.annotations.path
-
-    @property
-    def image_ids(self) -> list[int]:
-        """``N`` ids."""
-        ids: list[int] = self.annotations.image_ids.tolist()
-        return ids
 
     @classmethod
     def load(
