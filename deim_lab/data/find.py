@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import NamedTuple
 
 from deim_lab.data.annotations import Annotations
 from deim_lab.data.faults import Faults
+from deim_lab.data.formats.content import common_end, composed, files_under
 from deim_lab.errors import DataError, first_few, nearest
 from deim_lab.host import files
 
@@ -109,7 +109,7 @@ def _find_by_tail(
     name = annotations.file_names[first]
     place = path.relative_to(images_dir).as_posix()
     reason = ""
-    if name != place and _normal(name) == _normal(place):
+    if name != place and composed(name) == composed(place):
         reason = " (the accents are written in another Unicode form)"
     return [
         f"name-by-tail: {len(mended)} of {len(paths)} images are found by the end of their name, "
@@ -117,23 +117,14 @@ def _find_by_tail(
     ]
 
 
-def _normal(text: str) -> str:
-    return unicodedata.normalize("NFC", text)
-
-
 class Tails:
     """All files below a folder, to be found by the end of their path."""
 
     def __init__(self, folder: Path) -> None:
         self._by_name: dict[str, list[tuple[tuple[str, ...], Path]]] = defaultdict(list)
-        for parent, folders, names in os.walk(folder, followlinks=True):
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            if len(Path(parent).relative_to(folder).parts) > 8:  # a link to a folder above
-                folders.clear()
-            for name in names:
-                path = Path(parent) / name
-                parts = tuple(_parts(path.relative_to(folder).as_posix()))
-                self._by_name[parts[-1]].append((parts, path))
+        for name in files_under(folder, hidden=True):
+            parts = tuple(_parts(name))
+            self._by_name[parts[-1]].append((parts, folder / name))
 
     def find(self, name: str) -> Path | None:
         """The one file that shares the longest end with ``name``; None if none or several do."""
@@ -142,23 +133,14 @@ class Tails:
             return None
         shared: dict[int, list[Path]] = defaultdict(list)
         for other, path in self._by_name.get(parts[-1], []):
-            shared[_equal_at_the_end(parts, other)].append(path)
+            shared[common_end(parts, other)].append(path)
         best = shared[max(shared)] if shared else []
         return best[0] if len(best) == 1 else None
 
 
 def _parts(name: str) -> list[str]:
-    split = _SEPARATORS.split(_normal(name).casefold())
+    split = _SEPARATORS.split(composed(name).casefold())
     return [part for part in split if part not in ("", ".", "..")]
-
-
-def _equal_at_the_end(parts: Sequence[str], others: Sequence[str]) -> int:
-    count = 0
-    for part, other in zip(reversed(parts), reversed(others), strict=False):
-        if part != other:
-            break
-        count += 1
-    return count
 
 
 def _absent_message(images_dir: Path, annotations: Annotations, absent: Sequence[int]) -> str:

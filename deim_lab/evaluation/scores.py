@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from deim_lab.config.entries import COCO_METRICS
+from deim_lab.data import fields
 from deim_lab.data.annotations import Annotations, Categories
 from deim_lab.data.parse import parse_coco
 from deim_lab.errors import DataError
@@ -256,7 +257,7 @@ def read_detections(source: Source, truth: dict[str, Json]) -> list[dict[str, Js
                     f"{where}: {key} {value} is not in the ground truth, which has "
                     f"{_some(valid_ids)}"
                 )
-        if not _is_finite(item.get("score")):
+        if not fields.is_number(item.get("score")):
             raise DataError(f"{where}: score {item.get('score')!r} is not a finite number")
         rows.append(
             {
@@ -292,21 +293,9 @@ def _id(item: Any, key: str, where: str) -> int:
 
 def _box(item: Mapping[str, Json], where: str) -> list[float]:
     box: Any = item.get("bbox")
-    if (
-        isinstance(box, (str, bytes))
-        or not hasattr(box, "__len__")
-        or len(box) != 4
-        or not all(map(_is_finite, box))
-    ):
+    if not fields.is_box(box):
         raise DataError(f"{where}: bbox {box!r} is not [x, y, width, height] in finite pixels")
     return [float(value) for value in box]
-
-
-def _is_finite(value: Any) -> bool:
-    try:
-        return not isinstance(value, (str, bool)) and math.isfinite(value)
-    except (TypeError, OverflowError):
-        return False
 
 
 def _some(values: Iterable[int], limit: int = 8) -> str:

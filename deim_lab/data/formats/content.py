@@ -15,13 +15,13 @@ from typing import Any, Protocol
 
 from PIL import Image
 
+from deim_lab.data import images
+from deim_lab.data.images import SUFFIXES as SUFFIXES
 from deim_lab.errors import DataError, nearest
 from deim_lab.host import files
 
 Json = Any
 
-# Equal to ``data.images.SUFFIXES``, which can't be imported without torch.
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 # Names of the three halves in folders, files and columns.
 SPLITS = {
     "train": ("train", "training"),
@@ -29,8 +29,6 @@ SPLITS = {
     "test": ("test", "testing"),
 }
 
-_EXIF_ORIENTATION = 0x0112
-_TURNED = (5, 6, 7, 8)  # orientations that swap width and height
 _NAMED = 5  # largest number of files in a notice
 
 
@@ -93,11 +91,11 @@ def build(
     notices: Sequence[str] = (),
 ) -> Content:
     """Number pictures and boxes from 1, in the sorted order of the file names."""
-    images: list[Json] = []
+    listed_images: list[Json] = []
     annotations: list[Json] = []
     for image_id, picture in enumerate(sorted(pictures, key=lambda item: item.file_name), 1):
         width, height = picture.size_wh
-        images.append(
+        listed_images.append(
             {"id": image_id, "file_name": picture.file_name, "width": width, "height": height}
         )
         for box in picture.boxes:
@@ -112,7 +110,7 @@ def build(
                 }
             )
     listed = [{"id": category_id, "name": categories[category_id]} for category_id in categories]
-    coco = {"images": images, "annotations": annotations, "categories": listed}
+    coco = {"images": listed_images, "annotations": annotations, "categories": listed}
     return Content(images_dir, coco, tuple(notices))
 
 
@@ -141,8 +139,11 @@ def is_picture(file_name: str) -> bool:
     return not hidden and path.suffix.lower() in SUFFIXES
 
 
-def files_under(folder: Path) -> Iterator[str]:
-    """Files in a folder and its sub-folders, relative with ``/``. Follows links, skips hidden."""
+def files_under(folder: Path, *, hidden: bool = False) -> Iterator[str]:
+    """Files in a folder and its sub-folders, relative with ``/``. Follows links.
+
+    Skips hidden folders, and hidden files unless ``hidden``.
+    """
     visited: set[tuple[int, int]] = set()
     for parent, folders, names in os.walk(folder, followlinks=True):
         status = os.stat(parent)
@@ -153,7 +154,7 @@ def files_under(folder: Path) -> Iterator[str]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         relative = Path(parent).relative_to(folder)
         for name in sorted(names):
-            if not name.startswith("."):
+            if hidden or not name.startswith("."):
                 yield (relative / name).as_posix()
 
 
@@ -170,7 +171,7 @@ class Pictures:
         self.names = pictures_under(folder)
         self._by_last: dict[str, list[str]] = {}
         for name in self.names:
-            last = PurePosixPath(_composed(name))
+            last = PurePosixPath(composed(name))
             for key in dict.fromkeys((last.name, last.stem)):
                 self._by_last.setdefault(key, []).append(name)
 
@@ -181,7 +182,7 @@ class Pictures:
         suffix. A picture in a folder of another half never agrees. One result is the picture, two
         are ambiguous, none is absent.
         """
-        parts = PurePosixPath(_composed(name).replace("\\", "/")).parts
+        parts = PurePosixPath(composed(name).replace("\\", "/")).parts
         if not parts:
             return []
         candidates = self._by_last.get(parts[-1], [])
@@ -189,16 +190,16 @@ class Pictures:
         best: list[str] = []
         longest = 0
         for candidate in candidates:
-            folders = PurePosixPath(_composed(candidate)).parts[:-1]
+            folders = PurePosixPath(composed(candidate)).parts[:-1]
             other_halves = set(map(split_of, folders)) - {None}
             if halves and other_halves and not halves & other_halves:
                 continue
-            length = _common_end(parts[:-1], folders)
+            length = common_end(parts[:-1], folders)
             if length > longest or not best:
                 best, longest = [candidate], length
             elif length == longest:
                 best.append(candidate)
-        exact = [candidate for candidate in best if _composed(candidate) == "/".join(parts)]
+        exact = [candidate for candidate in best if composed(candidate) == "/".join(parts)]
         return exact or best
 
     def nearest(self, name: str) -> str:
@@ -206,7 +207,8 @@ class Pictures:
         return nearest(name, list(self._by_last)[:2000])
 
 
-def _common_end(left: Sequence[str], right: Sequence[str]) -> int:
+def common_end(left: Sequence[str], right: Sequence[str]) -> int:
+    """Number of equal items at the end of two sequences."""
     length = 0
     for a, b in zip(reversed(left), reversed(right), strict=False):
         if a != b:
@@ -215,7 +217,7 @@ def _common_end(left: Sequence[str], right: Sequence[str]) -> int:
     return length
 
 
-def _composed(name: str) -> str:
+def composed(name: str) -> str:
     """The name with composed accents, because file systems and tools write them differently."""
     return unicodedata.normalize("NFC", name)
 
@@ -227,7 +229,7 @@ def shown_size(path: Path) -> tuple[int, int]:
     picture. ``data.pictures`` then follows the orientation, because the stated size fits it.
     """
     (width, height), orientation = header(path)
-    return (height, width) if orientation in _TURNED else (width, height)
+    return (height, width) if orientation in images.TURNED else (width, height)
 
 
 def header(path: Path) -> tuple[tuple[int, int], int]:
@@ -237,21 +239,12 @@ def header(path: Path) -> tuple[tuple[int, int], int]:
             # Pillow decodes a whole PNG to look for EXIF data behind its pixels.
             if image.format == "PNG" and "exif" not in image.info:
                 return image.size, 1
-            return image.size, _orientation(image)
+            return image.size, images.orientation(image)
     except Exception as error:  # Pillow raises almost anything on a damaged file
         raise DataError(
             f"{path} is not a readable picture: {error or type(error).__name__}. "
             "Replace it or remove it with its labels."
         ) from error
-
-
-def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation; 1 if it is absent or no such number."""
-    try:
-        value = image.getexif().get(_EXIF_ORIENTATION, 1)
-    except Exception:  # damaged EXIF data don't hide the pixels
-        return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def read_text(path: Path) -> str:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from deim_lab.data.formats.content import (
-    SUFFIXES,
     Box,
     Content,
     Halves,
@@ -28,6 +27,7 @@ from deim_lab.data.formats.content import (
     shown_size,
 )
 from deim_lab.data.formats.yolo_files import NAME_FILES, Names, YoloFiles, find_files, label_of
+from deim_lab.data.images import SUFFIXES
 from deim_lab.errors import DataError, first_few
 from deim_lab.host import files
 

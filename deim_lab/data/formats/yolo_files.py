@@ -9,7 +9,8 @@ from pathlib import Path, PurePosixPath
 
 import yaml
 
-from deim_lab.data.formats.content import SPLITS, SUFFIXES, Json, is_picture, read_text
+from deim_lab.data.formats.content import SPLITS, Json, is_picture, read_text
+from deim_lab.data.images import SUFFIXES
 from deim_lab.errors import DataError, first_few, nearest
 
 NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels")  # one class name a line
