@@ -94,7 +94,7 @@ def resolve(
         return DataSource(halves[0], halves[1], EMBEDDED)
     if isinstance(data, Mapping):
         return _from_mapping(data)
-    folder = Path(data).expanduser()
+    folder = files.user_path(data)
     if not folder.is_dir():
         names = [*map(str, files.beside(folder)), EMBEDDED]
         raise DataError(f"data folder {str(folder)!r} does not exist{nearest(str(folder), names)}.")
@@ -176,7 +176,7 @@ def _from_mapping(data: Mapping[str, Any]) -> DataSource:
                 f"data: {split!r} {actual}. "
                 f"Expected {{'images': folder, 'annotations': json file}}."
             )
-        folder, json_file = (Path(half[key]).expanduser() for key in ("images", "annotations"))
+        folder, json_file = (files.user_path(half[key]) for key in ("images", "annotations"))
         for path, kind in ((folder, "folder of images"), (json_file, "annotation file")):
             if not path.exists():
                 beside = map(str, files.beside(path))

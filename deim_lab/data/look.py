@@ -82,17 +82,21 @@ def alike(looks: Sequence[Look], others: Sequence[Look] | None = None) -> list[A
 
 def groups_alike(paths: Sequence[Path], fingerprint: str) -> list[list[int]]:
     """Positions of pictures that look the same, pair by pair; computed once per fingerprint."""
-    folder = files.cache_folder()
-    note = folder / "alike" / f"{fingerprint[:32]}.json" if folder is not None else None
-    if note is not None and note.is_file():
-        try:
-            return [[int(first), int(second)] for first, second in files.read_json(note)]
-        except (DataError, TypeError, ValueError, OSError):
-            pass  # a damaged note is written again
+    note = files.cached("alike", fingerprint)
+    known = files.read_from_cache(note)
+    if isinstance(known, list) and all(map(_is_pair, known)):
+        return known
     pairs = [[pair.first, pair.second] for pair in alike(at_all(paths))]
-    if note is not None:
-        files.write_to_cache(note, pairs)
+    files.write_to_cache(note, pairs)
     return pairs
+
+
+def _is_pair(value: object) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and all(isinstance(position, int) for position in value)
+    )
 
 
 def _vectors(looks: Sequence[Look]) -> tuple[list[int], np.ndarray]:

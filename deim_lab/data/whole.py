@@ -67,8 +67,8 @@ def damaged(
     Every picture is decoded once for each ``fingerprint``. The result is kept in the user's cache
     folder. Later calls only look at the ends of the files, and decode what looks cut.
     """
-    note = _note_of(fingerprint)
-    known = _read_note(note, len(paths))
+    note = files.cached("decoded", fingerprint)
+    known = _known_damaged(files.read_from_cache(note), len(paths))
     if known is not None:
         suspects = [position for position, path in enumerate(paths) if looks_cut(path)]
         suspects = sorted({*suspects, *known})
@@ -76,26 +76,16 @@ def damaged(
         suspects = list(range(len(paths)))
     reasons = in_threads(lambda position: fault_of(paths[position]), suspects, what)
     bad = {position: reason for position, reason in zip(suspects, reasons, strict=True) if reason}
-    if known is None and note is not None:
+    if known is None:
         files.write_to_cache(note, {"images": len(paths), "damaged": sorted(bad)})
     return bad
 
 
-def _note_of(fingerprint: str) -> Path | None:
-    folder = files.cache_folder()
-    if not fingerprint or folder is None:
-        return None
-    return folder / "decoded" / f"{fingerprint[:32]}.json"
-
-
-def _read_note(note: Path | None, images_: int) -> list[int] | None:
+def _known_damaged(content: object, count: int) -> list[int] | None:
     """Positions that could not be decoded last time; None if that is unknown."""
-    if note is None or not note.is_file():
+    if not isinstance(content, dict) or content.get("images") != count:
         return None
-    try:
-        content = files.read_json(note)
-        if content["images"] != images_:
-            return None
-        return [int(position) for position in content["damaged"]]
-    except (DataError, KeyError, TypeError, ValueError, OSError):
+    positions = content.get("damaged")
+    if not isinstance(positions, list) or not all(isinstance(item, int) for item in positions):
         return None
+    return positions

@@ -147,7 +147,7 @@ def cache_folder() -> Path | None:
     """
     own = os.environ.get("DEIM_LAB_CACHE")
     if own:
-        return Path(own).expanduser()
+        return user_path(own)
     try:
         general = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     except RuntimeError:
@@ -155,8 +155,28 @@ def cache_folder() -> Path | None:
     return Path(general) / "deim-lab"
 
 
-def write_to_cache(path: Path, value: Json) -> None:
+def cached(kind: str, fingerprint: str) -> Path | None:
+    """The cache file of a kind and fingerprint; None without a cache or a fingerprint."""
+    folder = cache_folder()
+    if folder is None or not fingerprint:
+        return None
+    return folder / kind / f"{fingerprint[:32]}.json"
+
+
+def read_from_cache(path: Path | None) -> Json:
+    """JSON from the cache folder; None if it is absent or damaged, so that it is made anew."""
+    if path is None or not path.is_file():
+        return None
+    try:
+        return read_json(path)
+    except DataError:
+        return None
+
+
+def write_to_cache(path: Path | None, value: Json) -> None:
     """Write JSON into the cache folder. A folder that can't be written is no error."""
+    if path is None:
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, value, compact=True)
