@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 import deim_lab
+import short_runs
 from deim_lab import schedule
 from deim_lab.config import Config, MatchConfig
 from deim_lab.config.presets import preset
@@ -390,23 +391,11 @@ def test_train_and_predict_with_the_recipe_s_own_backbone(small_set: Path, tmp_p
 @pytest.mark.slow  # 150 epochs
 @pytest.mark.parametrize("kind", ["hungarian", "groups(2)"])
 def test_a_handful_of_images_is_learnt_by_heart(tmp_path: Path, kind: str) -> None:
-    folder = synthetic.make(
-        tmp_path / "set", train_images=4, val_images=1, size_px=(96, 96), seed=5
-    )
-    train = {
-        "images": str(folder / "images" / "train"),
-        "annotations": str(folder / "annotations" / "instances_train.json"),
-    }
+    train = short_runs.few_images(tmp_path / "set")
     smoke = preset(
         "smoke",
-        {
-            "train.epochs": 150,
-            "train.eval_every": 150,
-            "train.checkpoint_every": 150,
-            "augment.mosaic_prob": 0.0,
-            "augment.mixup_prob": 0.0,
-            "augment.photometric_prob": 0.0,
-            "augment.flip_prob": 0.0,
+        short_runs.BY_HEART
+        | {
             "loss.go_union": False,
         },
     )

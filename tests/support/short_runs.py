@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from deim_lab.data import synthetic
 from deim_lab.runs import Run
 from deim_lab.training import checkpoint
 
@@ -21,6 +23,27 @@ FAST = {
     "schedule.warmup_epochs": 0,
     "train.threads": 1,
 }
+
+
+# To learn a handful of images by heart: many epochs of the same pixels.
+BY_HEART = {
+    "train.epochs": 150,
+    "train.eval_every": 150,
+    "train.checkpoint_every": 150,
+    "augment.mosaic_prob": 0.0,
+    "augment.mixup_prob": 0.0,
+    "augment.photometric_prob": 0.0,
+    "augment.flip_prob": 0.0,
+}
+
+
+def few_images(folder: Path) -> dict[str, str]:
+    """Draw a set of four training images; its training half, as ``train`` takes it."""
+    synthetic.make(folder, train_images=4, val_images=1, size_px=(96, 96), seed=5)
+    return {
+        "images": str(folder / "images" / "train"),
+        "annotations": str(folder / "annotations" / "instances_train.json"),
+    }
 
 
 class CutError(Exception):

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import deim_lab
+import short_runs
 from deim_lab.config.presets import preset
-from deim_lab.data import synthetic
 from deim_lab.errors import ConfigError, DataError
 from deim_lab.runs import Run
 from short_runs import FAST, losses_of, weights_of
@@ -65,23 +65,11 @@ def test_bad_input_is_refused_before_a_run_folder_is_made(small_set: Path, tmp_p
 
 @pytest.mark.slow  # 150 epochs
 def test_a_handful_of_images_is_learnt_by_heart(tmp_path: Path) -> None:
-    folder = synthetic.make(
-        tmp_path / "set", train_images=4, val_images=1, size_px=(96, 96), seed=5
-    )
-    train = {
-        "images": str(folder / "images" / "train"),
-        "annotations": str(folder / "annotations" / "instances_train.json"),
-    }
+    train = short_runs.few_images(tmp_path / "set")
     config = preset(
         "smoke",
-        {
-            "train.epochs": 150,
-            "train.eval_every": 150,
-            "train.checkpoint_every": 150,
-            "augment.mosaic_prob": 0.0,
-            "augment.mixup_prob": 0.0,
-            "augment.photometric_prob": 0.0,
-            "augment.flip_prob": 0.0,
+        short_runs.BY_HEART
+        | {
             "schedule.lr_final_ratio": 0.05,
             "schedule.dense_share": 0.5,
         },
